@@ -1,0 +1,88 @@
+"""Conversion tables as data: one row per parameter, readable in both directions.
+
+A rule maps a source tensor (Hugging Face name) to a parameter path. ``{layer}`` in the source captures the layer
+index; the parameter is then a stacked leaf whose leading axis is the layer. Because sources are templates and
+not regular expressions, the same table also writes Hugging Face checkpoints (``export.py``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Transpose:
+    """Swaps the two axes of a matrix: torch keeps ``[out, in]``, we keep ``[in, out]``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The ``index``-th of ``count`` equal slices of the source along ``axis`` (a fused qkv, say)."""
+
+    axis: int
+    index: int
+    count: int
+
+
+Step = Transpose | Part
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One row: ``source`` name template, ``target`` dotted parameter path, ``steps`` applied to the source in order."""
+
+    source: str
+    target: str
+    steps: tuple[Step, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ignore:
+    """Source tensors that are read by nobody on purpose; ``reason`` is printed by the conversion report."""
+
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """All rows of one family.
+
+    Attributes:
+        prefix: what a checkpoint with a head puts before backbone names (``"bert."``); stripped per tensor, so
+            bare backbones and mixed layouts load as well.
+        rules: backbone rows; sources without prefix.
+        head: rows of the head without its last linear layer (a dense pooler, say); sources without prefix.
+        head_names: top-level module names that may hold the last linear layer, in order of preference.
+        ignore: sources read by nobody.
+        embedding: source name of the token embedding (rows for a tied LM head).
+    """
+
+    prefix: str
+    rules: tuple[Rule, ...]
+    head: tuple[Rule, ...] = ()
+    head_names: tuple[str, ...] = ("score", "classifier")
+    ignore: tuple[Ignore, ...] = ()
+    embedding: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSource:
+    """Where the last linear layer of the head comes from.
+
+    Attributes:
+        weight: full source name of the ``[labels, width]`` weight (or of the LM head / embedding, see ``rows``).
+        bias: full source name of its bias, or None.
+        num_labels: number of labels it yields.
+        rows: None for an ordinary head; token ids whose LM-head rows become the head.
+        method: how rows become the head: ``from_2_way_softmax`` (row[1] - row[0], one label) or
+            ``no_post_processing`` (one label per row).
+    """
+
+    weight: str
+    bias: str | None
+    num_labels: int
+    rows: tuple[int, ...] | None = None
+    method: Literal["from_2_way_softmax", "no_post_processing"] | None = None
+    searched: tuple[str, ...] = field(default=(), compare=False)
