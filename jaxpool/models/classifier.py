@@ -1,0 +1,75 @@
+"""A backbone with its classification head: the module that a program runs.
+
+Shape letters as in ``layers.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxpool.models.layers import ACTIVATIONS, Linear
+from jaxpool.ops.attention import Implementation
+
+Backbone = Callable[[Any, jnp.dtype, Implementation], nnx.Module]
+"""Builds a backbone from its config, the compute dtype and the attention implementation."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadConfig:
+    """What maps one pooled vector to logits.
+
+    Attributes:
+        width: size of the pooled vector.
+        labels: number of logits.
+        bias: whether the last linear layer has a bias.
+        dense: activation of a dense layer before it (``tanh`` for BERT), or None for no such layer.
+        dtype: dtype of its weights and maths; float32 unless asked otherwise.
+    """
+
+    width: int
+    labels: int
+    bias: bool
+    dense: str | None = None
+    dtype: str = "float32"
+
+
+class Head(nnx.Module):
+    """Optional dense layer with activation, then a linear layer."""
+
+    def __init__(self, config: HeadConfig) -> None:
+        dtype = jnp.dtype(config.dtype)
+        self.dense = (
+            Linear(config.width, config.width, (None, None), bias=True, dtype=dtype) if config.dense else None
+        )
+        self.out = Linear(config.width, config.labels, (None, None), bias=config.bias, dtype=dtype)
+        self.config = config
+
+    def __call__(self, pooled_BD: jax.Array) -> jax.Array:
+        """Logits, float32 ``[B, C]``, of pooled vectors ``[B, D]`` of any dtype."""
+        x_BD = pooled_BD.astype(self.config.dtype)
+        # A float32 head must not be rounded to bfloat16 passes, which is the accelerators' default.
+        with jax.default_matmul_precision("float32"):
+            if self.dense is not None and self.config.dense is not None:
+                x_BD = ACTIVATIONS[self.config.dense](self.dense(x_BD))
+            return self.out(x_BD).astype(jnp.float32)
+
+
+class Classifier(nnx.Module):
+    """Backbone and head; pooling between them is the program's (``pooling.py``)."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        config: Any,
+        head: HeadConfig,
+        dtype: jnp.dtype,
+        implementation: Implementation = "xla",
+    ) -> None:
+        self.backbone = backbone(config, dtype, implementation)
+        self.head = Head(head)

@@ -1,0 +1,121 @@
+"""Attention behind one function, with the backends it may use.
+
+Shape letters: B rows, T queries, S keys (= T here), H query heads, K key/value heads, G = H / K, h size of one head.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+Implementation = Literal["xla", "cudnn"]
+Window = int | jax.Array | None
+
+logger = logging.getLogger(__name__)
+
+QUERY_BLOCK = 512
+"""Texts longer than two blocks are attended one block of queries at a time: memory is O(block * T), not O(T * T)."""
+
+NEVER = -1e30
+"""Score of a key that must not be seen. Finite, so that a row that sees nothing yields numbers, not NaN."""
+
+
+def choose(platform: str, dtype: jnp.dtype, head_size: int, *, two_sided_window: bool) -> Implementation:
+    """The implementation for a platform (``cpu``, ``gpu``, ``tpu``), decided once, when a model is built.
+
+    cuDNN needs 16-bit inputs, a head size that is a multiple of 8 and at most 128, and has no two-sided window.
+    """
+    fits = dtype.itemsize == 2 and head_size % 8 == 0 and head_size <= 128 and not two_sided_window
+    choice: Implementation = "cudnn" if platform in ("gpu", "cuda") and fits else "xla"
+    _log_choice(platform, str(dtype), head_size, choice)
+    return choice
+
+
+@cache
+def _log_choice(platform: str, dtype: str, head_size: int, choice: str) -> None:
+    logger.info("attention on %s, %s, heads of %d: %s", platform, dtype, head_size, choice)
+
+
+def attend(
+    q_BTHh: jax.Array,
+    k_BSKh: jax.Array,
+    v_BSKh: jax.Array,
+    *,
+    lengths_B: jax.Array,
+    causal: bool,
+    scale: float,
+    window: Window = None,
+    implementation: Implementation = "xla",
+) -> jax.Array:
+    """Scaled dot-product attention over right-padded rows, with grouped key/value heads.
+
+    Args:
+        q_BTHh: queries; H must be a multiple of K.
+        k_BSKh: keys.
+        v_BSKh: values.
+        lengths_B: number of real tokens per row (at least 1); keys beyond it are never seen. Queries beyond it yield
+            finite numbers of no meaning.
+        causal: a query sees only keys at or before its own position.
+        scale: factor on the scores.
+        window: a query sees keys less than this many positions away (before, and after unless causal); None for no limit.
+            May be a traced scalar, so that layers of different windows share one program.
+        implementation: see ``choose``.
+
+    Returns:
+        ``[B, T, H, h]`` in the dtype of the queries.
+    """
+    if implementation == "cudnn" and (window is None or isinstance(window, int)):
+        return jax.nn.dot_product_attention(
+            q_BTHh,
+            k_BSKh,
+            v_BSKh,
+            scale=scale,
+            is_causal=causal,
+            key_value_seq_lengths=lengths_B,
+            query_seq_lengths=lengths_B,
+            local_window_size=None if window is None else (window - 1, 0 if causal else window - 1),
+            implementation="cudnn",
+        )
+    n_tokens = q_BTHh.shape[1]
+    mask = {"lengths_B": lengths_B, "causal": causal, "window": window, "scale": scale}
+    if n_tokens <= 2 * QUERY_BLOCK or n_tokens % QUERY_BLOCK:
+        return _dense(q_BTHh, k_BSKh, v_BSKh, jnp.arange(n_tokens), **mask)
+    starts = jnp.arange(0, n_tokens, QUERY_BLOCK)
+
+    def block(start: jax.Array) -> jax.Array:
+        q_BtHh = jax.lax.dynamic_slice_in_dim(q_BTHh, start, QUERY_BLOCK, axis=1)
+        return _dense(q_BtHh, k_BSKh, v_BSKh, start + jnp.arange(QUERY_BLOCK), **mask)
+
+    blocks_NBtHh = jax.lax.map(block, starts)
+    return jnp.moveaxis(blocks_NBtHh, 0, 1).reshape(q_BTHh.shape)
+
+
+def _dense(
+    q_BTHh: jax.Array,
+    k_BSKh: jax.Array,
+    v_BSKh: jax.Array,
+    q_position_T: jax.Array,
+    *,
+    lengths_B: jax.Array,
+    causal: bool,
+    window: Window,
+    scale: float,
+) -> jax.Array:
+    n_rows, n_queries, n_heads, size = q_BTHh.shape
+    n_kv = k_BSKh.shape[2]
+    q_BTKGh = q_BTHh.reshape(n_rows, n_queries, n_kv, n_heads // n_kv, size)
+    scores_BKGTS = jnp.einsum("btkgh,bskh->bkgts", q_BTKGh, k_BSKh, preferred_element_type=jnp.float32) * scale
+    k_position_S = jnp.arange(k_BSKh.shape[1])
+    ahead_TS = q_position_T[:, None] - k_position_S[None, :]
+    seen_BTS = (k_position_S[None, :] < lengths_B[:, None])[:, None, :]
+    if causal:
+        seen_BTS = seen_BTS & (ahead_TS >= 0)
+    if window is not None:
+        seen_BTS = seen_BTS & ((ahead_TS if causal else jnp.abs(ahead_TS)) < window)
+    scores_BKGTS = jnp.where(seen_BTS[:, None, None], scores_BKGTS, NEVER)
+    weights_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(q_BTHh.dtype)
+    return jnp.einsum("bkgts,bskh->btkgh", weights_BKGTS, v_BSKh).reshape(n_rows, n_queries, n_heads, size)

@@ -1,0 +1,51 @@
+"""From hidden states to probabilities: poolers, calibration, activation. Pure functions, inside the program.
+
+Shape letters: B rows, T tokens, D width, C labels.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+Pooling = Literal["CLS", "LAST", "MEAN"]
+Activation = Literal["classify", "sigmoid", "softmax", "identity", "tanh", "relu", "gelu", "silu", "softplus", "elu"]
+
+_ELEMENTWISE = {
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+    "relu": jax.nn.relu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "silu": jax.nn.silu,
+    "softplus": jax.nn.softplus,
+    "elu": jax.nn.elu,
+    "identity": lambda x: x,
+}
+
+
+def pool(hidden_BTD: jax.Array, lengths_B: jax.Array, kind: Pooling) -> jax.Array:
+    """One vector per row, ``[B, D]``: its first token, its last real token, or the float32 mean of its real tokens."""
+    if kind == "CLS":
+        return hidden_BTD[:, 0]
+    if kind == "LAST":
+        return jnp.take_along_axis(hidden_BTD, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
+    real_BT = jnp.arange(hidden_BTD.shape[1])[None, :] < lengths_B[:, None]
+    # where, not a product: padding may hold anything, and 0 * inf is not 0.
+    total_BD = jnp.where(real_BT[:, :, None], hidden_BTD.astype(jnp.float32), 0.0).sum(1)
+    return total_BD / lengths_B[:, None]
+
+
+def calibrate(logits_BC: jax.Array, mean: float | None, sigma: float | None) -> jax.Array:
+    """``(logits - mean) / sigma``, each only if set; applied whether or not an activation follows."""
+    if mean is not None:
+        logits_BC = logits_BC - mean
+    return logits_BC if sigma is None else logits_BC / sigma
+
+
+def activate(logits_BC: jax.Array, kind: Activation) -> jax.Array:
+    """Scores from logits. ``classify`` is softmax over the labels, or a sigmoid if there is only one."""
+    if kind == "softmax" or (kind == "classify" and logits_BC.shape[-1] > 1):
+        return jax.nn.softmax(logits_BC, axis=-1)
+    return _ELEMENTWISE["sigmoid" if kind == "classify" else kind](logits_BC)
