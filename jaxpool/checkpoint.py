@@ -1,0 +1,223 @@
+"""Where a checkpoint is and what its ``config.json`` says: folder, hub id or embedded model; overrides."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxpool.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    Overrides = Mapping[str, Any] | Callable[[PretrainedConfig], PretrainedConfig] | None
+
+DEFAULT_MODEL = Path(__file__).parent / "default_model"
+
+# Everything a tokenizer and a config may be spread over; no weights.
+SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "vocab*", "merges*"]
+# Weights of other frameworks, training left-overs and second copies in the original authors' format.
+NOT_OURS = ["onnx/*", "openvino/*", "coreml/*", "original/*", "*/*.safetensors", "*/*.bin"]
+NOT_OURS += ["consolidated*", "optimizer*", "training_args.bin", "scheduler*", "rng_state*"]
+
+
+def locate(
+    model: str | os.PathLike[str] | None,
+    *,
+    revision: str | None = None,
+    token: bool | str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    weights: bool = True,
+) -> Path:
+    """The local folder of a checkpoint, downloaded first when it is a hub id.
+
+    Args:
+        model: a folder (used as it is), a hub id such as ``org/name``, or None for the embedded model.
+        revision: branch, tag or commit of a hub id.
+        token: hub token; None uses the one stored by ``hf auth login``, if any.
+        cache_dir: where downloads are kept; None uses the hub's own cache.
+        weights: False fetches configuration and tokenizer files only.
+
+    Raises:
+        CheckpointError: no such folder, no ``config.json`` in it, or a hub id that cannot be had.
+
+    ``HF_HUB_OFFLINE=1`` and ``HF_ENDPOINT`` are honoured.
+    """
+    if model is None:
+        if not (DEFAULT_MODEL / "config.json").is_file():
+            raise CheckpointError(
+                f"The embedded model is missing from {DEFAULT_MODEL}; reinstall jaxpool or name a model."
+            )
+        return DEFAULT_MODEL
+    name = os.fspath(model)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if weights and not (folder / "config.json").is_file():
+            raise CheckpointError(f"The folder {name} has no config.json, so it is not a checkpoint.")
+        return folder
+    if folder.is_file():
+        raise CheckpointError(f"{name} is a file; give the checkpoint folder that holds it.")
+    if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise CheckpointError(f"There is no folder {name}.")
+    return _download(name, revision, token, cache_dir, weights)
+
+
+def _download(
+    name: str,
+    revision: str | None,
+    token: bool | str | None,
+    cache_dir: str | os.PathLike[str] | None,
+    weights: bool,
+) -> Path:
+    """Asks the hub (or its cache) for ``name``; every failure becomes one sentence."""
+    from huggingface_hub import errors, snapshot_download
+
+    def fetch(patterns: list[str]) -> Path:
+        return Path(
+            snapshot_download(
+                name,
+                revision=revision,
+                token=token,
+                cache_dir=os.fspath(cache_dir) if cache_dir else None,
+                allow_patterns=patterns,
+                ignore_patterns=NOT_OURS,
+            )
+        )
+
+    at = f" at revision {revision}" if revision else ""
+    try:
+        if not weights:
+            return fetch(SMALL_FILES)
+        folder = fetch([*SMALL_FILES, "*.safetensors"])
+        if not any(folder.glob("*.safetensors")):
+            folder = fetch([*SMALL_FILES, "*.bin"])
+    except errors.GatedRepoError as error:
+        raise CheckpointError(
+            f"The model {name} is gated: accept its terms on the hub, then pass a token (`hf auth login`)."
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise CheckpointError(
+            f"There is no folder and no hub model {name} (a private one needs a token: `hf auth login`)."
+        ) from error
+    except errors.RevisionNotFoundError as error:
+        raise CheckpointError(f"The hub model {name} has no revision {revision}.") from error
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        raise CheckpointError(
+            f"There is no folder {name}, the hub model{at} is not in the local cache, and the hub cannot be "
+            "reached (offline mode, or no network)."
+        ) from error
+    except errors.HFValidationError as error:
+        raise CheckpointError(f"{name!r} is neither a folder nor a hub id of the form org/name.") from error
+    except OSError as error:  # HTTP errors are OSErrors, and so is a full disk
+        raise CheckpointError(f"The hub model {name}{at} could not be downloaded: {error}") from error
+    if not (folder / "config.json").is_file():
+        raise CheckpointError(f"The hub model {name}{at} has no config.json, so it is not a checkpoint.")
+    return folder
+
+
+def read_config(
+    folder: Path, hf_overrides: Overrides = None, trust_remote_code: bool = False
+) -> PretrainedConfig:
+    """``config.json`` as transformers' configuration object, with that class's defaults.
+
+    Args:
+        folder: the checkpoint folder.
+        hf_overrides: values that replace the file's; a dict for a sub-configuration is merged into it.
+            A callable gets the finished configuration and returns the one to use.
+        trust_remote_code: must be False; jaxpool never runs a checkpoint's own code.
+
+    Returns:
+        the configuration; ``id2label`` has the integer keys 0 to ``num_labels - 1``.
+
+    Raises:
+        ConfigError: unreadable JSON, ``model_type`` missing or unknown, bad values, labels that contradict.
+    """
+    if trust_remote_code:
+        raise ConfigError("jaxpool never runs code from a checkpoint; leave trust_remote_code at False.")
+    data = _read_json(folder / "config.json")
+    if hf_overrides is None or isinstance(hf_overrides, Mapping):
+        config = _build(data, dict(hf_overrides or {}))
+    else:
+        config = hf_overrides(_build(data, {}))
+        if not hasattr(config, "model_type"):
+            raise ConfigError(
+                f"The hf_overrides callable must return the configuration, got {type(config).__name__}."
+            )
+    # A callable (or a sub-configuration) may have left JSON's string keys behind.
+    config.id2label = _label_map(config.id2label)
+    config.name_or_path = str(folder)
+    return config
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no config.json in {path.parent}.") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{path} is not valid JSON: {error}.") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} should hold a JSON object, got {type(data).__name__}.")
+    return data
+
+
+def _build(data: dict[str, Any], overrides: dict[str, Any]) -> PretrainedConfig:
+    """The configuration object of the merged values; refuses labels that contradict each other."""
+    import transformers
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    model_type = overrides.get("model_type", data.get("model_type"))
+    if not isinstance(model_type, str) or not model_type:
+        raise ConfigError(
+            "config.json has no `model_type`, so the architecture is unknown; add it, or pass "
+            "hf_overrides={'model_type': …}."
+        )
+    try:
+        config_class = CONFIG_MAPPING[model_type]
+    except KeyError as error:
+        hint = " and its own code is never run" if "auto_map" in data else ""
+        raise ConfigError(
+            f"The model_type {model_type!r} is not known to transformers {transformers.__version__}{hint}; "
+            "jaxpool needs a checkpoint of an architecture that transformers implements."
+        ) from error
+    merged = _merge(data, overrides, config_class)
+    try:
+        return config_class.from_dict(merged)
+    except Exception as error:  # transformers raises a dozen kinds here, all of them about bad values
+        raise ConfigError(f"config.json has a value that {config_class.__name__} refuses: {error}") from error
+
+
+def _merge(data: dict[str, Any], overrides: dict[str, Any], config_class: Any) -> dict[str, Any]:
+    merged = {**data, **overrides}
+    for name in config_class.sub_configs:
+        if isinstance(overrides.get(name), Mapping) and isinstance(data.get(name), Mapping):
+            merged[name] = {**data[name], **overrides[name]}
+    # An override of the label count or names replaces what the file says about labels altogether.
+    if {"num_labels", "id2label"} & overrides.keys():
+        for name in {"num_labels", "id2label", "label2id"} - overrides.keys():
+            merged.pop(name, None)
+    if merged.get("id2label") is None:
+        merged.pop("id2label", None)
+        return merged
+    merged["id2label"] = labels = _label_map(merged["id2label"])
+    count = merged.pop("num_labels", None)
+    if count is not None and count != len(labels):
+        raise ConfigError(
+            f"num_labels is {count} but id2label names {len(labels)} labels ({', '.join(labels.values())}); "
+            "correct one of them, in config.json or through hf_overrides."
+        )
+    return merged
+
+
+def _label_map(labels: object) -> dict[int, str]:
+    """``id2label`` with integer keys, in order; JSON has made strings of them."""
+    try:
+        by_id = {int(key): str(name) for key, name in labels.items()}  # type: ignore[attr-defined]
+    except (AttributeError, TypeError, ValueError):
+        by_id = {}
+    if sorted(by_id) != list(range(len(by_id))) or not by_id:
+        raise ConfigError(f"id2label must map 0, 1, 2, … to label names, got {labels!r}.")
+    return dict(sorted(by_id.items()))

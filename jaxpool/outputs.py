@@ -1,0 +1,122 @@
+"""What a caller gets back: vLLM's output classes, plus the label names that vLLM leaves out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import numpy as np
+
+from jaxpool.errors import ValidationError
+
+
+@dataclass(eq=False)
+class PoolingOutput:
+    """The pooled result of one prompt.
+
+    Attributes:
+        data: float32, ``[labels]``: probabilities, or logits where the activation is off.
+    """
+
+    data: np.ndarray
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PoolingOutput) and bool(np.array_equal(self.data, other.data))
+
+    __hash__ = None  # type: ignore[assignment]  # mutable, and equality is by value
+
+
+@dataclass(repr=False)
+class ClassificationOutput:
+    """The classification of one prompt.
+
+    Attributes:
+        probs: one number per label, in label order; logits where the activation is off.
+        label: name of the highest entry of ``probs``; None where it has none.
+        labels: ``[label]``; for a multi-label model every label that is more likely than not, maybe none.
+    """
+
+    probs: list[float]
+    label: str | None = None
+    labels: list[str] = field(default_factory=list)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels."""
+        return len(self.probs)
+
+    def __repr__(self) -> str:
+        return f"ClassificationOutput(num_classes={self.num_classes})"
+
+    @staticmethod
+    def from_base(
+        pooling_output: PoolingOutput, names: Sequence[str] = (), threshold: float | None = None
+    ) -> ClassificationOutput:
+        """Names what the pooler computed.
+
+        Args:
+            pooling_output: its ``data`` must have one axis, else ValidationError.
+            names: label names in order.
+            threshold: what an entry must exceed for its label to hold (multi-label models); None takes the
+                highest entry alone.
+        """
+        data = np.asarray(pooling_output.data)
+        if data.ndim != 1:
+            raise ValidationError("pooled_data should be a 1-D probability vector")
+        if not names:
+            return ClassificationOutput(data.tolist())
+        label = names[int(data.argmax())]
+        labels = [label] if threshold is None else [names[int(i)] for i in np.flatnonzero(data > threshold)]
+        return ClassificationOutput(data.tolist(), label, labels)
+
+
+Output = TypeVar("Output")
+
+
+@dataclass(repr=False)
+class PoolingRequestOutput(Generic[Output]):
+    """One prompt's result with what identifies it.
+
+    Attributes:
+        request_id: decimal counter, continued from call to call.
+        outputs: the result.
+        prompt_token_ids: what the model read, special tokens and padding asked for included.
+        num_cached_tokens: always 0; jaxpool keeps no prefix cache.
+        finished: always True.
+        error: always None offline, where an error is raised.
+    """
+
+    request_id: str
+    outputs: Output
+    prompt_token_ids: list[int]
+    num_cached_tokens: int = 0
+    finished: bool = True
+    error: object | None = field(default=None, kw_only=True)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}(request_id={self.request_id!r}, outputs={self.outputs!r}, "
+            f"prompt_token_ids={self.prompt_token_ids}, num_cached_tokens={self.num_cached_tokens}, "
+            f"finished={self.finished})"
+        )
+
+
+class ClassificationRequestOutput(PoolingRequestOutput[ClassificationOutput]):
+    """``PoolingRequestOutput`` of ``LLM.classify``."""
+
+    @staticmethod
+    def from_base(
+        request_output: PoolingRequestOutput[PoolingOutput],
+        names: Sequence[str] = (),
+        threshold: float | None = None,
+    ) -> ClassificationRequestOutput:
+        """Rewraps a pooling result; see ``ClassificationOutput.from_base``."""
+        return ClassificationRequestOutput(
+            request_id=request_output.request_id,
+            outputs=ClassificationOutput.from_base(request_output.outputs, names, threshold),
+            prompt_token_ids=request_output.prompt_token_ids,
+            num_cached_tokens=request_output.num_cached_tokens,
+            finished=request_output.finished,
+            error=request_output.error,
+        )

@@ -1,0 +1,222 @@
+"""What a caller may ask for, per request, per model and per adapter."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any, ClassVar
+
+from jaxpool.errors import ValidationError
+
+SEQUENCE_POOLING = ("CLS", "LAST", "MEAN")
+TOKEN_POOLING = ("ALL", "STEP")
+REMOVED_TASKS = {
+    "score": "`score` task was removed; use `classify` instead.",
+    "encode": "`encode` task was removed; use `token_embed` or `token_classify` instead.",
+}
+
+
+class RequestOutputKind(Enum):
+    """When a request reports; pooling requests always report once, at the end."""
+
+    CUMULATIVE = 0
+    DELTA = 1
+    FINAL_ONLY = 2
+
+
+def _refuse_unknown(cls: type, names: Mapping[str, object]) -> None:
+    """TypeError for a keyword that is no field; called in ``__new__`` so that ``__init__`` stays typed."""
+    known = {field.name for field in fields(cls)}
+    for name in names:
+        if name not in known:
+            raise TypeError(f"Unexpected keyword argument '{name}'")
+
+
+def _check_flag(name: str, value: object) -> None:
+    if value is not None and not isinstance(value, bool):
+        raise ValidationError(
+            f"`{name}` must be True, False or None, got {value!r}.", parameter=name, value=value
+        )
+
+
+@dataclass(repr=False)
+class PoolingParams:
+    """Options of one classification request.
+
+    Attributes:
+        use_activation: apply softmax or sigmoid to the logits; None follows the model's ``PoolerConfig``.
+        dimensions: of embeddings; not for classification.
+        step_tag_id: STEP pooling only.
+        returned_token_ids: STEP pooling only.
+        task: set by the method called; a different value than the method's is an error.
+        requires_token_ids: accepted for compatibility, without effect.
+        skip_reading_prefix_cache: accepted for compatibility, without effect.
+        late_interaction_params: accepted for compatibility, without effect.
+        extra_kwargs: accepted for compatibility, without effect.
+        output_kind: only ``FINAL_ONLY``.
+    """
+
+    use_activation: bool | None = None
+    dimensions: int | None = None
+    step_tag_id: int | None = None
+    returned_token_ids: list[int] | None = None
+    task: str | None = None
+    requires_token_ids: bool = False
+    skip_reading_prefix_cache: bool | None = None
+    late_interaction_params: Any = None
+    extra_kwargs: dict[str, Any] | None = None
+    output_kind: RequestOutputKind = RequestOutputKind.FINAL_ONLY
+
+    # vLLM prints these, in this order.
+    _shown: ClassVar[tuple[str, ...]] = (
+        "task",
+        "dimensions",
+        "use_activation",
+        "step_tag_id",
+        "returned_token_ids",
+        "requires_token_ids",
+        "skip_reading_prefix_cache",
+        "late_interaction_params",
+        "extra_kwargs",
+    )
+
+    def __new__(cls, *_args: Any, **names: Any) -> PoolingParams:
+        """Refuses removed and misspelt names in vLLM's words."""
+        _refuse_unknown(cls, names)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        if self.task in REMOVED_TASKS:
+            raise ValidationError(REMOVED_TASKS[self.task], parameter="task")
+        if self.output_kind is not RequestOutputKind.FINAL_ONLY:
+            raise ValidationError(f"For pooling output_kind has to be FINAL_ONLY, got {self.output_kind}")
+        _check_flag("use_activation", self.use_activation)
+
+    def __repr__(self) -> str:
+        return f"PoolingParams({', '.join(f'{name}={getattr(self, name)}' for name in self._shown)})"
+
+    def clone(self) -> PoolingParams:
+        """A deep copy."""
+        return copy.deepcopy(self)
+
+    def for_task(self, task: str) -> PoolingParams:
+        """A copy pinned to ``task``; ValidationError where it asks for what ``task`` does not have."""
+        if self.task is not None and self.task != task:
+            raise ValidationError(
+                f"You cannot overwrite param.task={self.task!r} with pooling_task={task!r}!"
+            )
+        for names, quote in ((("dimensions",), "'"), (("step_tag_id", "returned_token_ids"), "")):
+            unsupported = [name for name in names if getattr(self, name) is not None]
+            if unsupported:
+                raise ValidationError(
+                    f"Task {quote}{task}{quote} only supports ['use_activation'] parameters, "
+                    f"does not support {unsupported} parameters"
+                )
+        pinned = self.clone()
+        pinned.task = task
+        return pinned
+
+
+@dataclass
+class PoolerConfig:
+    """How a model pools hidden states and treats logits; None means the checkpoint's own default.
+
+    Attributes:
+        task: pins the served task (``classify``).
+        pooling_type: short for one of the next two.
+        seq_pooling_type: CLS, LAST or MEAN: one vector per text.
+        tok_pooling_type: ALL or STEP: one vector per token.
+        use_activation: default of requests that do not say.
+        enable_flash_late_interaction: accepted for compatibility, without effect.
+        dimensions: embedding only.
+        enable_chunked_processing: embedding only.
+        max_embed_len: embedding only.
+        logit_mean: subtracted from the logits, before the activation and also without one.
+        logit_sigma: divides the logits after ``logit_mean`` is taken off; not 0.
+        step_tag_id: STEP pooling only.
+        returned_token_ids: STEP pooling only.
+    """
+
+    task: str | None = None
+    pooling_type: str | None = None
+    seq_pooling_type: str | None = None
+    tok_pooling_type: str | None = None
+    use_activation: bool | None = None
+    enable_flash_late_interaction: bool = True
+    dimensions: int | None = None
+    enable_chunked_processing: bool = False
+    max_embed_len: int | None = None
+    logit_mean: float | None = None
+    logit_sigma: float | None = None
+    step_tag_id: int | None = None
+    returned_token_ids: list[int] | None = None
+
+    def __new__(cls, *_args: Any, **names: Any) -> PoolerConfig:
+        """Refuses removed and misspelt names."""
+        if "normalize" in names:
+            raise ValidationError(
+                "Parameter `normalize` was removed; use `use_activation` instead.", parameter="normalize"
+            )
+        _refuse_unknown(cls, names)
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        if self.pooling_type is not None:
+            self._fill_from_pooling_type(self.pooling_type)
+        self._check_choice("seq_pooling_type", SEQUENCE_POOLING)
+        self._check_choice("tok_pooling_type", TOKEN_POOLING)
+        _check_flag("use_activation", self.use_activation)
+        if self.logit_sigma == 0:
+            raise ValidationError("logit_sigma cannot be 0 (division by zero)")
+
+    def _fill_from_pooling_type(self, value: str) -> None:
+        self._check_choice("pooling_type", SEQUENCE_POOLING + TOKEN_POOLING)
+        target = "seq_pooling_type" if value in SEQUENCE_POOLING else "tok_pooling_type"
+        if getattr(self, target) is not None:
+            raise ValidationError(f"Cannot set both `pooling_type` and `{target}`")
+        setattr(self, target, value)
+
+    def _check_choice(self, name: str, choices: tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value is not None and value not in choices:
+            raise ValidationError(
+                f"`{name}` must be one of {', '.join(choices)}, got {value!r}.", parameter=name, value=value
+            )
+
+    @classmethod
+    def of(cls, value: PoolerConfig | Mapping[str, Any] | None) -> PoolerConfig:
+        """The config itself, one made from a mapping of its fields, or the default for None."""
+        if value is None:
+            return cls()
+        if isinstance(value, Mapping):
+            return cls(**value)
+        if isinstance(value, cls):
+            return value
+        raise TypeError(f"pooler_config should be a PoolerConfig or a dict, got {type(value).__name__}")
+
+
+@dataclass
+class LoRARequest:
+    """Names an adapter for a request.
+
+    Attributes:
+        lora_name: shown in responses.
+        lora_int_id: 1 or more, unique per adapter.
+        lora_path: folder or hub id.
+        base_model_name: the model the adapter belongs to.
+        load_inplace: reload the adapter under the same id.
+        is_3d_lora_weight: accepted for compatibility, without effect.
+    """
+
+    lora_name: str
+    lora_int_id: int
+    lora_path: str = ""
+    base_model_name: str | None = None
+    load_inplace: bool = False
+    is_3d_lora_weight: bool = False
+
+    def __post_init__(self) -> None:
+        if self.lora_int_id < 1:
+            raise ValidationError(f"id must be > 0, got {self.lora_int_id}")
