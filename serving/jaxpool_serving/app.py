@@ -1,0 +1,216 @@
+"""``jaxpool serve``: builds the application, loads the model behind it, runs it until a signal."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from jaxpool_serving.batcher import Batcher
+from jaxpool_serving.keys import OPTIONS, SERVED, TOKENIZER_THREADS, Options, Served
+from jaxpool_serving.middleware import answer_errors, require_api_key
+from jaxpool_serving.routes import routes
+
+if TYPE_CHECKING:
+    from jaxpool.llm import LLM
+
+
+def init_app(open_llm: Callable[[], LLM], options: Options | None = None) -> web.Application:
+    """The server as an aiohttp application; it can be mounted, tested or run by any aiohttp runner.
+
+    Args:
+        open_llm: returns a warm model, ``LLM(…, compile="ahead")``; called once, in a thread, when the
+            application starts. Until it returns, ``/classify`` and ``/ready`` answer 503.
+        options: see `Options`.
+    """
+    options = options or Options()
+    app = web.Application(
+        middlewares=[answer_errors, require_api_key], client_max_size=options.max_body_bytes
+    )
+    app[OPTIONS] = options
+    app.add_routes(routes)
+
+    async def tokenizer_threads(app: web.Application) -> AsyncIterator[None]:
+        with ThreadPoolExecutor(options.tokenizer_threads, thread_name_prefix="tokenizer") as threads:
+            app[TOKENIZER_THREADS] = threads
+            yield
+
+    async def model(app: web.Application) -> AsyncIterator[None]:
+        app[SERVED] = served = asyncio.get_running_loop().create_future()
+        _load_in_thread(open_llm, served, options)
+        yield
+        # Handlers have drained by now (aiohttp cleans contexts up after them); what is left are batches whose
+        # clients have gone.
+        if served.done() and not served.cancelled() and not served.exception():
+            await served.result().batcher.close()
+            served.result().llm.engine.close()
+
+    app.cleanup_ctx.extend([tokenizer_threads, model])
+    return app
+
+
+def _load_in_thread(open_llm: Callable[[], LLM], served: asyncio.Future[Served], options: Options) -> None:
+    loop = asyncio.get_running_loop()
+
+    def settle(result: Served | None, error: BaseException | None) -> None:
+        if served.done():
+            return
+        if error is not None:
+            served.set_exception(error)
+        elif result is not None:
+            served.set_result(result)
+
+    def load() -> None:
+        result, failure = None, None
+        try:
+            llm = open_llm()
+            result = Served(llm, Batcher(llm.engine, max_queued=options.max_queued_texts))
+        except BaseException as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop is gone: stopped while loading
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    # A daemon thread, not an executor: a stop during a compile of minutes must not wait for it.
+    threading.Thread(target=load, name="load", daemon=True).start()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of ``jaxpool serve``."""
+    defaults = Options()
+    parser.add_argument("--model", help="folder, converted store or hub id (default: the embedded model)")
+    parser.add_argument("--served-model-name", help="name in requests and responses (default: from --model)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=int, default=8000, help="port, 0 for any free one (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--api-key",
+        action="append",
+        help="accepted bearer token, repeatable (also JAXPOOL_API_KEY); default: none needed",
+    )
+    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: %(default)s)")
+    parser.add_argument("--max-model-len", type=int, help="most tokens per text (default: from the model)")
+    parser.add_argument("--max-num-batched-tokens", type=int, help="most tokens in one device batch")
+    parser.add_argument(
+        "--max-inputs",
+        type=int,
+        default=defaults.max_inputs,
+        help="most texts per request (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-queued-texts",
+        type=int,
+        default=defaults.max_queued_texts,
+        help="most unanswered texts; beyond it 429 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--shutdown-timeout",
+        type=float,
+        default=defaults.shutdown_timeout,
+        help="seconds for requests in flight after SIGTERM (default: %(default)s)",
+    )
+
+
+def main(args: argparse.Namespace) -> int:
+    """Serve until SIGTERM or Ctrl-C; 0 after a clean stop.
+
+    Raises:
+        JaxpoolError: the model cannot be opened.
+        OSError: the address cannot be listened on.
+    """
+    keys = tuple(args.api_key or filter(None, [os.environ.get("JAXPOOL_API_KEY")]))
+    options = Options(
+        model_name=args.served_model_name or _name(args.model),
+        api_keys=keys,
+        max_inputs=args.max_inputs,
+        max_queued_texts=args.max_queued_texts,
+        shutdown_timeout=args.shutdown_timeout,
+    )
+
+    def open_llm() -> LLM:
+        from jaxpool.llm import LLM
+
+        return LLM(
+            args.model,
+            dtype=args.dtype,
+            max_model_len=args.max_model_len,
+            max_num_batched_tokens=args.max_num_batched_tokens,
+            compile="ahead",
+        )
+
+    try:
+        import uvloop
+    except ImportError:
+        loop_factory = None
+    else:
+        loop_factory = uvloop.new_event_loop
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        loaded = runner.run(serve(init_app(open_llm, options), args.host, args.port))
+    if not loaded:
+        os._exit(0)  # the loading thread is deep in a compiler; ending the interpreter under it would crash
+    return 0
+
+
+async def serve(app: web.Application, host: str, port: int) -> bool:
+    """Listen at once, load meanwhile; on SIGTERM or SIGINT stop listening, drain, close.
+
+    A second signal ends the process at once.
+
+    Returns:
+        Whether the model had been loaded when the server stopped.
+    """
+    started = time.monotonic()
+    stop = asyncio.Event()
+
+    def on_signal(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+
+    options = app[OPTIONS]
+    runner = web.AppRunner(
+        app, handler_cancellation=True, shutdown_timeout=options.shutdown_timeout, access_log=None
+    )
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        port = runner.addresses[0][1]
+        _say(f"listening on http://{host}:{port}, loading {options.model_name}")
+        served = app[SERVED]
+        stopping = loop.create_task(stop.wait())
+        first: set[asyncio.Future[Any]] = {served, stopping}
+        await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+        if served.done():
+            served.result()  # raises what went wrong while loading
+            _say(f"ready after {time.monotonic() - started:.1f} s")
+        await stopping
+        _say("stopping: finishing the requests in flight")
+    finally:
+        await runner.cleanup()
+    return served.done()
+
+
+def _say(what: str) -> None:
+    print(f"jaxpool serve: {what}", file=sys.stderr, flush=True)
+
+
+def _name(model: str | None) -> str:
+    """``default``, a folder's own name, or the hub id: never a path of this machine."""
+    if model is None:
+        return "default"
+    return Path(model).resolve().name if Path(model).exists() else model
