@@ -1,0 +1,180 @@
+"""The engine: parameters on devices, programs, and the two threads that keep a batch computing while the next is placed."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from jaxpool.buckets import Bucket, CostModel, plan
+from jaxpool.errors import EngineError
+from jaxpool.programs import Programs, pad
+from jaxpool.resolve import Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One tokenised text.
+
+    Attributes:
+        ids: token ids, at least one, all below the vocabulary size.
+        types: segment types of the same length, or None for all zeros.
+        activated: whether scores are wanted after the activation (probabilities) or before it.
+    """
+
+    ids: Sequence[int] | np.ndarray
+    types: Sequence[int] | np.ndarray | None = None
+    activated: bool = True
+
+
+class _Work(NamedTuple):
+    rows: Sequence[Row]
+    bucket: Bucket
+    future: Future[np.ndarray]
+
+
+class Engine:
+    """Computes batches of rows. ``loading.open_engine`` makes one from a checkpoint.
+
+    Two batches are in flight: while the device computes one, the dispatch thread pads and places the next; the fetch
+    thread waits for results. A batch that fails fails its own future and nobody else's.
+
+    Attributes:
+        spec: what the model is.
+        buckets: the shapes it may compute.
+        cost: predicted seconds of a batch, for the planner.
+        programs: the compiled executables.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        programs: Programs,
+        leaves: list[jax.Array],
+        buckets: tuple[Bucket, ...],
+        cost: CostModel,
+    ) -> None:
+        self.spec, self.programs, self.buckets, self.cost = spec, programs, buckets, cost
+        self._todo: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        running: queue.Queue[tuple[_Work, jax.Array] | None] = queue.Queue(maxsize=1)
+        self._threads = [
+            # The threads hold no reference to the engine: it can be collected, which stops them.
+            threading.Thread(target=_dispatch, args=(self._todo, running, programs, leaves, spec), daemon=True),
+            threading.Thread(target=_fetch, args=(running,), daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+        self._stop = weakref.finalize(self, _stop, self._todo, programs)
+
+    @property
+    def compiles(self) -> int:
+        """Programs compiled so far; never grows once the engine is warm."""
+        return self.programs.compiles
+
+    def warm(self) -> None:
+        """Compiles every bucket; afterwards no compile can happen."""
+        self.programs.ensure(self.buckets)
+        self.programs.seal()
+
+    def submit(self, rows: Sequence[Row], bucket: Bucket) -> Future[np.ndarray]:
+        """Queues one batch.
+
+        Args:
+            rows: 1 to ``bucket.rows`` texts, none longer than ``bucket.length``.
+            bucket: one of ``buckets``.
+
+        Returns:
+            A future of float32 ``[len(rows), labels]``. Cancelling it before its turn costs nothing. It fails with
+            EngineError if the engine is closed.
+        """
+        future: Future[np.ndarray] = Future()
+        if not self._stop.alive:
+            future.set_exception(EngineError("the engine is closed"))
+        elif not 0 < len(rows) <= bucket.rows or max(len(row.ids) for row in rows) > bucket.length:
+            future.set_exception(EngineError(f"{len(rows)} rows do not fit {bucket}"))
+        else:
+            self._todo.put(_Work(rows, bucket, future))
+        return future
+
+    def run(self, rows: Sequence[Row], progress: Callable[[int], object] | None = None) -> np.ndarray:
+        """Scores of any number of rows, planned into batches.
+
+        Args:
+            rows: tokenised texts.
+            progress: called with the number of rows of each finished batch.
+
+        Returns:
+            float32 ``[len(rows), labels]`` in the order of ``rows``.
+
+        Raises:
+            EngineError: or whatever else the first failing batch raised.
+        """
+        lengths = np.fromiter((len(row.ids) for row in rows), np.int64, len(rows))
+        batches = plan(lengths, self.buckets, self.cost, self.programs.ready(), self.programs.sealed)
+        self.programs.ensure({batch.bucket for batch in batches})
+        futures = [self.submit([rows[i] for i in batch.rows], batch.bucket) for batch in batches]
+        result = np.empty((len(rows), self.spec.num_labels), np.float32)
+        try:
+            for batch, future in zip(batches, futures):
+                result[batch.rows] = future.result()
+                if progress is not None:
+                    progress(len(batch.rows))
+        finally:
+            for future in futures:
+                future.cancel()
+        return result
+
+    def close(self) -> None:
+        """Finishes what was submitted, then stops the threads. Safe to call twice."""
+        self._stop()
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+
+
+def _stop(todo: queue.SimpleQueue[_Work | None], programs: Programs) -> None:
+    todo.put(None)
+    programs.close()
+
+
+def _dispatch(
+    todo: queue.SimpleQueue[_Work | None],
+    running: queue.Queue[tuple[_Work, jax.Array] | None],
+    programs: Programs,
+    leaves: list[jax.Array],
+    spec: Spec,
+) -> None:
+    """Pads, places and starts batches; never waits for a result."""
+    shardings = programs.input_shardings()
+    while (work := todo.get()) is not None:
+        if not work.future.set_running_or_notify_cancel():
+            continue
+        try:
+            inputs = pad(
+                [np.asarray(row.ids, np.int32) for row in work.rows],
+                [None if row.types is None else np.asarray(row.types, np.int32) for row in work.rows],
+                [row.activated for row in work.rows],
+                work.bucket,
+                spec.token_types,
+            )
+            running.put((work, programs(work.bucket, leaves, jax.device_put(inputs, shardings))))
+        except BaseException as error:  # noqa: BLE001 - whatever it is belongs to this batch, and the thread must live
+            work.future.set_exception(error)
+    running.put(None)
+
+
+def _fetch(running: queue.Queue[tuple[_Work, jax.Array] | None]) -> None:
+    """Waits for results and hands them over, padding rows dropped; never starts anything."""
+    while (item := running.get()) is not None:
+        work, out = item
+        try:
+            work.future.set_result(np.asarray(out)[: len(work.rows)])
+        except BaseException as error:  # noqa: BLE001 - as above
+            work.future.set_exception(error)

@@ -1,0 +1,153 @@
+"""From a checkpoint folder to a running engine: programs compile while weights stream in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+
+from jaxpool import sharding
+from jaxpool.buckets import CostModel, grid
+from jaxpool.engine import Engine
+from jaxpool.errors import ConfigError, ValidationError
+from jaxpool.params import PoolerConfig
+from jaxpool.programs import Programs, abstract, enable_cache
+from jaxpool.resolve import Spec, resolve
+from jaxpool_conversions.families import Family
+from jaxpool_conversions.heads import find_head
+from jaxpool_conversions.load import load
+from jaxpool_conversions.reader import Reader
+from jaxpool_conversions.rules import HeadSource
+from jaxpool_conversions.store import is_store, open_store, read_head
+
+SPEED = {"cpu": (1.5e11, 3e-4, 0.5), "gpu": (2e14, 2e-4, 3.0), "tpu": (1e14, 2e-4, 5.0)}
+"""Platform -> (FLOP/s of one device, seconds per call, seconds per compile): what the planner assumes."""
+
+TOKEN_BUDGET = {"cpu": 2048, "gpu": 32768, "tpu": 16384}
+"""Platform -> most tokens of one batch on one device, padding included."""
+
+
+def open_engine(
+    folder: Path,
+    config: Any,
+    *,
+    tokenizer: Any = None,
+    runner: str = "auto",
+    convert: str = "auto",
+    pooler_config: PoolerConfig | None = None,
+    dtype: str = "auto",
+    max_model_len: int | None = None,
+    tensor_parallel_size: int = 1,
+    data_parallel_size: int | None = None,
+    max_num_batched_tokens: int | None = None,
+    compile: Literal["on_demand", "ahead"] = "on_demand",  # noqa: A002 - the name users know
+) -> Engine:
+    """Opens a checkpoint (or a converted store).
+
+    Args:
+        folder: local folder with ``config.json`` and weights, or written by ``jaxpool convert``.
+        config: its transformers config, overrides applied.
+        tokenizer: transformers tokenizer; needed only to look up ``classifier_from_token``.
+        runner, convert, pooler_config, dtype, max_model_len: as in ``LLM``.
+        tensor_parallel_size: devices that share one copy of the weights.
+        data_parallel_size: copies; None for all devices that are left (on the CPU: one).
+        max_num_batched_tokens: most tokens of one batch, padding included; None for the platform's default.
+        compile: ``on_demand`` compiles a program when a plan first needs it; ``ahead`` compiles the whole grid while
+            the weights load, and never again.
+
+    Raises:
+        CheckpointError and its kin, ValidationError: each in words.
+    """
+    enable_cache()
+    platform = {"cuda": "gpu", "rocm": "gpu"}.get(jax.default_backend(), jax.default_backend())
+    stored = is_store(folder)
+    reader = None if stored else Reader(folder)
+    try:
+        spec = resolve(
+            config,
+            lambda family, labels, width: read_head(folder)
+            if stored
+            else _head(reader, family, config, labels, width, tokenizer),
+            folder=folder,
+            platform=platform,
+            runner=runner,
+            convert=convert,
+            pooler_config=pooler_config,
+            dtype=dtype,
+            max_model_len=max_model_len,
+            tokenizer_limit=getattr(tokenizer, "model_max_length", None),
+        )
+        mesh = _mesh(spec, tensor_parallel_size, data_parallel_size, platform)
+        model = abstract(spec, platform)
+        programs = Programs(model, spec, mesh)
+        n_devices = mesh.size
+        budget = max_num_batched_tokens or TOKEN_BUDGET.get(platform, 8192) * mesh.shape["data"]
+        buckets = grid(
+            spec.max_length, budget, row_multiple=mesh.shape["data"], coarse=compile == "ahead"
+        )
+        if compile == "ahead":
+            programs.start(buckets)
+        elif compile != "on_demand":
+            raise ValidationError(f"compile must be 'on_demand' or 'ahead'; got {compile!r}.", parameter="compile")
+        targets = sharding.targets(model, mesh)
+        if reader is None:
+            arrays = open_store(folder, targets)
+        else:
+            arrays = load(reader, spec.family.table, spec.source, targets)
+    finally:
+        if reader is not None:
+            reader.close()
+    flops, per_call, per_compile = SPEED.get(platform, SPEED["gpu"])
+    cost = CostModel(
+        flops_per_token=spec.config.flops_per_token,
+        flops_per_token_pair=spec.config.flops_per_pair,
+        flops_per_second=flops * n_devices,
+        seconds_per_call=per_call,
+        seconds_per_compile=per_compile,
+    )
+    engine = Engine(spec, programs, [arrays[path] for path in targets], buckets, cost)
+    if compile == "ahead":
+        engine.warm()
+    return engine
+
+
+def _mesh(spec: Spec, model: int, data: int | None, platform: str) -> jax.sharding.Mesh:
+    heads = spec.config.heads
+    if model > 0 and heads % model:
+        raise ValidationError(
+            f"Total number of attention heads ({heads}) must be divisible by tensor parallel size ({model}).",
+            parameter="tensor_parallel_size",
+        )
+    if data is None:
+        data = 1 if platform == "cpu" else max(1, len(jax.devices()) // max(model, 1))
+    return sharding.make_mesh(data, model)
+
+
+def _head(
+    reader: Reader | None, family: Family, config: Any, labels: int | None, width: int, tokenizer: Any
+) -> HeadSource:
+    assert reader is not None
+    tokens = getattr(config, "classifier_from_token", None)
+    method = getattr(config, "method", None)
+    return find_head(
+        reader,
+        family.table,
+        num_labels=labels,
+        width=width,
+        token_ids=None if tokens is None else tuple(_token_id(token, tokenizer) for token in tokens),
+        method=method,
+        tied=bool(getattr(config, "tie_word_embeddings", False)),
+    )
+
+
+def _token_id(token: str, tokenizer: Any) -> int:
+    if tokenizer is None:
+        raise ConfigError("classifier_from_token needs the tokenizer; do not pass skip_tokenizer_init.")
+    found = tokenizer.convert_tokens_to_ids(token)
+    if found is None or (found == tokenizer.unk_token_id and token != tokenizer.unk_token):
+        raise ConfigError(
+            f"classifier_from_token names {token!r}, which is not one token of this vocabulary; "
+            "give exact vocabulary pieces."
+        )
+    return int(found)

@@ -1,0 +1,84 @@
+"""Where arrays live: the mesh, and one table from logical axes to mesh axes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from jaxpool.errors import ValidationError
+
+MESH_AXIS: dict[str | None, str | None] = {
+    "batch": "data",
+    "vocab": "model",
+    "heads": "model",
+    "kv_heads": "model",
+    "mlp": "model",
+    "embed": None,
+    "layer": None,
+    None: None,
+}
+"""Logical axis -> mesh axis. Weights are split over ``model`` (Shoeybi et al. 2019, arXiv:1909.08053), rows over ``data``."""
+
+
+def make_mesh(data: int = 1, model: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
+    """A ``(data, model)`` mesh over the first ``data * model`` devices.
+
+    Raises:
+        ValidationError: if there are fewer devices than that.
+    """
+    devices = jax.devices() if devices is None else devices
+    if data < 1 or model < 1 or data * model > len(devices):
+        raise ValidationError(
+            f"data_parallel_size={data} times tensor_parallel_size={model} asks for {data * model} devices; "
+            f"this machine has {len(devices)}."
+        )
+    grid = np.asarray(devices[: data * model]).reshape(data, model)
+    return Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def parameters(model: nnx.Module) -> dict[str, nnx.Variable]:
+    """Every parameter of a (possibly abstract) module by dotted path, in the order of ``jax.tree.leaves(model)``."""
+    found = jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda node: isinstance(node, nnx.Variable))[0]
+    return {".".join(key.name for key in path): variable for path, variable in found}
+
+
+def targets(model: nnx.Module, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape, dtype and sharding of every parameter of an abstract module, by dotted path, in leaf order."""
+    return {
+        path: jax.ShapeDtypeStruct(
+            variable.get_value().shape, variable.get_value().dtype, sharding=NamedSharding(mesh, _spec(variable, mesh))
+        )
+        for path, variable in parameters(model).items()
+    }
+
+
+def _spec(variable: nnx.Variable, mesh: Mesh) -> PartitionSpec:
+    """The partition of one parameter; a dimension that the mesh axis does not divide is replicated."""
+    metadata, shape = variable.get_metadata(), variable.get_value().shape
+    axes = metadata["axes"]
+    # Layers built by `stacked` have leading dimensions their parameters know nothing of.
+    axes = ("layer",) * (len(shape) - len(axes)) + tuple(axes)
+
+    def place(axis: str | None, size: int) -> str | None:
+        mesh_axis = MESH_AXIS[axis]
+        if mesh_axis is None:
+            return None
+        units = metadata["units"] or size
+        return mesh_axis if units % mesh.shape[mesh_axis] == 0 else None
+
+    return PartitionSpec(*(place(axis, size) for axis, size in zip(axes, shape)))
+
+
+def rows(mesh: Mesh, ndim: int) -> NamedSharding:
+    """The sharding of a batch: rows over ``data``, everything else whole."""
+    return NamedSharding(mesh, PartitionSpec(MESH_AXIS["batch"], *(None,) * (ndim - 1)))
+
+
+def whole(mesh: Mesh) -> NamedSharding:
+    """A full copy on every device."""
+    return NamedSharding(mesh, PartitionSpec())
