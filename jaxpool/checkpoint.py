@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     Overrides = Mapping[str, Any] | Callable[[PretrainedConfig], PretrainedConfig] | None
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = Path(__file__).parent / "default_model"
 
@@ -127,7 +130,7 @@ def read_config(
         folder: the checkpoint folder.
         hf_overrides: values that replace the file's; a dict for a sub-configuration is merged into it.
             A callable gets the finished configuration and returns the one to use.
-        trust_remote_code: must be False; jaxpool never runs a checkpoint's own code.
+        trust_remote_code: without effect; jaxpool never runs a checkpoint's own code.
 
     Returns:
         the configuration; ``id2label`` has the integer keys 0 to ``num_labels - 1``.
@@ -136,7 +139,7 @@ def read_config(
         ConfigError: unreadable JSON, ``model_type`` missing or unknown, bad values, labels that contradict.
     """
     if trust_remote_code:
-        raise ConfigError("jaxpool never runs code from a checkpoint; leave trust_remote_code at False.")
+        logger.warning("trust_remote_code has no effect: jaxpool never runs code from a checkpoint.")
     data = _read_json(folder / "config.json")
     if hf_overrides is None or isinstance(hf_overrides, Mapping):
         config = _build(data, dict(hf_overrides or {}))

@@ -120,3 +120,27 @@ class ClassificationRequestOutput(PoolingRequestOutput[ClassificationOutput]):
             finished=request_output.finished,
             error=request_output.error,
         )
+
+
+@dataclass
+class ScoringOutput:
+    """How well two texts match.
+
+    Attributes:
+        score: of the model's one label.
+    """
+
+    score: float
+
+
+class ScoringRequestOutput(PoolingRequestOutput[ScoringOutput]):
+    """``PoolingRequestOutput`` of ``LLM.score``."""
+
+    @staticmethod
+    def from_base(request_output: PoolingRequestOutput[PoolingOutput]) -> ScoringRequestOutput:
+        """Rewraps a pooling result, whose ``data`` must hold one number."""
+        return ScoringRequestOutput(
+            request_id=request_output.request_id,
+            outputs=ScoringOutput(float(np.asarray(request_output.outputs.data).item())),
+            prompt_token_ids=request_output.prompt_token_ids,
+        )

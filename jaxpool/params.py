@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from typing import Any, ClassVar
@@ -220,3 +220,33 @@ class LoRARequest:
     def __post_init__(self) -> None:
         if self.lora_int_id < 1:
             raise ValidationError(f"id must be > 0, got {self.lora_int_id}")
+
+
+Params = PoolingParams | Sequence[PoolingParams] | None
+Adapters = list[LoRARequest] | LoRARequest | None
+
+
+def broadcast(params: Params, prompts: Sequence[Any], task: str, adapters: Adapters) -> list[PoolingParams]:
+    """One ``PoolingParams`` per prompt, pinned to ``task``.
+
+    Raises:
+        ValidationError: counts differ, an option is not for ``task``, or an adapter is asked for.
+        TypeError: ``params`` is something else.
+    """
+    count = len(prompts)
+    if count == 1 and isinstance(prompts[0], Mapping) and "data" in prompts[0]:
+        raise ValidationError("The 'data' field is only supported for the 'plugin' pooling task.")
+    for adapter in adapters if isinstance(adapters, list) else [adapters]:
+        if adapter is not None:
+            raise ValidationError(f"Got lora_request {adapter} but LoRA is not enabled!")
+    if params is None or isinstance(params, PoolingParams):
+        return [(params or PoolingParams()).for_task(task)] * count
+    if not isinstance(params, Sequence) or not all(isinstance(one, PoolingParams) for one in params):
+        raise TypeError(
+            f"pooling_params should be a PoolingParams or a list of them, got {type(params).__name__}."
+        )
+    if len(params) != count:
+        raise ValidationError(
+            f"The lengths of prompts ({count}) and params ({len(params)}) must be the same."
+        )
+    return [one.for_task(task) for one in params]

@@ -1,0 +1,78 @@
+"""jaxpool: any Hugging Face checkpoint as a fast text classifier, in JAX.
+
+    from jaxpool import LLM
+
+    with LLM() as llm:
+        print(llm.classify("Loved the new café.")[0].outputs.label)
+
+Names are loaded when first used, so that ``import jaxpool`` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jaxpool.errors import (
+        CheckpointError,
+        ConfigError,
+        EngineError,
+        InputFileError,
+        JaxpoolError,
+        MissingHeadError,
+        UnsupportedArchitectureError,
+        ValidationError,
+        WeightsError,
+    )
+    from jaxpool.llm import LLM
+    from jaxpool.outputs import (
+        ClassificationOutput,
+        ClassificationRequestOutput,
+        PoolingOutput,
+        PoolingRequestOutput,
+        ScoringOutput,
+        ScoringRequestOutput,
+    )
+    from jaxpool.params import LoRARequest, PoolerConfig, PoolingParams
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LLM",
+    "CheckpointError",
+    "ClassificationOutput",
+    "ClassificationRequestOutput",
+    "ConfigError",
+    "EngineError",
+    "InputFileError",
+    "JaxpoolError",
+    "LoRARequest",
+    "MissingHeadError",
+    "PoolerConfig",
+    "PoolingOutput",
+    "PoolingParams",
+    "PoolingRequestOutput",
+    "ScoringOutput",
+    "ScoringRequestOutput",
+    "UnsupportedArchitectureError",
+    "ValidationError",
+    "WeightsError",
+    "__version__",
+]
+
+_HOME = {"LLM": "llm", "LoRARequest": "params", "PoolerConfig": "params", "PoolingParams": "params"}
+
+
+def __getattr__(name: str) -> object:
+    """Loads a public name from its module."""
+    if name not in __all__:
+        raise AttributeError(f"module 'jaxpool' has no attribute {name!r}")
+    home = _HOME.get(name) or ("errors" if name.endswith("Error") else "outputs")
+    value = getattr(importlib.import_module(f"jaxpool.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

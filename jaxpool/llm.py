@@ -1,0 +1,313 @@
+"""``LLM``: vLLM's offline interface to classification, over an engine."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from jaxpool import tasks
+from jaxpool.checkpoint import locate, read_config
+from jaxpool.engine_args import check_engine_args
+from jaxpool.errors import EngineError, ValidationError
+from jaxpool.outputs import (
+    ClassificationRequestOutput,
+    PoolingOutput,
+    PoolingRequestOutput,
+    ScoringRequestOutput,
+)
+from jaxpool.params import Adapters, Params, PoolerConfig, PoolingParams, broadcast
+from jaxpool.prompts import split
+from jaxpool.tokens import Tokenizer, lower_cases, read_tokenizer
+
+if TYPE_CHECKING:
+    from jaxpool.engine import Engine
+
+
+class LLM:
+    """A classifier, ready to use. The interface is vLLM's, with labels.
+
+    Args:
+        model: checkpoint folder, hub id, folder written by ``jaxpool convert``, or None for the embedded
+            English sentiment model.
+        runner: "auto" or "pooling".
+        convert: "auto", or "classify" to make a classifier of a causal language model.
+        tokenizer: folder or hub id of another tokenizer.
+        skip_tokenizer_init: load none; prompts are token ids then.
+        trust_remote_code: accepted; a checkpoint's own code is never run.
+        tensor_parallel_size: devices that share one copy of the weights.
+        data_parallel_size: copies of the weights; None uses every device.
+        dtype: "auto", "float32" or "bfloat16".
+        revision: branch, tag or commit of a hub id.
+        tokenizer_revision: the same for ``tokenizer``.
+        hf_token: token for the hub.
+        hf_overrides: changes to ``config.json``: a dict, or a callable from config to config.
+        pooler_config: a ``PoolerConfig`` or a dict of its fields.
+        max_model_len: longest prompt in tokens; None is the model's own limit.
+        max_num_batched_tokens: most tokens of one batch, padding included.
+        download_dir: where hub downloads are kept.
+        compile: "on_demand" compiles a program when it is first needed; "ahead" compiles all of them before
+            the constructor returns, and none ever after.
+        **engine_args: vLLM's other engine arguments; see ``jaxpool.engine_args`` for what becomes of each.
+
+    Attributes:
+        labels: the model's label names, in the order of ``probs``.
+        tokenizer: prompts to token ids.
+        engine: weights and programs on the devices.
+        supported_tasks: tasks of the architecture.
+        pooling_task: the one task that is served, "classify".
+
+    Raises:
+        CheckpointError: or one of its kin: the checkpoint cannot be opened.
+        ValidationError: an argument is wrong or does not fit the model.
+
+    Use it as a context manager, or call ``close``, to free the device; else garbage collection does it.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        runner: str = "auto",
+        convert: str = "auto",
+        tokenizer: str | os.PathLike[str] | None = None,
+        skip_tokenizer_init: bool = False,
+        trust_remote_code: bool = False,
+        tensor_parallel_size: int = 1,
+        data_parallel_size: int | None = None,
+        dtype: str = "auto",
+        revision: str | None = None,
+        tokenizer_revision: str | None = None,
+        hf_token: bool | str | None = None,
+        hf_overrides: Mapping[str, Any] | Callable[..., Any] | None = None,
+        pooler_config: PoolerConfig | Mapping[str, Any] | None = None,
+        max_model_len: int | None = None,
+        max_num_batched_tokens: int | None = None,
+        download_dir: str | os.PathLike[str] | None = None,
+        compile: Literal["on_demand", "ahead"] = "on_demand",  # noqa: A002 - the name users know
+        **engine_args: Any,
+    ) -> None:
+        check_engine_args(engine_args, set(LLM.__init__.__annotations__) - {"return", "engine_args"})
+        pooler = PoolerConfig.of(pooler_config)
+        hub: dict[str, Any] = {"token": hf_token, "cache_dir": download_dir}
+        folder = locate(model, revision=revision, **hub)
+        config = read_config(folder, hf_overrides, trust_remote_code)
+        words = folder
+        if tokenizer is not None:
+            words = locate(tokenizer, revision=tokenizer_revision, weights=False, **hub)
+        hf_tokenizer = None if skip_tokenizer_init else read_tokenizer(words)
+
+        from jaxpool.loading import open_engine
+
+        self.engine: Engine = open_engine(
+            folder,
+            config,
+            tokenizer=hf_tokenizer,
+            runner=runner,
+            convert=convert,
+            pooler_config=pooler,
+            dtype=dtype,
+            max_model_len=max_model_len,
+            tensor_parallel_size=tensor_parallel_size,
+            data_parallel_size=data_parallel_size,
+            max_num_batched_tokens=max_num_batched_tokens,
+            compile=compile,
+        )
+        spec = self.engine.spec
+        self.labels: tuple[str, ...] = spec.labels
+        self.supported_tasks: tuple[str, ...] = spec.supported_tasks
+        self.pooling_task: str = spec.task
+        absent = "skip_tokenizer_init was set" if skip_tokenizer_init else f"{words} has no tokenizer files"
+        self.tokenizer = Tokenizer(
+            hf_tokenizer,
+            max_length=spec.max_length,
+            vocab_size=spec.vocab_size,
+            lower=lower_cases(words),
+            absent=f"Texts cannot be read because {absent}; pass token ids, or name a tokenizer=….",
+        )
+        self._ids = itertools.count()
+        self._closed = False
+
+    def classify(
+        self,
+        prompts: Any,
+        *,
+        pooling_params: Params = None,
+        use_tqdm: bool | Callable[..., Any] = True,
+        lora_request: Adapters = None,
+        tokenization_kwargs: dict[str, Any] | None = None,
+    ) -> list[ClassificationRequestOutput]:
+        """Classifies prompts.
+
+        Args:
+            prompts: one prompt or a sequence of them. A prompt is a string, a list of token ids, or a dict:
+                ``{"prompt": text}``, with ``"text_pair"`` for models of two texts, or
+                ``{"prompt_token_ids": ids}``.
+            pooling_params: for all prompts, or one per prompt.
+            use_tqdm: whether to show a progress bar, or what to make one with.
+            lora_request: must be None; adapters are not supported yet.
+            tokenization_kwargs: truncation and padding; see ``jaxpool.prompts.Options``.
+
+        Returns:
+            one output per prompt, in order; its ``outputs`` has ``probs``, ``label`` and ``labels``.
+
+        Raises:
+            TypeError: a prompt has no known form.
+            ValidationError: a prompt or parameter is wrong; nothing was computed. A note on the error names
+                the prompt.
+            EngineError: computing failed, or a result is not finite.
+        """
+        params = broadcast(pooling_params, prompts := split(prompts), "classify", lora_request)
+        outputs = self._run(prompts, params, use_tqdm, tokenization_kwargs)
+        return [
+            ClassificationRequestOutput.from_base(output, self.labels, self._threshold(self._activated(one)))
+            for output, one in zip(outputs, params)
+        ]
+
+    def encode(
+        self,
+        prompts: Any,
+        pooling_params: Params = None,
+        *,
+        use_tqdm: bool | Callable[..., Any] = True,
+        lora_request: Adapters = None,
+        pooling_task: str | None = None,
+        tokenization_kwargs: dict[str, Any] | None = None,
+    ) -> list[PoolingRequestOutput[PoolingOutput]]:
+        """As ``classify``, but the bare numbers: ``outputs.data`` is float32 ``[labels]``.
+
+        Args:
+            prompts, pooling_params, use_tqdm, lora_request, tokenization_kwargs: as in ``classify``.
+            pooling_task: "classify".
+
+        Raises:
+            ValidationError: also where ``pooling_task`` is missing or not served.
+        """
+        task = tasks.check(pooling_task, self.pooling_task, self.supported_tasks)
+        params = broadcast(pooling_params, prompts := split(prompts), task, lora_request)
+        return self._run(prompts, params, use_tqdm, tokenization_kwargs)
+
+    def score(
+        self,
+        data_1: str | list[str],
+        data_2: str | list[str],
+        /,
+        *,
+        use_tqdm: bool | Callable[..., Any] = True,
+        pooling_params: PoolingParams | None = None,
+        lora_request: Adapters = None,
+        tokenization_kwargs: dict[str, Any] | None = None,
+        chat_template: str | None = None,
+    ) -> list[ScoringRequestOutput]:
+        """How well pairs of texts match, by a model of one label (a cross-encoder).
+
+        Args:
+            data_1: one text for all of ``data_2``, or as many.
+            data_2: texts.
+            use_tqdm, pooling_params, lora_request, tokenization_kwargs: as in ``classify``.
+            chat_template: must be None.
+
+        Raises:
+            ValidationError: the model has several labels, or the numbers of texts do not match.
+        """
+        if len(self.labels) != 1:
+            raise ValidationError(tasks.ONE_LABEL)
+        if chat_template is not None:
+            raise NotImplementedError("jaxpool scores plain pairs of texts; render the template yourself.")
+        first, second = ([data] if isinstance(data, str) else list(data) for data in (data_1, data_2))
+        first *= len(second) if len(first) == 1 else 1
+        if not second or len(first) != len(second):
+            raise ValidationError("Input lengths must be either 1:1, 1:N or N:N")
+        prompts: list[Any] = [{"prompt": one, "text_pair": two} for one, two in zip(first, second)]
+        if self.engine.spec.source.rows is not None:  # a language model reads one text, not a pair
+            prompts = [one + two for one, two in zip(first, second)]
+        params = broadcast(pooling_params, prompts, "classify", lora_request)
+        return [
+            ScoringRequestOutput.from_base(output)
+            for output in self._run(prompts, params, use_tqdm, tokenization_kwargs)
+        ]
+
+    def embed(
+        self,
+        prompts: Any,  # noqa: ARG002 - vLLM's signature
+        *,
+        use_tqdm: bool | Callable[..., Any] = True,  # noqa: ARG002
+        pooling_params: Params = None,  # noqa: ARG002
+        lora_request: Adapters = None,  # noqa: ARG002
+        tokenization_kwargs: dict[str, Any] | None = None,  # noqa: ARG002
+    ) -> list[Any]:
+        """Raises ValidationError: a classifier has no embeddings."""
+        raise ValidationError(tasks.NO_EMBEDDING)
+
+    def generate(self, *_args: Any, **_kwargs: Any) -> list[Any]:
+        """Raises ValidationError: a classifier generates nothing."""
+        raise ValidationError(tasks.NOT_GENERATIVE.format("generate"))
+
+    def chat(self, *_args: Any, **_kwargs: Any) -> list[Any]:
+        """Raises ValidationError: a classifier generates nothing."""
+        raise ValidationError(tasks.NOT_GENERATIVE.format("chat"))
+
+    def get_tokenizer(self) -> Any:
+        """The checkpoint's transformers tokenizer, yours to use and change."""
+        return self.tokenizer.public()
+
+    def close(self) -> None:
+        """Stops the engine's threads and frees the device. Calling it again does nothing."""
+        self._closed = True
+        self.engine.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def _activated(self, params: PoolingParams) -> bool:
+        return self.engine.spec.use_activation if params.use_activation is None else params.use_activation
+
+    def _threshold(self, activated: bool) -> float | None:
+        """What an entry must exceed for its label to hold: a probability of one half, or a logit of 0."""
+        if self.engine.spec.problem != "multi":
+            return None
+        return 0.5 if activated else 0.0
+
+    def _run(
+        self,
+        prompts: Sequence[Any],
+        params: Sequence[PoolingParams],
+        use_tqdm: bool | Callable[..., Any],
+        tokenization_kwargs: dict[str, Any] | None,
+    ) -> list[PoolingRequestOutput[PoolingOutput]]:
+        """Tokenises everything, then computes everything; outputs in the order of ``prompts``."""
+        if self._closed:
+            raise EngineError("This LLM is closed; make a new one.")
+        from jaxpool.engine import Row
+
+        encoded = self.tokenizer.encode(prompts, tokenization_kwargs)
+        rows = [Row(one.ids, one.types, self._activated(param)) for one, param in zip(encoded, params)]
+        with _progress(use_tqdm, len(rows)) as bar:
+            scores = self.engine.run(rows, bar.update)
+        finite = np.isfinite(scores).all(axis=1)
+        if not finite.all():
+            index = int(np.flatnonzero(~finite)[0])
+            raise EngineError(
+                f"The scores of prompt {index} are not finite: {scores[index].tolist()}. The weights are "
+                "damaged, or the dtype overflows (try dtype='float32')."
+            )
+        return [
+            PoolingRequestOutput(str(next(self._ids)), PoolingOutput(score), list(one.ids))
+            for score, one in zip(scores, encoded)
+        ]
+
+
+def _progress(use_tqdm: bool | Callable[..., Any], total: int) -> Any:
+    """A progress bar over prompts: tqdm's, the caller's, or one that shows nothing."""
+    from tqdm import tqdm
+
+    make = use_tqdm if callable(use_tqdm) else tqdm
+    if use_tqdm is False:
+        return tqdm(disable=True)
+    return make(total=total, desc="Processed prompts", dynamic_ncols=True)

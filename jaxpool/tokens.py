@@ -1,0 +1,304 @@
+"""Prompts to token ids: exactly what the checkpoint's own tokenizer gives, checked against the limits.
+
+The hot path calls the Rust backend of a fast tokenizer directly, never changes its state, and is therefore
+safe and parallel under threads. Truncation is done on whole encodings, before special tokens are added, so
+that they are never cut off. Slow (pure Python) tokenizers go through transformers under a lock.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxpool.errors import CheckpointError, ValidationError
+from jaxpool.prompts import Options, Prompt, TextPrompt, TokensPrompt, parse
+
+SHORTER = "Please reduce the length of the input prompt."
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What the model reads of one prompt.
+
+    Attributes:
+        ids: at least one and at most ``max_length`` token ids, all within the vocabulary.
+        types: token type ids, or None where all are 0.
+    """
+
+    ids: list[int]
+    types: list[int] | None = None
+
+
+# A folder with none of these has no tokenizer.
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The folder's transformers tokenizer; None where the folder has no tokenizer files.
+
+    Raises:
+        CheckpointError: the files are damaged or incomplete.
+    """
+    if not any(True for pattern in TOKENIZER_FILES for _ in folder.glob(pattern)):
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        hf = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        # transformers builds an empty tokenizer out of a lone tokenizer_config.json.
+        empty = len(hf) <= len(hf.added_tokens_decoder)
+    except Exception as error:  # the Rust reader raises bare Exceptions
+        raise CheckpointError(f"The tokenizer files in {folder} cannot be read: {error}") from error
+    if empty:
+        raise CheckpointError(f"The tokenizer in {folder} has an empty vocabulary; are its files complete?")
+    return hf
+
+
+def lower_cases(folder: Path) -> bool:
+    """Whether the folder's Sentence-Transformers settings ask for lower-cased texts."""
+    for path in folder.glob("sentence_*_config.json"):
+        try:
+            return bool(json.loads(path.read_text(encoding="utf-8")).get("do_lower_case", False))
+        except (ValueError, AttributeError) as error:
+            raise CheckpointError(f"{path} is not a JSON object: {error}") from error
+    return False
+
+
+def _direct_backend(hf: Any) -> Any:
+    """The Rust tokenizer in ``hf``, set to neither cut nor pad; None where that is not what ``hf`` does."""
+    if hf is None:
+        return None
+    from transformers import PreTrainedTokenizerFast
+
+    stock = isinstance(hf, PreTrainedTokenizerFast) and all(
+        getattr(type(hf), name) is getattr(PreTrainedTokenizerFast, name)
+        for name in ("__call__", "_encode_plus")
+    )
+    if not stock:
+        return None
+    backend = hf.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = hf.split_special_tokens
+    return backend
+
+
+def _share(room: int, first: int, second: int) -> tuple[int, int]:
+    """How many tokens of two texts fit into ``room``, the longer one cut first (HF's ``longest_first``)."""
+    if first + second <= room:
+        return first, second
+    short, long = sorted((first, second))
+    long = max(short, room - short) if short <= room else short
+    if short + long > room:
+        short, long = room // 2, room // 2 + room % 2
+    return (long, short) if first > second else (short, long)
+
+
+def _check_unicode(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValidationError(
+            f"The prompt is not valid Unicode: character {error.start} is half of a surrogate pair "
+            f"(U+{ord(text[error.start]):04X}); decode the text with errors='replace'."
+        ) from error
+
+
+class Tokenizer:
+    """A checkpoint's tokenizer with the model's limits.
+
+    Args:
+        hf: a transformers tokenizer, which belongs to this object from now on; None reads token ids only.
+        max_length: most tokens of a prompt.
+        vocab_size: rows of the model's embedding.
+        lower: lower-case texts first (a Sentence-Transformers setting).
+        absent: why there is no ``hf``, as a sentence for the caller who sends text.
+    """
+
+    def __init__(
+        self, hf: Any, *, max_length: int, vocab_size: int, lower: bool = False, absent: str = ""
+    ) -> None:
+        self.hf = hf
+        self.max_length = max_length
+        self.vocab_size = vocab_size
+        self.lower = lower
+        self.absent = absent
+        self._lock = threading.Lock()
+        self._backend = _direct_backend(hf)
+        self._has_types = hf is not None and "token_type_ids" in hf.model_input_names
+
+    def encode(
+        self, prompts: Sequence[Any], tokenization_kwargs: Mapping[str, Any] | None = None
+    ) -> list[Encoded]:
+        """Token ids of every prompt, in order. Thread-safe.
+
+        Args:
+            prompts: strings, lists of token ids, dicts (``prompt`` with optional ``text_pair``, or
+                ``prompt_token_ids`` with optional ``token_type_ids``).
+            tokenization_kwargs: see ``Options``.
+
+        Raises:
+            TypeError: a prompt has no form that we know.
+            ValidationError: a prompt is empty, too long or out of vocabulary, or an option is wrong.
+
+        An error about one prompt of several carries a note (``__notes__``) with its index.
+        """
+        options = Options.parse(tokenization_kwargs, self.max_length, self.lower)
+        parsed = self._each(self._parse_and_weigh, [(prompt, options) for prompt in prompts])
+        texts = [prompt for prompt in parsed if isinstance(prompt, TextPrompt)]
+        encoded = iter(self._encode_texts(texts, options))
+        drafts = [
+            (next(encoded), True, options)
+            if isinstance(prompt, TextPrompt)
+            else (self._cut_ids(prompt, options), False, options)
+            for prompt in parsed
+        ]
+        return self._each(self._finish, drafts)
+
+    def public(self) -> Any:
+        """A transformers tokenizer for callers to use as they like; ours stays as it is. Made once."""
+        if self.hf is None:
+            raise CheckpointError(self.absent)
+        with self._lock:
+            if not hasattr(self, "_public"):
+                self._public = copy.deepcopy(self.hf)
+        return self._public
+
+    @staticmethod
+    def _each(function: Any, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """``function`` of every argument tuple; an error gets a note that says which prompt it was."""
+        results = []
+        for index, arguments in enumerate(calls):
+            try:
+                results.append(function(*arguments))
+            except (TypeError, ValueError) as error:
+                if len(calls) > 1:
+                    error.add_note(f"in prompt {index} of {len(calls)}, counted from 0")
+                raise
+        return results
+
+    def _parse_and_weigh(self, prompt: Any, options: Options) -> Prompt:
+        """Parses, and refuses what must be too long before any time is spent on it."""
+        parsed = parse(prompt)
+        if isinstance(parsed, TokensPrompt):
+            return parsed
+        if self.hf is None:
+            raise ValidationError(self.absent)
+        texts = [parsed.text] if parsed.pair is None else [parsed.text, parsed.pair]
+        for text in texts:
+            _check_unicode(text)
+        length = sum(map(len, texts))
+        if options.truncate is None and length > self.max_length:
+            most = self.max_length * self._longest_piece
+            if length > most:
+                raise ValidationError(
+                    f"This model's maximum context length is {self.max_length} tokens. However, your prompt "
+                    f"contains {length} characters (more than {most} characters, which is the upper bound "
+                    f"for {self.max_length} input tokens). {SHORTER}",
+                    parameter="input_text",
+                    value=length,
+                )
+        if options.lower:
+            return TextPrompt(parsed.text.lower(), parsed.pair and parsed.pair.lower())
+        return parsed
+
+    @functools.cached_property
+    def _longest_piece(self) -> int:
+        return max(map(len, self.hf.get_vocab()), default=1)
+
+    def _encode_texts(self, texts: list[TextPrompt], options: Options) -> list[Encoded]:
+        if not texts:
+            return []
+        if self._backend is None:
+            with self._lock:
+                return [self._encode_slowly(text, options) for text in texts]
+        if options.truncate is None:
+            inputs = [text.text if text.pair is None else (text.text, text.pair) for text in texts]
+            encodings = self._backend.encode_batch_fast(inputs, add_special_tokens=options.add_special_tokens)
+        else:
+            encodings = self._truncated(texts, options)
+        return [self._from_encoding(encoding) for encoding in encodings]
+
+    def _truncated(self, texts: list[TextPrompt], options: Options) -> Iterable[Any]:
+        """Encodings of at most ``options.truncate`` tokens, special ones included."""
+        inputs = [part for text in texts for part in (text.text, text.pair) if part is not None]
+        parts = iter(self._backend.encode_batch_fast(inputs, add_special_tokens=False))
+        side = options.side or self.hf.truncation_side
+        for text in texts:
+            first, second = next(parts), None if text.pair is None else next(parts)
+            added = self._backend.num_special_tokens_to_add(second is not None)
+            room = max((options.truncate or 0) - (added if options.add_special_tokens else 0), 0)
+            sizes = _share(room, len(first), 0 if second is None else len(second))
+            for part, size in zip((first, second), sizes):
+                if part is not None and len(part) > size:
+                    part.truncate(size, direction=side)
+            yield self._backend.post_process(first, second, options.add_special_tokens)
+
+    def _from_encoding(self, encoding: Any) -> Encoded:
+        types = encoding.type_ids if self._has_types else None
+        return Encoded(encoding.ids, types if types and any(types) else None)
+
+    def _encode_slowly(self, text: TextPrompt, options: Options) -> Encoded:
+        side, self.hf.truncation_side = self.hf.truncation_side, options.side or self.hf.truncation_side
+        try:
+            encoding = self.hf(
+                text.text,
+                text.pair,
+                add_special_tokens=options.add_special_tokens,
+                truncation=options.truncate is not None,
+                max_length=options.truncate,
+                return_token_type_ids=self._has_types,
+                verbose=False,
+            )
+        finally:
+            self.hf.truncation_side = side
+        types = encoding.get("token_type_ids")
+        return Encoded(list(encoding["input_ids"]), types if types and any(types) else None)
+
+    def _cut_ids(self, prompt: TokensPrompt, options: Options) -> Encoded:
+        """Token ids are cut as they are: nobody knows which of them are special."""
+        size = options.truncate
+        if size is None or len(prompt.ids) <= size:
+            return Encoded(prompt.ids, prompt.types)
+        side = options.side or getattr(self.hf, "truncation_side", "right")
+        kept = slice(size) if side == "right" else slice(len(prompt.ids) - size, None)
+        return Encoded(prompt.ids[kept], prompt.types and prompt.types[kept])
+
+    def _finish(self, draft: Encoded, is_text: bool, options: Options) -> Encoded:
+        """Pads, then checks: not empty, not too long, within the vocabulary."""
+        ids, types = draft.ids[: options.truncate], draft.types and draft.types[: options.truncate]
+        if options.pad is not None and len(ids) < options.pad:
+            missing = options.pad - len(ids)
+            ids, types = ids + [self._pad_id] * missing, types and types + [0] * missing
+        if not ids:
+            raise ValidationError("The decoder prompt cannot be empty")
+        if len(ids) > self.max_length:
+            # vLLM stops tokenising texts one past the limit, and calls a count of just that "at least".
+            count = self.max_length + 1 if is_text else len(ids)
+            least = "at least " if count == self.max_length + 1 else ""
+            raise ValidationError(
+                f"This model's maximum context length is {self.max_length} tokens. However, your prompt "
+                f"contains {least}{count} input tokens, which exceeds this limit even without any output "
+                f"tokens. {SHORTER}",
+                parameter="input_tokens",
+                value=count,
+            )
+        if min(ids) < 0 or max(ids) >= self.vocab_size:
+            stray = next(token for token in ids if not 0 <= token < self.vocab_size)
+            raise ValidationError(f"Token id {stray} is out of vocabulary")
+        return Encoded(ids, types)
+
+    @property
+    def _pad_id(self) -> int:
+        pad = getattr(self.hf, "pad_token_id", None)
+        if pad is None:
+            raise ValidationError(
+                "Padding was asked for, but the checkpoint's tokenizer has no padding token."
+            )
+        return int(pad)
