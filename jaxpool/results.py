@@ -1,0 +1,146 @@
+"""Results out: JSON lines, CSV, a terminal table; files appear under their name only when complete."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from jaxpool.errors import JaxpoolError, ValidationError
+
+Result = Mapping[str, Any]
+"""``index``, ``text``, maybe ``pair``, ``label``, and ``probs`` or ``logits``: label name -> number."""
+
+
+def as_json(result: Result) -> str:
+    """One JSON line, readable in any script."""
+    return json.dumps(result, ensure_ascii=False, allow_nan=False)
+
+
+def check_path(path: Path) -> None:
+    """Refuses a path that `open_file` could not write; call it before a model is loaded for nothing.
+
+    Raises:
+        ValidationError: a folder, in a folder that does not exist, or neither ``.jsonl`` nor ``.csv``.
+    """
+    if path.is_dir():
+        raise ValidationError(f"cannot write to {path}: it is a folder; name a .jsonl or .csv file in it")
+    if not path.parent.is_dir():
+        raise ValidationError(f"cannot write {path}: there is no folder {path.parent}")
+    if path.suffix not in (".jsonl", ".csv") and not _is_device(path):
+        raise ValidationError(f"cannot write {path}: results are written as .jsonl or .csv")
+
+
+@contextlib.contextmanager
+def open_file(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Result], None]]:
+    """Gives a function that writes one result; ``path`` appears, complete, when the block ends without error.
+
+    Until then the results are in a hidden file beside it, which is removed when the block fails for whatever
+    reason, Ctrl-C included. An existing file is replaced; a device or pipe is written directly.
+
+    Args:
+        path: ``.jsonl`` (one object per line) or ``.csv``.
+        columns: header of a ``.csv``; nested results are found under ``key_subkey``, absent ones stay empty.
+
+    Raises:
+        JaxpoolError: the file cannot be written (disk full, no permission).
+    """
+    target = path.resolve()  # a symbolic link stays one
+    part = target if _is_device(target) else target.with_name(f".{target.name}.{os.getpid()}.part")
+    complete = False
+    file: TextIO | None = None
+    try:
+        with _in_words(path):
+            file = part.open("w", encoding="utf-8", newline="")
+            write = _writer(file, path.suffix, columns)
+
+        def write_in_words(result: Result) -> None:
+            with _in_words(path):
+                write(result)
+
+        yield write_in_words
+        with _in_words(path):
+            file.close()
+            if part is not target:
+                part.replace(target)
+        complete = True
+    finally:
+        if file is not None and not complete:
+            with contextlib.suppress(OSError):  # the error that brought us here is the one to report
+                file.close()
+            if part is not target:
+                part.unlink(missing_ok=True)
+
+
+def _is_device(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+@contextlib.contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        reason = "the disk is full" if full else error.strerror or str(error)
+        raise JaxpoolError(f"cannot write {path}: {reason}; no results were kept") from error
+
+
+def _writer(file: TextIO, suffix: str, columns: Sequence[str]) -> Callable[[Result], None]:
+    if suffix != ".csv":
+        return lambda result: print(as_json(result), file=file)
+    table = csv.writer(file, lineterminator="\n")
+    table.writerow(columns)
+
+    def write(result: Result) -> None:
+        flat: dict[str, Any] = {}
+        for key, value in result.items():
+            nested = isinstance(value, Mapping)
+            flat |= {f"{key}_{sub}": number for sub, number in value.items()} if nested else {key: value}
+        table.writerow([flat.get(column) for column in columns])
+
+    return write
+
+
+def print_table(results: Sequence[Result], kind: str) -> None:
+    """A table of results on the terminal: text, label, and a bar per label shown.
+
+    Args:
+        results: see `Result`; in ``probs`` or ``logits`` the highest comes first.
+        kind: ``probs`` (drawn as bars) or ``logits`` (numbers only).
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("text", ratio=1, overflow="ellipsis", no_wrap=True)
+    table.add_column("label", no_wrap=True)
+    table.add_column("probability" if kind == "probs" else "logit", no_wrap=True)
+    for result in results:
+        shown = " ".join(result["text"].split())
+        if "pair" in result:
+            shown += " ⟷ " + " ".join(result["pair"].split())
+        scores = result[kind] or {}
+        width = max(map(len, scores), default=0)
+        lines = Text("\n").join(_score(name, value, kind, width) for name, value in scores.items())
+        table.add_row(Text(shown), Text(result["label"] or "—", style="bold"), lines)
+    Console().print(table)
+
+
+_BAR = 16  # characters of a full bar
+
+
+def _score(name: str, value: float, kind: str, width: int) -> Any:
+    from rich.text import Text
+
+    if kind != "probs":
+        return Text.assemble(f"{name:<{width}} ", f"{value:9.4f}")
+    eighths = round(min(max(value, 0.0), 1.0) * _BAR * 8)
+    bar = "█" * (eighths // 8) + (" ▏▎▍▌▋▊▉"[eighths % 8] if eighths % 8 else "")
+    return Text.assemble(f"{name:<{width}} ", (f"{bar:<{_BAR}}", "cyan"), f" {value:6.1%}")
