@@ -162,8 +162,8 @@ class TextFile:
                 ) from error
             if not isinstance(record, dict):
                 raise InputFileError(
-                    f"{self.name}: line {number} is a JSON {_json_type(record)}; every line must be an object "
-                    f'like {{"{self._columns[0]}": "…"}}'
+                    f"{self.name}: line {number} is a JSON {_json_type(record)}; every line must be an object"
+                    f' like {{"{self._columns[0]}": "…"}}'
                 )
             for column in self._columns:
                 if column not in record:

@@ -169,12 +169,12 @@ def test_memory_stays_flat_and_progress_is_told(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes() * 20_000)  # 3 MB
     tracemalloc.start()
     with TextFile(path) as file:
-        seen = [file.position for _ in file]
+        seen = [file.position for row in file if row.line % 4_000 == 0]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert len(seen) == 20_000
+    assert len(seen) == 5
     assert seen == sorted(seen)
-    assert seen[-1] == file.size == path.stat().st_size
+    assert 0 < seen[0] < seen[-1] == file.size == path.stat().st_size
     assert peak < 1.5e6
 
 
