@@ -19,7 +19,6 @@ from jaxpool_conversions.heads import find_head
 from jaxpool_conversions.load import load
 from jaxpool_conversions.reader import Reader
 from jaxpool_conversions.rules import HeadSource
-from jaxpool_conversions.store import is_store, open_store, read_head
 
 SPEED = {"cpu": (1.5e11, 3e-4, 0.5), "gpu": (2e14, 2e-4, 3.0), "tpu": (1e14, 2e-4, 5.0)}
 """Platform -> (FLOP/s of one device, seconds per call, seconds per compile): what the planner assumes."""
@@ -61,14 +60,12 @@ def open_engine(
     """
     enable_cache()
     platform = {"cuda": "gpu", "rocm": "gpu"}.get(jax.default_backend(), jax.default_backend())
-    stored = is_store(folder)
+    stored = (folder / "jaxpool.json").is_file()  # what `jaxpool convert` writes beside the arrays
     reader = None if stored else Reader(folder)
     try:
         spec = resolve(
             config,
-            lambda family, labels, width: read_head(folder)
-            if stored
-            else _head(reader, family, config, labels, width, tokenizer),
+            lambda family, labels, width: _head(folder, reader, family, config, labels, width, tokenizer),
             folder=folder,
             platform=platform,
             runner=runner,
@@ -83,15 +80,19 @@ def open_engine(
         programs = Programs(model, spec, mesh)
         n_devices = mesh.size
         budget = max_num_batched_tokens or TOKEN_BUDGET.get(platform, 8192) * mesh.shape["data"]
-        buckets = grid(
-            spec.max_length, budget, row_multiple=mesh.shape["data"], coarse=compile == "ahead"
-        )
+        buckets = grid(spec.max_length, budget, row_multiple=mesh.shape["data"], coarse=compile == "ahead")
         if compile == "ahead":
             programs.start(buckets)
         elif compile != "on_demand":
-            raise ValidationError(f"compile must be 'on_demand' or 'ahead'; got {compile!r}.", parameter="compile")
+            raise ValidationError(
+                f"compile must be 'on_demand' or 'ahead'; got {compile!r}.", parameter="compile"
+            )
         targets = sharding.targets(model, mesh)
         if reader is None:
+            from jaxpool_conversions.store import (
+                open_store,
+            )  # imports Orbax, a second that others need not wait
+
             arrays = open_store(folder, targets)
         else:
             arrays = load(reader, spec.family.table, spec.source, targets)
@@ -125,9 +126,18 @@ def _mesh(spec: Spec, model: int, data: int | None, platform: str) -> jax.shardi
 
 
 def _head(
-    reader: Reader | None, family: Family, config: Any, labels: int | None, width: int, tokenizer: Any
+    folder: Path,
+    reader: Reader | None,
+    family: Family,
+    config: Any,
+    labels: int | None,
+    width: int,
+    tokenizer: Any,
 ) -> HeadSource:
-    assert reader is not None
+    if reader is None:
+        from jaxpool_conversions.store import read_head
+
+        return read_head(folder)
     tokens = getattr(config, "classifier_from_token", None)
     method = getattr(config, "method", None)
     return find_head(
