@@ -66,7 +66,9 @@ class Engine:
         running: queue.Queue[tuple[_Work, jax.Array] | None] = queue.Queue(maxsize=1)
         self._threads = [
             # The threads hold no reference to the engine: it can be collected, which stops them.
-            threading.Thread(target=_dispatch, args=(self._todo, running, programs, leaves, spec), daemon=True),
+            threading.Thread(
+                target=_dispatch, args=(self._todo, running, programs, leaves, spec), daemon=True
+            ),
             threading.Thread(target=_fetch, args=(running,), daemon=True),
         ]
         for thread in self._threads:

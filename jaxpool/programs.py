@@ -51,7 +51,9 @@ def abstract(spec: Spec, platform: str = "cpu") -> Classifier:
     dtype = jnp.dtype(spec.dtype)
     two_sided = not getattr(spec.config, "causal", True) and any(getattr(spec.config, "windows", ()))
     implementation = choose(platform, dtype, spec.config.head_size, two_sided_window=two_sided)
-    return jax.eval_shape(lambda: Classifier(spec.family.backbone, spec.config, spec.head, dtype, implementation))
+    return jax.eval_shape(
+        lambda: Classifier(spec.family.backbone, spec.config, spec.head, dtype, implementation)
+    )
 
 
 def logits(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
@@ -118,10 +120,14 @@ class Programs:
 
     def _submit(self, bucket: Bucket) -> Future[Any]:
         if self._sealed:
-            raise EngineError(f"no program for {bucket}: every program was compiled before ready. Please report this.")
+            raise EngineError(
+                f"no program for {bucket}: every program was compiled before ready. Please report this."
+            )
         if self._pool is None:
             before = threading.stack_size(STACK_BYTES)
-            self._pool = ThreadPoolExecutor(max(2, (os.cpu_count() or 2) // 2), thread_name_prefix="jaxpool-compile")
+            self._pool = ThreadPoolExecutor(
+                max(2, (os.cpu_count() or 2) // 2), thread_name_prefix="jaxpool-compile"
+            )
             threading.stack_size(before)
         self._one[bucket] = future = self._pool.submit(self._compile, bucket)
         return future
@@ -151,7 +157,9 @@ class Programs:
     def ready(self) -> frozenset[Bucket]:
         """Buckets whose program exists."""
         with self._lock:
-            return frozenset(b for b, f in self._one.items() if f.done() and not f.cancelled() and not f.exception())
+            return frozenset(
+                b for b, f in self._one.items() if f.done() and not f.cancelled() and not f.exception()
+            )
 
     def __call__(self, bucket: Bucket, leaves: list[jax.Array], inputs: Inputs) -> jax.Array:
         """Runs one batch; returns at once with float32 ``[rows, labels]`` still being computed."""
@@ -164,7 +172,13 @@ class Programs:
                 self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-def pad(rows: list[np.ndarray], types: list[np.ndarray | None], activated: list[bool], bucket: Bucket, with_types: bool) -> Inputs:
+def pad(
+    rows: list[np.ndarray],
+    types: list[np.ndarray | None],
+    activated: list[bool],
+    bucket: Bucket,
+    with_types: bool,
+) -> Inputs:
     """Right-pads rows of token ids into one batch of numpy arrays; missing rows become length 1."""
     ids_BT = np.zeros((bucket.rows, bucket.length), np.int32)
     types_BT = np.zeros((bucket.rows, bucket.length), np.int32) if with_types else None

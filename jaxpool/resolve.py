@@ -37,7 +37,13 @@ SUFFIXES: tuple[tuple[str, str, str], ...] = (
 LENGTH_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
 """Config fields that may bound the text length, in tokens; the smallest counts."""
 
-_DTYPES = {"half": "float16", "float16": "float16", "float": "float32", "float32": "float32", "bfloat16": "bfloat16"}
+_DTYPES = {
+    "half": "float16",
+    "float16": "float16",
+    "float": "float32",
+    "float32": "float32",
+    "bfloat16": "bfloat16",
+}
 
 _TORCH_ACTIVATIONS: dict[str, Activation] = {
     "Identity": "identity",
@@ -181,7 +187,9 @@ def check_task(architecture: str, runner: str, convert: str) -> None:
     _one_of("convert", convert, ("auto", "none", "embed", "classify"))
     by_suffix = next((row[1:] for row in SUFFIXES if architecture.endswith(row[0])), ("generate", "none"))
     if runner in ("generate", "draft"):
-        raise ValidationError(f"This model does not support `--runner {runner}`: jaxpool classifies, it does not generate.")
+        raise ValidationError(
+            f"This model does not support `--runner {runner}`: jaxpool classifies, it does not generate."
+        )
     decided = by_suffix[1] if convert == "auto" else convert
     if decided == "classify" or (convert == "none" and by_suffix[1] == "classify"):
         return
@@ -201,7 +209,9 @@ def _task(pooler_config: PoolerConfig) -> str:
     if task not in ("classify", "token_classify"):
         raise ValidationError(f"Unsupported task: {task!r} Supported tasks: ('classify', 'token_classify')")
     if task == "token_classify":
-        raise ValidationError("pooling task 'token_classify' is not implemented yet; jaxpool serves 'classify'.")
+        raise ValidationError(
+            "pooling task 'token_classify' is not implemented yet; jaxpool serves 'classify'."
+        )
     return task
 
 
@@ -264,7 +274,9 @@ def _dtype(asked: str, config: Any, stored: str | None, platform: str) -> str:
     """``auto``: what the checkpoint declares, but never float16, and bfloat16 on accelerators."""
     if asked != "auto":
         if asked not in _DTYPES:
-            raise ValidationError(f"dtype must be auto, {', '.join(_DTYPES)}; got {asked!r}.", parameter="dtype")
+            raise ValidationError(
+                f"dtype must be auto, {', '.join(_DTYPES)}; got {asked!r}.", parameter="dtype"
+            )
         if _DTYPES[asked] == "float16":
             raise ValidationError(
                 "float16 overflows in many classifiers (NaN scores); use dtype='bfloat16' or 'float32'.",

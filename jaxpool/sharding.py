@@ -43,7 +43,9 @@ def make_mesh(data: int = 1, model: int = 1, devices: Sequence[Any] | None = Non
 
 def parameters(model: nnx.Module) -> dict[str, nnx.Variable]:
     """Every parameter of a (possibly abstract) module by dotted path, in the order of ``jax.tree.leaves(model)``."""
-    found = jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda node: isinstance(node, nnx.Variable))[0]
+    found = jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda node: isinstance(node, nnx.Variable))[
+        0
+    ]
     return {".".join(key.name for key in path): variable for path, variable in found}
 
 
@@ -51,7 +53,9 @@ def targets(model: nnx.Module, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape, dtype and sharding of every parameter of an abstract module, by dotted path, in leaf order."""
     return {
         path: jax.ShapeDtypeStruct(
-            variable.get_value().shape, variable.get_value().dtype, sharding=NamedSharding(mesh, _spec(variable, mesh))
+            variable.get_value().shape,
+            variable.get_value().dtype,
+            sharding=NamedSharding(mesh, _spec(variable, mesh)),
         )
         for path, variable in parameters(model).items()
     }

@@ -71,8 +71,12 @@ class Attention(nnx.Module):
         self.out = Linear(
             q_width, config.width, ("heads", "embed"), bias=config.out_bias, dtype=dtype, units=config.heads
         )
-        self.query_norm = RMSNorm(config.head_size, config.norm_eps, dtype, axis=None) if config.qk_norm else None
-        self.key_norm = RMSNorm(config.head_size, config.norm_eps, dtype, axis=None) if config.qk_norm else None
+        self.query_norm = (
+            RMSNorm(config.head_size, config.norm_eps, dtype, axis=None) if config.qk_norm else None
+        )
+        self.key_norm = (
+            RMSNorm(config.head_size, config.norm_eps, dtype, axis=None) if config.qk_norm else None
+        )
         self.config, self.implementation = config, implementation
 
     def __call__(
@@ -139,9 +143,13 @@ class Decoder(nnx.Module):
         if len(windows) == 1:
             window = windows.pop()
             return self.norm(
-                scan_layers(self.layers, self.tokens(ids_BT), lambda layer, x, _: layer(x, lengths_B, turn, window))
+                scan_layers(
+                    self.layers, self.tokens(ids_BT), lambda layer, x, _: layer(x, lengths_B, turn, window)
+                )
             )
         per_layer = jnp.array([n_tokens if w is None else w for w in self.config.windows])
         return self.norm(
-            scan_layers(self.layers, self.tokens(ids_BT), lambda layer, x, w: layer(x, lengths_B, turn, w), per_layer)
+            scan_layers(
+                self.layers, self.tokens(ids_BT), lambda layer, x, w: layer(x, lengths_B, turn, w), per_layer
+            )
         )

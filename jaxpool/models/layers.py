@@ -38,7 +38,12 @@ Module = TypeVar("Module", bound=nnx.Module)
 
 
 def param(
-    shape: tuple[int, ...], axes: tuple[str | None, ...], dtype: jnp.dtype, *, units: int | None = None, fill: float = 0.0
+    shape: tuple[int, ...],
+    axes: tuple[str | None, ...],
+    dtype: jnp.dtype,
+    *,
+    units: int | None = None,
+    fill: float = 0.0,
 ) -> nnx.Param:
     """A parameter of constant value ``fill``; real values come from a checkpoint.
 
@@ -135,6 +140,7 @@ def scan_layers(
         run: one layer's computation; its third argument is None when ``per_layer`` is.
         per_layer: values that differ by layer, leading axis the layer (attention windows, say).
     """
+
     def body(carry: jax.Array, layer: tuple[nnx.Module, jax.Array | None]) -> tuple[jax.Array, None]:
         return run(layer[0], carry, layer[1]), None
 

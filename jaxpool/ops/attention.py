@@ -108,7 +108,9 @@ def _dense(
     n_rows, n_queries, n_heads, size = q_BTHh.shape
     n_kv = k_BSKh.shape[2]
     q_BTKGh = q_BTHh.reshape(n_rows, n_queries, n_kv, n_heads // n_kv, size)
-    scores_BKGTS = jnp.einsum("btkgh,bskh->bkgts", q_BTKGh, k_BSKh, preferred_element_type=jnp.float32) * scale
+    scores_BKGTS = (
+        jnp.einsum("btkgh,bskh->bkgts", q_BTKGh, k_BSKh, preferred_element_type=jnp.float32) * scale
+    )
     k_position_S = jnp.arange(k_BSKh.shape[1])
     ahead_TS = q_position_T[:, None] - k_position_S[None, :]
     seen_BTS = (k_position_S[None, :] < lengths_B[:, None])[:, None, :]

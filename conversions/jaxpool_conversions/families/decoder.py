@@ -92,7 +92,10 @@ def _mistral(fields: Fields) -> DecoderConfig:
 
 
 def _layer_windows(fields: Fields) -> tuple[int | None, ...]:
-    fields.get("use_sliding_window"), fields.get("max_window_layers")  # folded into layer_types by transformers
+    (
+        fields.get("use_sliding_window"),
+        fields.get("max_window_layers"),
+    )  # folded into layer_types by transformers
     window = fields.get("sliding_window")
     return tuple(window if kind == "sliding_attention" else None for kind in fields.get("layer_types"))
 
@@ -134,7 +137,10 @@ TABLE = Table(
         Rule("norm.weight", "backbone.norm.scale"),
     ),
     ignore=(
-        Ignore(f"{_LAYER}.self_attn.rotary_emb.inv_freq", "a buffer: rotary frequencies, computed from the config"),
+        Ignore(
+            f"{_LAYER}.self_attn.rotary_emb.inv_freq",
+            "a buffer: rotary frequencies, computed from the config",
+        ),
         Ignore("rotary_emb.inv_freq", "a buffer: rotary frequencies, computed from the config"),
         Ignore("lm_head.weight", "vocabulary projection, not used by classification"),
     ),

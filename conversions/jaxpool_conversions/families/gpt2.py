@@ -47,7 +47,11 @@ TABLE = Table(
         Rule("wpe.weight", "backbone.positions.table"),
         *_norm(f"{_LAYER}.ln_1", "backbone.layers.attention_norm"),
         *(
-            Rule(f"{_LAYER}.attn.c_attn.{leaf}", f"backbone.layers.attention.{name}.{ours}", (Part(axis, i, 3),))
+            Rule(
+                f"{_LAYER}.attn.c_attn.{leaf}",
+                f"backbone.layers.attention.{name}.{ours}",
+                (Part(axis, i, 3),),
+            )
             for i, name in enumerate(("query", "key", "value"))
             for leaf, ours, axis in (("weight", "kernel", 1), ("bias", "bias", 0))
         ),

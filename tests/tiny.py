@@ -1,0 +1,72 @@
+"""Random tiny checkpoints made by transformers and torch, and the answers torch gives for them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+LENGTHS = (1, 2, 7, 16, 17, 40)
+"""Tokens of the texts that parity is tested on: one, odd, at and past bucket edges, past every window in use."""
+
+
+def save(
+    folder: Path,
+    model_type: str,
+    *,
+    seed: int = 0,
+    dtype: str = "float32",
+    head: str = "sequence",
+    **config: Any,
+) -> Path:
+    """Writes a random checkpoint of ``model_type`` whose every parameter matters; returns its folder.
+
+    Args:
+        folder: where to.
+        model_type: as in ``config.json``.
+        seed: of the weights.
+        dtype: of the stored weights.
+        head: ``sequence`` (a sequence classifier) or ``causal`` (a language model).
+        config: fields of the transformers config.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    torch.manual_seed(seed)
+    settings = AutoConfig.for_model(model_type, **{"pad_token_id": 0, **config})
+    cls = {"sequence": AutoModelForSequenceClassification, "causal": AutoModelForCausalLM}[head]
+    model = cls.from_config(settings, dtype=torch.float32)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            # Far enough from the initial values that no bias, norm or small weight could be forgotten unseen.
+            noise = torch.randn(weight.shape) * (0.3 if weight.ndim == 1 else 0.12)
+            weight.copy_(weight + noise if "norm" in name.lower() or "ln_" in name else noise)
+    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    return folder
+
+
+def prompts(vocab: int, lengths: tuple[int, ...] = LENGTHS, seed: int = 1) -> list[list[int]]:
+    """Random token ids of the given lengths; never 0, which is the padding id."""
+    rng = np.random.default_rng(seed)
+    return [rng.integers(1, vocab, n).tolist() for n in lengths]
+
+
+def torch_logits(folder: Path, ids: list[list[int]], types: list[list[int]] | None = None) -> np.ndarray:
+    """Raw logits of transformers in float32, one text at a time: ``[texts, labels]``."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    out = []
+    with torch.no_grad():
+        for i, row in enumerate(ids):
+            extra = {} if types is None else {"token_type_ids": torch.tensor([types[i]])}
+            out.append(
+                model(
+                    torch.tensor([row]), attention_mask=torch.ones(1, len(row), dtype=torch.long), **extra
+                ).logits[0]
+            )
+    return torch.stack(out).float().numpy()
