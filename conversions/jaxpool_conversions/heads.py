@@ -90,9 +90,7 @@ def _from_tokens(
     if method not in (FROM_2_WAY_SOFTMAX, NO_POST_PROCESSING):
         raise ConfigError(f"the method {method!r} for making a head is unknown; use {methods}")
     if not token_ids:
-        raise ConfigError(
-            f"method is {method}, but classifier_from_token names no tokens; set it to a list of tokens"
-        )
+        raise ConfigError(f"method is {method}, but classifier_from_token names no tokens; set it to a list of tokens")
     if method == FROM_2_WAY_SOFTMAX and (len(token_ids) != 2 or token_ids[0] == token_ids[1]):
         raise ConfigError(
             f"{FROM_2_WAY_SOFTMAX} needs exactly two different tokens, [false, true], but "
@@ -107,9 +105,7 @@ def _from_tokens(
         )
     shape = reader.shape(weight)
     if len(shape) != 2 or shape[1] != width:
-        raise WeightsError(
-            f"the LM head {weight} has shape {list(shape)}, but [vocabulary, {width}] is needed"
-        )
+        raise WeightsError(f"the LM head {weight} has shape {list(shape)}, but [vocabulary, {width}] is needed")
     outside = [i for i in token_ids if not 0 <= i < shape[0]]
     if outside:
         raise ConfigError(

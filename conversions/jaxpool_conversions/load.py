@@ -1,7 +1,7 @@
 """From a checkpoint's tensors to parameters on devices, one parameter at a time, nothing read twice.
 
 Host memory stays near one parameter: each device's slice is assembled layer by layer in a buffer aligned such
-that the CPU backend adopts it without a copy, and files are read in pieces of a few megabytes.
+that the CPU backend adopts it without a copy, and files are read in pieces of two megabytes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 # XLA's CPU client takes over host memory without a copy from this alignment on.
 _ALIGNMENT = 64
-_PIECE_BYTES = 8 << 20
-# A transposed copy in strips of this many rows stays in the cache: four times faster than in one go.
+_PIECE_BYTES = 2 << 20
+# A transposed copy in strips of this many rows stays in the cache: four times faster than at once.
 _STRIP = 64
 
 _FLOATS = tuple(np.dtype(t) for t in (np.float64, np.float32, np.float16, ml_dtypes.bfloat16))
@@ -107,7 +107,7 @@ class _Slices:
 
 
 def _copy(reader: Reader, source: Source, index: Index, out: np.ndarray) -> None:
-    """Fill ``out`` with the slice ``index`` of a source after its steps, a few megabytes at a time."""
+    """Fill ``out`` with the slice ``index`` of a source after its steps, two megabytes at a time."""
     shape = reader.shape(source.name)
     wanted = source_index(index, source.steps, shape)
     transposed = sum(isinstance(step, Transpose) for step in source.steps) % 2 == 1
@@ -119,14 +119,19 @@ def _copy(reader: Reader, source: Source, index: Index, out: np.ndarray) -> None
     rows = max(_STRIP, _PIECE_BYTES // max(1, row_bytes))
     for start in range(begin, end, rows):
         stop = min(start + rows, end)
-        values = reader.read(source.name, (slice(start, stop), *wanted[1:]))
-        values = _cast(values, out.dtype, source.name)
-        if not transposed:
+        values = _cast(reader.read(source.name, (slice(start, stop), *wanted[1:])), out.dtype, source.name)
+        if transposed:
+            _transpose(values, out[:, start - begin : stop - begin])
+        else:
             out[start - begin : stop - begin] = values
-            continue
-        for strip in range(0, stop - start, _STRIP):
-            at = start - begin + strip
-            out[:, at : min(at + _STRIP, stop - begin)] = values[strip : strip + _STRIP].T
+
+
+def _transpose(values: np.ndarray, out: np.ndarray) -> None:
+    """``out[...] = values.T``, several times faster."""
+    if out.dtype.itemsize == 2:  # numpy moves integers fast, the types of ml_dtypes one by one
+        values, out = values.view(np.uint16), out.view(np.uint16)
+    for row in range(0, len(values), _STRIP):
+        out[:, row : row + _STRIP] = values[row : row + _STRIP].T
 
 
 def _head_values(reader: Reader, head: HeadSource, path: str) -> np.ndarray:
@@ -169,9 +174,7 @@ def _cast(values: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
         result = np.ascontiguousarray(values).astype(dtype, copy=False)
     if not _all_finite(result):
         if _all_finite(np.ascontiguousarray(values)):
-            raise WeightsError(
-                f"tensor {name} has values too large for {dtype}; choose dtype bfloat16 or float32"
-            )
+            raise WeightsError(f"tensor {name} has values too large for {dtype}; choose dtype bfloat16 or float32")
         raise WeightsError(f"tensor {name} holds NaN or infinite values; the checkpoint is damaged")
     return result
 
@@ -183,9 +186,7 @@ def _all_finite(values: np.ndarray) -> bool:
         return not ((values.view(np.uint16) & exponent) == exponent).any()
     with np.errstate(over="ignore", invalid="ignore"):
         total = values.sum()
-    return bool(np.isfinite(total)) or bool(
-        np.isfinite(values).all()
-    )  # the sum of finite values may overflow
+    return bool(np.isfinite(total)) or bool(np.isfinite(values).all())  # the sum of finite values may overflow
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -20,7 +20,7 @@ from jaxpool_conversions.unpickle import TorchFile
 
 # Pages of a memory map count as resident for as long as the map lives, so it is closed after this many bytes;
 # opening it again costs one parse of the header.
-_BYTES_PER_MAP = 64 << 20
+_BYTES_PER_MAP = 16 << 20
 
 _DTYPES: Mapping[str, np.dtype] = MappingProxyType(
     {
@@ -101,8 +101,7 @@ class SafetensorsFile:
             return safe_open(self._path, framework="numpy")
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
-                f"{self._path} is truncated or damaged and cannot be read as safetensors ({error}); "
-                "fetch it again"
+                f"{self._path} is truncated or damaged and cannot be read as safetensors ({error}); fetch it again"
             ) from error
 
     def names(self) -> Iterable[str]:
@@ -238,9 +237,7 @@ class Reader:
 def _find(folder: Path) -> tuple[list[Path], dict[str, str]]:
     """The weight files of a folder, and what its index (if any) promises: tensor name -> file name."""
     if not folder.is_dir():
-        raise CheckpointError(
-            f"{folder} is not a folder; a checkpoint is a folder with config.json and weights"
-        )
+        raise CheckpointError(f"{folder} is not a folder; a checkpoint is a folder with config.json and weights")
     for single, index in _WEIGHT_FILES:
         if (folder / single).exists():
             return [folder / single], {}
@@ -252,11 +249,7 @@ def _find(folder: Path) -> tuple[list[Path], dict[str, str]]:
             if others:
                 return others, {}
     found = [kind for pattern, kind in _FOREIGN.items() if any(folder.glob(pattern))]
-    seen = (
-        f" (there are {' and '.join(dict.fromkeys(found))} weights, which jaxpool does not read)"
-        if found
-        else ""
-    )
+    seen = f" (there are {' and '.join(dict.fromkeys(found))} weights, which jaxpool does not read)" if found else ""
     raise CheckpointError(
         f"no weights in {folder}: looked for model.safetensors, model.safetensors.index.json, *.safetensors, "
         f"pytorch_model.bin and pytorch_model.bin.index.json{seen}"
@@ -277,15 +270,11 @@ def _read_index(path: Path) -> dict[str, str]:
     for shard in sorted(set(promised.values())):
         pure = PurePosixPath(shard)
         if pure.is_absolute() or ".." in pure.parts or any(c in shard for c in "\\:\0") or not pure.name:
-            raise CheckpointError(
-                f"{path} points outside its folder, to {shard!r}; do not trust this checkpoint"
-            )
+            raise CheckpointError(f"{path} points outside its folder, to {shard!r}; do not trust this checkpoint")
         if pure.suffix != (".bin" if path.name.startswith("pytorch") else ".safetensors"):
             raise CheckpointError(f"{path} names {shard!r}, which is not a file of the format it indexes")
         if not (path.parent / shard).exists():
-            raise CheckpointError(
-                f"{path} names the shard {shard}, which is not in the folder; fetch it as well"
-            )
+            raise CheckpointError(f"{path} names the shard {shard}, which is not in the folder; fetch it as well")
     return promised
 
 
@@ -297,6 +286,4 @@ def _refuse_pointer(path: Path) -> None:
     except OSError as error:
         raise CheckpointError(f"{path} cannot be opened: {error.strerror}") from error
     if start.startswith(b"version https://git-lfs"):
-        raise CheckpointError(
-            f"{path} is a Git LFS pointer and not the weights themselves; run `git lfs pull` there"
-        )
+        raise CheckpointError(f"{path} is a Git LFS pointer and not the weights themselves; run `git lfs pull` there")

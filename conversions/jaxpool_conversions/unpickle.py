@@ -117,9 +117,7 @@ class TorchFile:
         if info is None:
             raise CheckpointError(f"{self._path} is damaged: its record {record} is missing; fetch it again")
         if info.compress_type != zipfile.ZIP_STORED or (limit is not None and info.file_size > limit):
-            raise CheckpointError(
-                f"{self._path} has a compressed or oversized record {record}; torch writes none"
-            )
+            raise CheckpointError(f"{self._path} has a compressed or oversized record {record}; torch writes none")
         return info
 
     def _not_a_zip(self, error: Exception) -> str:
@@ -136,9 +134,7 @@ class TorchFile:
         try:
             state = _interpret(pickled)
         except _Refused as refusal:
-            raise CheckpointError(
-                f"{self._path} is refused: {refusal}; do not trust this checkpoint"
-            ) from None
+            raise CheckpointError(f"{self._path} is refused: {refusal}; do not trust this checkpoint") from None
         except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise CheckpointError(f"{self._path} has a damaged pickle ({error}); fetch it again") from error
         if not isinstance(state, dict):
@@ -171,9 +167,7 @@ class TorchFile:
         ints = (view.offset, *view.shape, *view.strides)
         sound = len(view.shape) == len(view.strides) and min(ints) >= 0
         if sound and 0 not in view.shape:
-            sound = (
-                view.offset + sum((n - 1) * s for n, s in zip(view.shape, view.strides)) < view.storage.size
-            )
+            sound = view.offset + sum((n - 1) * s for n, s in zip(view.shape, view.strides)) < view.storage.size
         if not sound:
             raise CheckpointError(
                 f"{self._path}: tensor {name} claims shape {view.shape}, strides {view.strides} and offset "
@@ -291,9 +285,7 @@ def _interpret(pickled: bytes) -> Any:
                 stack.pop()
                 _expect(stack[-1], dict)
             case other:
-                raise _Refused(
-                    f"its pickle uses the instruction {other}, which no dictionary of tensors needs"
-                )
+                raise _Refused(f"its pickle uses the instruction {other}, which no dictionary of tensors needs")
     raise ValueError("it does not end")
 
 

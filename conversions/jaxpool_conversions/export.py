@@ -1,0 +1,119 @@
+"""The way back: parameters to Hugging Face tensors, and a checkpoint folder that other software reads."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from jaxpool.errors import WeightsError
+from jaxpool_conversions.accounting import HEAD_BIAS, HEAD_KERNEL, listed
+from jaxpool_conversions.folders import copy_companions, new_folder
+from jaxpool_conversions.rules import HeadSource, Part, Rule, Table, Transpose
+
+if TYPE_CHECKING:
+    import jax
+
+
+def export(leaves: Mapping[str, np.ndarray | jax.Array], table: Table, head: HeadSource) -> dict[str, np.ndarray]:
+    """Parameters under Hugging Face names: the inverse of :func:`~jaxpool_conversions.load.load`.
+
+    Args:
+        leaves: every parameter, by dotted path; stacked ones with the layer axis in front.
+        table: the family's rules. Where several sources may fill a parameter, the first one is written.
+        head: names of the last linear layer. One made from LM-head rows is written under
+            ``table.head_names[0]``; the configuration must then not ask for rows again.
+
+    Returns:
+        Contiguous arrays in the leaves' dtype. Backbone names carry ``table.prefix``.
+
+    Raises:
+        WeightsError: a parameter has no rule, or parts of a fused tensor are missing.
+    """
+    arrays = {path: np.asarray(leaf) for path, leaf in leaves.items()}
+    tensors: dict[str, np.ndarray] = {}
+    parts: dict[str, dict[int, tuple[Part, np.ndarray]]] = {}
+    written: set[str] = set()
+    outside = {name.split(".")[0] for name in table.head_names}  # modules beside the backbone, not in it
+    for rule in (*table.rules, *table.head):
+        if rule.target not in arrays or rule.target in written:
+            continue
+        written.add(rule.target)
+        for name, values in _unstack(rule, arrays[rule.target]):
+            full = name if name.split(".")[0] in outside else table.prefix + name
+            part, whole = _undo(rule, values)
+            if part is None:
+                tensors[full] = np.ascontiguousarray(whole)
+            else:
+                parts.setdefault(full, {})[part.index] = (part, whole)
+    for name, pieces in parts.items():
+        part = next(iter(pieces.values()))[0]
+        if sorted(pieces) != list(range(part.count)):
+            raise WeightsError(f"{name} needs {part.count} parts, but the parameters give {sorted(pieces)}")
+        tensors[name] = np.concatenate([pieces[i][1] for i in range(part.count)], axis=part.axis)
+    tensors.update(_head_tensors(arrays, table, head))
+    left = sorted(arrays.keys() - written - {HEAD_KERNEL, HEAD_BIAS})
+    if left:
+        raise WeightsError(f"{len(left)} parameters have no rule to be written by: {listed(left)}")
+    return tensors
+
+
+def save_checkpoint(
+    folder: str | Path,
+    tensors: Mapping[str, np.ndarray],
+    config: Mapping[str, Any],
+    tokenizer_folder: str | Path | None = None,
+) -> None:
+    """Write ``model.safetensors``, ``config.json`` and the tokenizer as one new folder, or nothing at all.
+
+    Args:
+        folder: the folder to make; must not exist, or be empty.
+        tensors: from :func:`export`.
+        config: contents of ``config.json``, ``architectures`` included.
+        tokenizer_folder: checkpoint whose tokenizer files are copied along.
+
+    Raises:
+        CheckpointError: the folder exists or cannot be written (disk full, say).
+    """
+    from safetensors.numpy import save_file
+
+    with new_folder(Path(folder)) as partial:
+        (partial / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
+        # "format" is what transformers looks at before it reads a file.
+        save_file(dict(tensors), partial / "model.safetensors", metadata={"format": "pt"})
+        if tokenizer_folder is not None:
+            copy_companions(Path(tokenizer_folder), partial)
+
+
+def _unstack(rule: Rule, values: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    if "{layer}" not in rule.source:
+        return [(rule.source, values)]
+    return [(rule.source.replace("{layer}", str(layer)), row) for layer, row in enumerate(values)]
+
+
+def _undo(rule: Rule, values: np.ndarray) -> tuple[Part | None, np.ndarray]:
+    """The source that a rule made ``values`` of, or the part of a source that is still to be joined."""
+    for position, step in reversed(list(enumerate(rule.steps))):
+        if isinstance(step, Transpose):
+            values = values.T
+        elif position:
+            raise WeightsError(f"the rule for {rule.source} takes a part after another step, which has no way back")
+        else:
+            return step, values
+    return None, values
+
+
+def _head_tensors(arrays: Mapping[str, np.ndarray], table: Table, head: HeadSource) -> dict[str, np.ndarray]:
+    if HEAD_KERNEL not in arrays:
+        return {}
+    from_rows = head.rows is not None
+    weight = f"{table.head_names[0]}.weight" if from_rows else head.weight
+    bias = weight.removesuffix(".weight") + ".bias" if from_rows or head.bias is None else head.bias
+    tensors = {weight: np.ascontiguousarray(arrays[HEAD_KERNEL].T)}
+    # A head that came without a bias keeps none, unless it has learnt one since.
+    if HEAD_BIAS in arrays and (head.bias is not None or arrays[HEAD_BIAS].any()):
+        tensors[bias] = np.ascontiguousarray(arrays[HEAD_BIAS])
+    return tensors
