@@ -1,4 +1,4 @@
-"""The engine: parameters on devices, programs, and the two threads that keep a batch computing while the next is placed."""
+"""The engine: parameters on devices, programs, and two threads: one batch computes while the next is placed."""
 
 from __future__ import annotations
 
@@ -66,9 +66,7 @@ class Engine:
         running: queue.Queue[tuple[_Work, jax.Array] | None] = queue.Queue(maxsize=1)
         self._threads = [
             # The threads hold no reference to the engine: it can be collected, which stops them.
-            threading.Thread(
-                target=_dispatch, args=(self._todo, running, programs, leaves, spec), daemon=True
-            ),
+            threading.Thread(target=_dispatch, args=(self._todo, running, programs, leaves, spec), daemon=True),
             threading.Thread(target=_fetch, args=(running,), daemon=True),
         ]
         for thread in self._threads:
@@ -167,7 +165,7 @@ def _dispatch(
                 spec.token_types,
             )
             running.put((work, programs(work.bucket, leaves, jax.device_put(inputs, shardings))))
-        except BaseException as error:  # noqa: BLE001 - whatever it is belongs to this batch, and the thread must live
+        except BaseException as error:
             work.future.set_exception(error)
     running.put(None)
 
@@ -178,5 +176,5 @@ def _fetch(running: queue.Queue[tuple[_Work, jax.Array] | None]) -> None:
         work, out = item
         try:
             work.future.set_result(np.asarray(out)[: len(work.rows)])
-        except BaseException as error:  # noqa: BLE001 - as above
+        except BaseException as error:
             work.future.set_exception(error)

@@ -84,9 +84,7 @@ def open_engine(
         if compile == "ahead":
             programs.start(buckets)
         elif compile != "on_demand":
-            raise ValidationError(
-                f"compile must be 'on_demand' or 'ahead'; got {compile!r}.", parameter="compile"
-            )
+            raise ValidationError(f"compile must be 'on_demand' or 'ahead'; got {compile!r}.", parameter="compile")
         targets = sharding.targets(model, mesh)
         if reader is None:
             from jaxpool_conversions.store import (

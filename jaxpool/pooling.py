@@ -11,9 +11,7 @@ import jax
 import jax.numpy as jnp
 
 Pooling = Literal["CLS", "LAST", "MEAN"]
-Activation = Literal[
-    "classify", "sigmoid", "softmax", "identity", "tanh", "relu", "gelu", "silu", "softplus", "elu"
-]
+Activation = Literal["classify", "sigmoid", "softmax", "identity", "tanh", "relu", "gelu", "silu", "softplus", "elu"]
 
 _ELEMENTWISE = {
     "sigmoid": jax.nn.sigmoid,

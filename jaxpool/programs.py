@@ -51,9 +51,7 @@ def abstract(spec: Spec, platform: str = "cpu") -> Classifier:
     dtype = jnp.dtype(spec.dtype)
     two_sided = not getattr(spec.config, "causal", True) and any(getattr(spec.config, "windows", ()))
     implementation = choose(platform, dtype, spec.config.head_size, two_sided_window=two_sided)
-    return jax.eval_shape(
-        lambda: Classifier(spec.family.backbone, spec.config, spec.head, dtype, implementation)
-    )
+    return jax.eval_shape(lambda: Classifier(spec.family.backbone, spec.config, spec.head, dtype, implementation))
 
 
 def logits(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
@@ -120,14 +118,10 @@ class Programs:
 
     def _submit(self, bucket: Bucket) -> Future[Any]:
         if self._sealed:
-            raise EngineError(
-                f"no program for {bucket}: every program was compiled before ready. Please report this."
-            )
+            raise EngineError(f"no program for {bucket}: every program was compiled before ready. Please report this.")
         if self._pool is None:
             before = threading.stack_size(STACK_BYTES)
-            self._pool = ThreadPoolExecutor(
-                max(2, (os.cpu_count() or 2) // 2), thread_name_prefix="jaxpool-compile"
-            )
+            self._pool = ThreadPoolExecutor(max(2, (os.cpu_count() or 2) // 2), thread_name_prefix="jaxpool-compile")
             threading.stack_size(before)
         self._one[bucket] = future = self._pool.submit(self._compile, bucket)
         return future
@@ -157,9 +151,7 @@ class Programs:
     def ready(self) -> frozenset[Bucket]:
         """Buckets whose program exists."""
         with self._lock:
-            return frozenset(
-                b for b, f in self._one.items() if f.done() and not f.cancelled() and not f.exception()
-            )
+            return frozenset(b for b, f in self._one.items() if f.done() and not f.cancelled() and not f.exception())
 
     def __call__(self, bucket: Bucket, leaves: list[jax.Array], inputs: Inputs) -> jax.Array:
         """Runs one batch; returns at once with float32 ``[rows, labels]`` still being computed."""
@@ -203,7 +195,7 @@ def enable_cache() -> Path | None:
     Returns:
         The directory in use, or None.
     """
-    configured = jax.config.jax_compilation_cache_dir
+    configured = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if configured:
         return Path(configured)
     asked = os.environ.get("JAXPOOL_CACHE_DIR")

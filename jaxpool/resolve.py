@@ -1,4 +1,4 @@
-"""From a Hugging Face config to everything a classifier needs to know: task, head, pooling, activation, labels, limits."""
+"""From a Hugging Face config to all a classifier must know: task, head, pooling, activation, labels, limits."""
 
 from __future__ import annotations
 
@@ -209,9 +209,7 @@ def _task(pooler_config: PoolerConfig) -> str:
     if task not in ("classify", "token_classify"):
         raise ValidationError(f"Unsupported task: {task!r} Supported tasks: ('classify', 'token_classify')")
     if task == "token_classify":
-        raise ValidationError(
-            "pooling task 'token_classify' is not implemented yet; jaxpool serves 'classify'."
-        )
+        raise ValidationError("pooling task 'token_classify' is not implemented yet; jaxpool serves 'classify'.")
     return task
 
 
@@ -274,9 +272,7 @@ def _dtype(asked: str, config: Any, stored: str | None, platform: str) -> str:
     """``auto``: what the checkpoint declares, but never float16, and bfloat16 on accelerators."""
     if asked != "auto":
         if asked not in _DTYPES:
-            raise ValidationError(
-                f"dtype must be auto, {', '.join(_DTYPES)}; got {asked!r}.", parameter="dtype"
-            )
+            raise ValidationError(f"dtype must be auto, {', '.join(_DTYPES)}; got {asked!r}.", parameter="dtype")
         if _DTYPES[asked] == "float16":
             raise ValidationError(
                 "float16 overflows in many classifiers (NaN scores); use dtype='bfloat16' or 'float32'.",
@@ -298,9 +294,7 @@ def _head_dtype(config: Any, compute: str) -> str:
     return _DTYPES[asked]
 
 
-def _max_length(
-    config: Any, folder: Path | None, asked: int | None, tokenizer_limit: int | None, ours: Any
-) -> int:
+def _max_length(config: Any, folder: Path | None, asked: int | None, tokenizer_limit: int | None, ours: Any) -> int:
     limits = [value for name in LENGTH_FIELDS if isinstance(value := getattr(config, name, None), int)]
     learned = getattr(ours, "positions", None)
     if learned is not None:

@@ -22,7 +22,7 @@ MESH_AXIS: dict[str | None, str | None] = {
     "layer": None,
     None: None,
 }
-"""Logical axis -> mesh axis. Weights are split over ``model`` (Shoeybi et al. 2019, arXiv:1909.08053), rows over ``data``."""
+"""Logical to mesh axis: weights split over ``model`` (Shoeybi et al. 2019, arXiv:1909.08053), rows over ``data``."""
 
 
 def make_mesh(data: int = 1, model: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
@@ -43,9 +43,7 @@ def make_mesh(data: int = 1, model: int = 1, devices: Sequence[Any] | None = Non
 
 def parameters(model: nnx.Module) -> dict[str, nnx.Variable]:
     """Every parameter of a (possibly abstract) module by dotted path, in the order of ``jax.tree.leaves(model)``."""
-    found = jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda node: isinstance(node, nnx.Variable))[
-        0
-    ]
+    found = jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda node: isinstance(node, nnx.Variable))[0]
     return {".".join(key.name for key in path): variable for path, variable in found}
 
 

@@ -65,8 +65,6 @@ def torch_logits(folder: Path, ids: list[list[int]], types: list[list[int]] | No
         for i, row in enumerate(ids):
             extra = {} if types is None else {"token_type_ids": torch.tensor([types[i]])}
             out.append(
-                model(
-                    torch.tensor([row]), attention_mask=torch.ones(1, len(row), dtype=torch.long), **extra
-                ).logits[0]
+                model(torch.tensor([row]), attention_mask=torch.ones(1, len(row), dtype=torch.long), **extra).logits[0]
             )
     return torch.stack(out).float().numpy()

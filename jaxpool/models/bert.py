@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxpool.models.attention import AttentionConfig, SelfAttention
 from jaxpool.models.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, scan_layers, stacked
-from jaxpool.ops.attention import Implementation, attend
+from jaxpool.ops.attention import Implementation
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +31,23 @@ class BertConfig:
     norm_eps: float
 
     @property
-    def kv_heads(self) -> int:
-        """Key/value heads; BERT has one for each query head."""
-        return self.heads
-
-    @property
     def head_size(self) -> int:
         """Width of one attention head."""
         return self.width // self.heads
+
+    @property
+    def attention(self) -> AttentionConfig:
+        """The attention of every layer."""
+        return AttentionConfig(
+            width=self.width,
+            heads=self.heads,
+            kv_heads=self.heads,
+            head_size=self.head_size,
+            scale=self.head_size**-0.5,
+            causal=False,
+            qkv_bias=True,
+            out_bias=True,
+        )
 
     @property
     def flops_per_token(self) -> float:
@@ -50,37 +60,11 @@ class BertConfig:
         return 4.0 * self.layers * self.width
 
 
-class Attention(nnx.Module):
-    """Full self-attention with biases."""
-
-    def __init__(self, config: BertConfig, dtype: jnp.dtype, implementation: Implementation) -> None:
-        inner = {"bias": True, "dtype": dtype, "units": config.heads}
-        self.query = Linear(config.width, config.width, ("embed", "heads"), **inner)
-        self.key = Linear(config.width, config.width, ("embed", "kv_heads"), **inner)
-        self.value = Linear(config.width, config.width, ("embed", "kv_heads"), **inner)
-        self.out = Linear(config.width, config.width, ("heads", "embed"), **inner)
-        self.config, self.implementation = config, implementation
-
-    def __call__(self, x_BTD: jax.Array, lengths_B: jax.Array) -> jax.Array:
-        """``[B, T, D] -> [B, T, D]``."""
-        heads = (*x_BTD.shape[:2], self.config.heads, self.config.head_size)
-        y_BTHh = attend(
-            self.query(x_BTD).reshape(heads),
-            self.key(x_BTD).reshape(heads),
-            self.value(x_BTD).reshape(heads),
-            lengths_B=lengths_B,
-            causal=False,
-            scale=self.config.head_size**-0.5,
-            implementation=self.implementation,
-        )
-        return self.out(y_BTHh.reshape(x_BTD.shape))
-
-
 class Layer(nnx.Module):
     """Attention, then MLP, each followed by residual addition and normalisation."""
 
     def __init__(self, config: BertConfig, dtype: jnp.dtype, implementation: Implementation) -> None:
-        self.attention = Attention(config, dtype, implementation)
+        self.attention = SelfAttention(config.attention, dtype, implementation)
         self.attention_norm = LayerNorm(config.width, config.norm_eps, dtype)
         self.up = Linear(config.width, config.mlp, ("embed", "mlp"), bias=True, dtype=dtype)
         self.down = Linear(config.mlp, config.width, ("mlp", "embed"), bias=True, dtype=dtype)

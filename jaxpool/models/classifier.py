@@ -44,9 +44,7 @@ class Head(nnx.Module):
 
     def __init__(self, config: HeadConfig) -> None:
         dtype = jnp.dtype(config.dtype)
-        self.dense = (
-            Linear(config.width, config.width, (None, None), bias=True, dtype=dtype) if config.dense else None
-        )
+        self.dense = Linear(config.width, config.width, (None, None), bias=True, dtype=dtype) if config.dense else None
         self.out = Linear(config.width, config.labels, (None, None), bias=config.bias, dtype=dtype)
         self.config = config
 

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxpool.models.attention import AttentionConfig, SelfAttention, Turn
 from jaxpool.models.layers import ACTIVATIONS, Embedding, Linear, RMSNorm, scan_layers, stacked
-from jaxpool.ops.attention import Implementation, Window, attend
-from jaxpool.ops.rope import Rope, angles, rotate
+from jaxpool.ops.attention import Implementation, Window
+from jaxpool.ops.rope import Rope, angles
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,21 @@ class DecoderConfig:
     causal: bool = True
 
     @property
+    def attention(self) -> AttentionConfig:
+        """The attention of every layer; windows are given when it runs."""
+        return AttentionConfig(
+            width=self.width,
+            heads=self.heads,
+            kv_heads=self.kv_heads,
+            head_size=self.head_size,
+            scale=self.head_size**-0.5,
+            causal=self.causal,
+            qkv_bias=self.qkv_bias,
+            out_bias=self.out_bias,
+            norm_eps=self.norm_eps if self.qk_norm else None,
+        )
+
+    @property
     def flops_per_token(self) -> float:
         """Matrix-multiplication FLOPs of one token through all layers, without attention scores."""
         attention = self.head_size * (2 * self.heads + 2 * self.kv_heads)
@@ -57,67 +73,19 @@ class DecoderConfig:
         return 4.0 * self.layers * self.heads * self.head_size
 
 
-class Attention(nnx.Module):
-    """Grouped-query attention with rotary positions."""
-
-    def __init__(self, config: DecoderConfig, dtype: jnp.dtype, implementation: Implementation) -> None:
-        q_width, kv_width = config.heads * config.head_size, config.kv_heads * config.head_size
-        kv = {"bias": config.qkv_bias, "dtype": dtype, "units": config.kv_heads}
-        self.query = Linear(
-            config.width, q_width, ("embed", "heads"), bias=config.qkv_bias, dtype=dtype, units=config.heads
-        )
-        self.key = Linear(config.width, kv_width, ("embed", "kv_heads"), **kv)
-        self.value = Linear(config.width, kv_width, ("embed", "kv_heads"), **kv)
-        self.out = Linear(
-            q_width, config.width, ("heads", "embed"), bias=config.out_bias, dtype=dtype, units=config.heads
-        )
-        self.query_norm = (
-            RMSNorm(config.head_size, config.norm_eps, dtype, axis=None) if config.qk_norm else None
-        )
-        self.key_norm = (
-            RMSNorm(config.head_size, config.norm_eps, dtype, axis=None) if config.qk_norm else None
-        )
-        self.config, self.implementation = config, implementation
-
-    def __call__(
-        self, x_BTD: jax.Array, lengths_B: jax.Array, turn: tuple[jax.Array, jax.Array], window: Window
-    ) -> jax.Array:
-        """``[B, T, D] -> [B, T, D]``; ``turn`` is the cosines and sines of the positions, two ``[T, R]``."""
-        n_rows, n_tokens, _ = x_BTD.shape
-        size = self.config.head_size
-        q_BTHh = self.query(x_BTD).reshape(n_rows, n_tokens, self.config.heads, size)
-        k_BTKh = self.key(x_BTD).reshape(n_rows, n_tokens, self.config.kv_heads, size)
-        v_BTKh = self.value(x_BTD).reshape(n_rows, n_tokens, self.config.kv_heads, size)
-        if self.query_norm is not None and self.key_norm is not None:
-            q_BTHh, k_BTKh = self.query_norm(q_BTHh), self.key_norm(k_BTKh)
-        y_BTHh = attend(
-            rotate(q_BTHh, *turn),
-            rotate(k_BTKh, *turn),
-            v_BTKh,
-            lengths_B=lengths_B,
-            causal=self.config.causal,
-            scale=size**-0.5,
-            window=window,
-            implementation=self.implementation,
-        )
-        return self.out(y_BTHh.reshape(n_rows, n_tokens, -1))
-
-
 class Layer(nnx.Module):
     """Normalise, attend, add; normalise, gated MLP, add."""
 
     def __init__(self, config: DecoderConfig, dtype: jnp.dtype, implementation: Implementation) -> None:
         self.attention_norm = RMSNorm(config.width, config.norm_eps, dtype)
-        self.attention = Attention(config, dtype, implementation)
+        self.attention = SelfAttention(config.attention, dtype, implementation)
         self.mlp_norm = RMSNorm(config.width, config.norm_eps, dtype)
         self.gate = Linear(config.width, config.mlp, ("embed", "mlp"), bias=config.mlp_bias, dtype=dtype)
         self.up = Linear(config.width, config.mlp, ("embed", "mlp"), bias=config.mlp_bias, dtype=dtype)
         self.down = Linear(config.mlp, config.width, ("mlp", "embed"), bias=config.mlp_bias, dtype=dtype)
         self.activation = config.activation
 
-    def __call__(
-        self, x_BTD: jax.Array, lengths_B: jax.Array, turn: tuple[jax.Array, jax.Array], window: Window
-    ) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, lengths_B: jax.Array, turn: Turn, window: Window) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``."""
         x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), lengths_B, turn, window)
         h_BTD = self.mlp_norm(x_BTD)
@@ -143,13 +111,9 @@ class Decoder(nnx.Module):
         if len(windows) == 1:
             window = windows.pop()
             return self.norm(
-                scan_layers(
-                    self.layers, self.tokens(ids_BT), lambda layer, x, _: layer(x, lengths_B, turn, window)
-                )
+                scan_layers(self.layers, self.tokens(ids_BT), lambda layer, x, _: layer(x, lengths_B, turn, window))
             )
         per_layer = jnp.array([n_tokens if w is None else w for w in self.config.windows])
         return self.norm(
-            scan_layers(
-                self.layers, self.tokens(ids_BT), lambda layer, x, w: layer(x, lengths_B, turn, w), per_layer
-            )
+            scan_layers(self.layers, self.tokens(ids_BT), lambda layer, x, w: layer(x, lengths_B, turn, w), per_layer)
         )

@@ -6,7 +6,7 @@ Shape letters: B rows, T queries, S keys (= T here), H query heads, K key/value 
 from __future__ import annotations
 
 import logging
-from functools import cache
+from functools import cache, partial
 from typing import Literal
 
 import jax
@@ -57,12 +57,12 @@ def attend(
         q_BTHh: queries; H must be a multiple of K.
         k_BSKh: keys.
         v_BSKh: values.
-        lengths_B: number of real tokens per row (at least 1); keys beyond it are never seen. Queries beyond it yield
-            finite numbers of no meaning.
+        lengths_B: number of real tokens per row (at least 1); keys beyond it are never seen. Queries beyond it
+            yield finite numbers of no meaning.
         causal: a query sees only keys at or before its own position.
         scale: factor on the scores.
-        window: a query sees keys less than this many positions away (before, and after unless causal); None for no limit.
-            May be a traced scalar, so that layers of different windows share one program.
+        window: a query sees keys less than this many positions away (before, and after unless causal); None for
+            no limit. May be a traced scalar, so that layers of different windows share one program.
         implementation: see ``choose``.
 
     Returns:
@@ -81,14 +81,14 @@ def attend(
             implementation="cudnn",
         )
     n_tokens = q_BTHh.shape[1]
-    mask = {"lengths_B": lengths_B, "causal": causal, "window": window, "scale": scale}
+    dense = partial(_dense, lengths_B=lengths_B, causal=causal, window=window, scale=scale)
     if n_tokens <= 2 * QUERY_BLOCK or n_tokens % QUERY_BLOCK:
-        return _dense(q_BTHh, k_BSKh, v_BSKh, jnp.arange(n_tokens), **mask)
+        return dense(q_BTHh, k_BSKh, v_BSKh, jnp.arange(n_tokens))
     starts = jnp.arange(0, n_tokens, QUERY_BLOCK)
 
     def block(start: jax.Array) -> jax.Array:
         q_BtHh = jax.lax.dynamic_slice_in_dim(q_BTHh, start, QUERY_BLOCK, axis=1)
-        return _dense(q_BtHh, k_BSKh, v_BSKh, start + jnp.arange(QUERY_BLOCK), **mask)
+        return dense(q_BtHh, k_BSKh, v_BSKh, start + jnp.arange(QUERY_BLOCK))
 
     blocks_NBtHh = jax.lax.map(block, starts)
     return jnp.moveaxis(blocks_NBtHh, 0, 1).reshape(q_BTHh.shape)
@@ -108,9 +108,7 @@ def _dense(
     n_rows, n_queries, n_heads, size = q_BTHh.shape
     n_kv = k_BSKh.shape[2]
     q_BTKGh = q_BTHh.reshape(n_rows, n_queries, n_kv, n_heads // n_kv, size)
-    scores_BKGTS = (
-        jnp.einsum("btkgh,bskh->bkgts", q_BTKGh, k_BSKh, preferred_element_type=jnp.float32) * scale
-    )
+    scores_BKGTS = jnp.einsum("btkgh,bskh->bkgts", q_BTKGh, k_BSKh, preferred_element_type=jnp.float32) * scale
     k_position_S = jnp.arange(k_BSKh.shape[1])
     ahead_TS = q_position_T[:, None] - k_position_S[None, :]
     seen_BTS = (k_position_S[None, :] < lengths_B[:, None])[:, None, :]

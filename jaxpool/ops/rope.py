@@ -56,9 +56,7 @@ def frequencies(rope: Rope, head_size: int) -> np.ndarray:
 
 def _llama3(rope: Rope, base: np.ndarray) -> np.ndarray:
     wavelength = 2 * math.pi / base
-    smooth = (rope.original_length / wavelength - rope.low_frequency) / (
-        rope.high_frequency - rope.low_frequency
-    )
+    smooth = (rope.original_length / wavelength - rope.low_frequency) / (rope.high_frequency - rope.low_frequency)
     blended = (1 - smooth) * base / rope.factor + smooth * base
     long = wavelength > rope.original_length / rope.low_frequency
     short = wavelength < rope.original_length / rope.high_frequency
@@ -67,11 +65,7 @@ def _llama3(rope: Rope, base: np.ndarray) -> np.ndarray:
 
 def _yarn(rope: Rope, base: np.ndarray, head_size: int) -> np.ndarray:
     def dimension(rotations: float) -> float:
-        return (
-            head_size
-            * math.log(rope.original_length / (rotations * 2 * math.pi))
-            / (2 * math.log(rope.theta))
-        )
+        return head_size * math.log(rope.original_length / (rotations * 2 * math.pi)) / (2 * math.log(rope.theta))
 
     low, high = dimension(rope.beta_fast), dimension(rope.beta_slow)
     if rope.truncate:

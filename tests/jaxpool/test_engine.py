@@ -172,8 +172,6 @@ def test_padding_beyond_the_text_changes_nothing(tmp_path: Path) -> None:
     for pooling in ("CLS", "LAST", "MEAN"):
         engine = open_engine(folder, config, pooler_config=PoolerConfig(seq_pooling_type=pooling))
         ids = tiny.prompts(60, (11,))[0]
-        answers = [
-            engine.submit([Row(ids)], Bucket(n, t)).result()[0] for n, t in ((1, 11), (1, 16), (4, 64))
-        ]
+        answers = [engine.submit([Row(ids)], Bucket(n, t)).result()[0] for n, t in ((1, 11), (1, 16), (4, 64))]
         np.testing.assert_allclose(answers[1:], [answers[0]] * 2, atol=1e-6)
         engine.close()

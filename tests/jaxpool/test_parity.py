@@ -17,6 +17,7 @@ GPT2 = {"vocab_size": 97, "n_embd": 48, "n_layer": 3, "n_head": 3, "n_positions"
 LLAMA = {"vocab_size": 103, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 6,
          "num_key_value_heads": 2, "intermediate_size": 68, "max_position_embeddings": 64}  # fmt: skip
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16}
+LINEAR = {"rope_type": "linear", "rope_theta": 100.0, "factor": 3.0}
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "original_max_position_embeddings": 32,
           "low_freq_factor": 1.0, "high_freq_factor": 4.0}  # fmt: skip
 
@@ -37,7 +38,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-yarn-scales": ("llama", LLAMA | {"num_labels": 2, "rope_parameters": YARN | {
         "beta_fast": 16, "beta_slow": 2, "mscale": 0.7, "mscale_all_dim": 0.9, "truncate": False}}),
     "llama-linear-gelu": ("llama", LLAMA | {"num_labels": 2, "hidden_act": "gelu", "rms_norm_eps": 1e-3,
-                                            "rope_parameters": {"rope_type": "linear", "rope_theta": 100.0, "factor": 3.0}}),
+                                            "rope_parameters": LINEAR}),
     "mistral-window": ("mistral", LLAMA | {"num_labels": 3, "sliding_window": 5}),
     "mistral-no-window": ("mistral", LLAMA | {"num_labels": 2, "sliding_window": None, "head_dim": 6}),
     "qwen2": ("qwen2", LLAMA | {"num_labels": 2, "tie_word_embeddings": True}),
@@ -61,23 +62,17 @@ def test_float32_logits_equal_torch(case: str, tmp_path: Path) -> None:
     folder = tiny.save(tmp_path, model_type, **config)
     ids = tiny.prompts(config["vocab_size"])
     theirs = tiny.torch_logits(folder, ids)
-    assert np.ptp(theirs, axis=0).min() > 1e-2, (
-        "the checkpoint must tell texts apart, or the comparison says nothing"
-    )
+    assert np.ptp(theirs, axis=0).min() > 1e-2, "the checkpoint must tell texts apart, or the comparison says nothing"
     np.testing.assert_allclose(raw_logits(folder, ids), theirs, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "case", ["bert-relu-7-labels", "gpt2", "llama-mqa-biases-tied", "mistral-window", "qwen3"]
-)
+@pytest.mark.parametrize("case", ["bert-relu-7-labels", "gpt2", "llama-mqa-biases-tied", "mistral-window", "qwen3"])
 def test_bfloat16_keeps_the_label_wherever_torch_is_sure(case: str, tmp_path: Path) -> None:
-    """Stated bound: probabilities within 0.05 of float32; labels equal unless float32 itself is within that of a tie."""
+    """Stated bound: probabilities within 0.05 of float32; equal labels unless float32 itself is near a tie."""
     model_type, config = CASES[case]
     folder = tiny.save(tmp_path, model_type, **config)
     ids = tiny.prompts(config["vocab_size"], tuple(range(1, 41)))
-    theirs, ours = (
-        _softmax(x) for x in (tiny.torch_logits(folder, ids), raw_logits(folder, ids, "bfloat16"))
-    )
+    theirs, ours = (_softmax(x) for x in (tiny.torch_logits(folder, ids), raw_logits(folder, ids, "bfloat16")))
     np.testing.assert_allclose(ours, theirs, atol=0.05, rtol=0)
     best = np.sort(theirs, axis=1)
     sure = best[:, -1] - best[:, -2] > 0.1

@@ -1,4 +1,4 @@
-"""The forward on a (data, model) mesh: same results on eight fake devices; the real TPU compiler shards as the table says."""
+"""The (data, model) mesh: same results on eight fake devices; the real TPU compiler shards as the table says."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from jaxpool_conversions.rules import HeadSource
 
 MODELS = Path(__file__).parents[1] / "data" / "models"
 SHAPES = {
-    "bert": dict(hidden_size=256, num_hidden_layers=4, num_attention_heads=4, intermediate_size=1024, vocab_size=2048),
-    "gpt2": dict(n_embd=256, n_layer=4, n_head=4, vocab_size=2048, n_positions=512),
-    "qwen2": dict(hidden_size=256, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
-                  intermediate_size=1024, vocab_size=2048),
+    "bert": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024,
+             "vocab_size": 2048},
+    "gpt2": {"n_embd": 256, "n_layer": 4, "n_head": 4, "vocab_size": 2048, "n_positions": 512},
+    "qwen2": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+                  "intermediate_size": 1024, "vocab_size": 2048},
 }  # fmt: skip
 
 
@@ -63,9 +64,7 @@ def test_weights_are_really_split() -> None:
     engine = open_engine(MODELS / "qwen2-cls", config, data_parallel_size=4, tensor_parallel_size=2)
     mesh = engine.programs.mesh
     for path, target in sharding.targets(abstract(engine.spec), mesh).items():
-        split = bool(
-            re.search(r"tokens|query\.|key\.|value\.|attention\.out\.kernel|gate|up|down\.kernel", path)
-        )
+        split = bool(re.search(r"tokens|query\.|key\.|value\.|attention\.out\.kernel|gate|up|down\.kernel", path))
         split &= not path.endswith("norm.scale")
         fraction = np.prod(target.sharding.shard_shape(target.shape)) / np.prod(target.shape)
         assert fraction == (0.5 if split else 1.0), path
@@ -74,23 +73,17 @@ def test_weights_are_really_split() -> None:
 
 def test_heads_that_do_not_divide_are_refused_or_replicated() -> None:
     config = AutoConfig.from_pretrained(MODELS / "gpt2-cls")
-    with pytest.raises(
-        ValidationError, match=r"attention heads \(3\) must be divisible by tensor parallel size \(2\)"
-    ):
+    with pytest.raises(ValidationError, match=r"attention heads \(3\) must be divisible by tensor parallel size \(2\)"):
         open_engine(MODELS / "gpt2-cls", config, tensor_parallel_size=2)
     with pytest.raises(ValidationError, match="asks for 16 devices; this machine has 8"):
-        open_engine(
-            MODELS / "qwen2-cls", AutoConfig.from_pretrained(MODELS / "qwen2-cls"), data_parallel_size=16
-        )
+        open_engine(MODELS / "qwen2-cls", AutoConfig.from_pretrained(MODELS / "qwen2-cls"), data_parallel_size=16)
     # Two key/value heads on a model axis of four: replicated, while the four query heads are split.
     targets = sharding.targets(abstract(spec_of("qwen2", "cpu")), sharding.make_mesh(2, 4))
     assert targets["backbone.layers.attention.key.kernel"].sharding.is_fully_replicated
     assert not targets["backbone.layers.attention.query.kernel"].sharding.is_fully_replicated
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="needs libtpu (the TPU compiler, no TPU)"
-)
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (the TPU compiler, no TPU)")
 @pytest.mark.parametrize("model_type", SHAPES)
 def test_the_tpu_compiler_shards_2x2(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(os.environ, "TPU_SKIP_MDS_QUERY", "1")

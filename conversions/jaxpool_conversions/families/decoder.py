@@ -149,9 +149,7 @@ TABLE = Table(
 
 
 def _family(prefix: str, config: Callable[[Fields], DecoderConfig]) -> Family:
-    return Family(
-        name="decoder", backbone=Decoder, config=config, table=TABLE, pooling="LAST", prefix_class=prefix
-    )
+    return Family(name="decoder", backbone=Decoder, config=config, table=TABLE, pooling="LAST", prefix_class=prefix)
 
 
 FAMILIES = {

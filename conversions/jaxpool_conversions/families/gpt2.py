@@ -70,7 +70,5 @@ TABLE = Table(
 )
 
 FAMILIES = {
-    "gpt2": Family(
-        name="gpt2", backbone=Gpt2, config=_config, table=TABLE, pooling="LAST", prefix_class="GPT2"
-    )
+    "gpt2": Family(name="gpt2", backbone=Gpt2, config=_config, table=TABLE, pooling="LAST", prefix_class="GPT2")
 }
