@@ -14,7 +14,8 @@ from typing import Any, TextIO
 from jaxpool.errors import JaxpoolError, ValidationError
 
 Result = Mapping[str, Any]
-"""``index``, ``text``, maybe ``pair``, ``label``, and ``probs`` or ``logits``: label name -> number."""
+"""``index``, ``text``, maybe ``pair``, ``label``, for multi-label models ``labels``, and ``probs`` or ``logits``,
+which map label names to numbers."""
 
 
 def as_json(result: Result) -> str:
@@ -45,7 +46,8 @@ def open_file(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Result],
 
     Args:
         path: ``.jsonl`` (one object per line) or ``.csv``.
-        columns: header of a ``.csv``; nested results are found under ``key_subkey``, absent ones stay empty.
+        columns: header of a ``.csv``; nested results are found under ``key_subkey``, lists are joined by ``;``,
+            what is absent stays empty.
 
     Raises:
         JaxpoolError: the file cannot be written (disk full, no permission).
@@ -100,19 +102,22 @@ def _writer(file: TextIO, suffix: str, columns: Sequence[str]) -> Callable[[Resu
     def write(result: Result) -> None:
         flat: dict[str, Any] = {}
         for key, value in result.items():
-            nested = isinstance(value, Mapping)
-            flat |= {f"{key}_{sub}": number for sub, number in value.items()} if nested else {key: value}
+            if isinstance(value, Mapping):
+                flat |= {f"{key}_{sub}": number for sub, number in value.items()}
+            else:
+                flat[key] = ";".join(value) if isinstance(value, list) else value
         table.writerow([flat.get(column) for column in columns])
 
     return write
 
 
-def print_table(results: Sequence[Result], kind: str) -> None:
+def print_table(results: Sequence[Result], kind: str, most: int | None = None) -> None:
     """A table of results on the terminal: text, label, and a bar per label shown.
 
     Args:
-        results: see `Result`; in ``probs`` or ``logits`` the highest comes first.
+        results: see `Result`.
         kind: ``probs`` (drawn as bars) or ``logits`` (numbers only).
+        most: labels shown of each result, highest first; None shows all.
     """
     from rich.console import Console
     from rich.table import Table
@@ -126,10 +131,11 @@ def print_table(results: Sequence[Result], kind: str) -> None:
         shown = " ".join(result["text"].split())
         if "pair" in result:
             shown += " ⟷ " + " ".join(result["pair"].split())
-        scores = result[kind] or {}
-        width = max(map(len, scores), default=0)
-        lines = Text("\n").join(_score(name, value, kind, width) for name, value in scores.items())
-        table.add_row(Text(shown), Text(result["label"] or "—", style="bold"), lines)
+        scores = sorted((result[kind] or {}).items(), key=lambda score: -score[1])[:most]
+        width = max((len(name) for name, _ in scores), default=0)
+        lines = Text("\n").join(_score(name, value, kind, width) for name, value in scores)
+        label = ", ".join(result["labels"]) if "labels" in result else result["label"]
+        table.add_row(Text(shown), Text(label or "—", style="bold"), lines)
     Console().print(table)
 
 

@@ -65,11 +65,11 @@ class TextFile:
     ) -> None:
         self.name = "standard input" if path is None else str(path)
         self.format = file_format or ("txt" if path is None else _format_of(Path(path)))
-        self._columns = tuple(columns)
+        self.columns = tuple(columns)
         self._encoding = _codec_name(encoding)
-        if self.format == "txt" and len(self._columns) > 1:
+        if self.format == "txt" and len(self.columns) > 1:
             raise InputFileError(
-                f"{self.name}: plain text has one column, but {_quoted(self._columns)} were asked for; "
+                f"{self.name}: plain text has one column, but {_quoted(self.columns)} were asked for; "
                 "use .jsonl, .csv or .tsv for several"
             )
         self._raw, self.size = _open(path)
@@ -126,15 +126,11 @@ class TextFile:
             for each in complete:
                 yield each + "\n"
             if len(rest) > _LONGEST:
-                raise InputFileError(
-                    f"{self.name}: line {line} has more than {_LONGEST:,} characters; is it text?"
-                )
+                raise InputFileError(f"{self.name}: line {line} has more than {_LONGEST:,} characters; is it text?")
         if rest:
             yield rest
 
-    def _undecodable(
-        self, error: UnicodeDecodeError, line: int, offset: int | None, read: int
-    ) -> InputFileError:
+    def _undecodable(self, error: UnicodeDecodeError, line: int, offset: int | None, read: int) -> InputFileError:
         before = error.object[: error.start]
         line += before.decode(self._encoding, "replace").count("\n")
         where = f"line {line}"
@@ -154,21 +150,19 @@ class TextFile:
             try:
                 record = json.loads(line)
             except (ValueError, RecursionError) as error:
-                detail = (
-                    f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-                )
+                detail = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
                 raise InputFileError(
                     f"{self.name}: line {number} is not JSON ({detail}); every line must be one JSON object"
                 ) from error
             if not isinstance(record, dict):
                 raise InputFileError(
                     f"{self.name}: line {number} is a JSON {_json_type(record)}; every line must be an object"
-                    f' like {{"{self._columns[0]}": "…"}}'
+                    f' like {{"{self.columns[0]}": "…"}}'
                 )
-            for column in self._columns:
+            for column in self.columns:
                 if column not in record:
                     raise self._missing(column, list(record), f"line {number} has no field")
-            yield Row(number, tuple(record[column] for column in self._columns))
+            yield Row(number, tuple(record[column] for column in self.columns))
 
     def _csv_rows(self, lines: Iterator[str]) -> Iterator[Row]:
         csv.field_size_limit(_LONGEST)
@@ -181,11 +175,11 @@ class TextFile:
                 header = next(reader, None)
             if header is None:
                 raise InputFileError(f"{self.name} is empty; its first line must name the columns")
-            for column in self._columns:
+            for column in self.columns:
                 if header.count(column) != 1:
                     trouble = "there is no column" if column not in header else "there are several columns"
                     raise self._missing(column, header, trouble)
-            wanted = [header.index(column) for column in self._columns]
+            wanted = [header.index(column) for column in self.columns]
             start = reader.line_num + 1
             for fields in reader:
                 if fields:
@@ -273,7 +267,5 @@ def as_text(value: object, where: str) -> str:
             value.encode()
         except UnicodeEncodeError as error:
             half = f"U+{ord(value[error.start]):04X}"
-            raise InputFileError(
-                f"{where} is no valid Unicode: it holds {half}, half of a surrogate pair"
-            ) from error
+            raise InputFileError(f"{where} is no valid Unicode: it holds {half}, half of a surrogate pair") from error
     return value

@@ -1,0 +1,41 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from typing import Any
+
+
+def model_options(command: argparse.ArgumentParser, named: bool = True) -> Callable[..., Any]:
+    """Declares the options that say which model to open and how; returns ``add_argument`` of their group.
+
+    ``named`` is False where the model is a positional argument of the command.
+    """
+    add = command.add_argument_group("model").add_argument
+    if named:
+        add("--model", help="checkpoint folder, converted store or hub id (default: the embedded model)")
+    add("--revision", help="branch, tag or commit of a hub id")
+    add("--dtype", default="auto", choices=("auto", "float32", "bfloat16"), help="of the weights (default: auto)")
+    add("--convert", default="auto", choices=("auto", "classify"), help="classify: make a language model one")
+    add("--hf-overrides", metavar="JSON", type=json_object, help="changes to config.json, a JSON object")
+    return add
+
+
+def positive(word: str) -> int:
+    """An argument that is a whole number from 1 up."""
+    if not (word.isascii() and word.isdigit() and int(word) > 0):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 up, not {word!r}")
+    return int(word)
+
+
+def json_object(word: str) -> dict[str, Any]:
+    """An argument that is a JSON object."""
+    try:
+        value = json.loads(word)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"must be a JSON object, not {word}")
+    return value
