@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -83,6 +84,19 @@ def test_heads_that_do_not_divide_are_refused_or_replicated() -> None:
     assert not targets["backbone.layers.attention.query.kernel"].sharding.is_fully_replicated
 
 
+@pytest.fixture
+def _no_cache() -> Iterator[None]:
+    """A program compiled for a device that is not here cannot be read back from the persistent cache."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
+
+
+@pytest.mark.usefixtures("_no_cache")
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (the TPU compiler, no TPU)")
 @pytest.mark.parametrize("model_type", SHAPES)
 def test_the_tpu_compiler_shards_2x2(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
