@@ -145,7 +145,7 @@ def resolve(
     architecture = architecture or f"{family.prefix_class}ForCausalLM"
     check_task(architecture, runner, convert)
     fields = Fields(config)
-    ours = family.config(fields)
+    ours, style = family.config(fields), family.head(fields)
     fields.finish()
     pooler_config = pooler_config or PoolerConfig()
     declared = None if getattr(config, "classifier_from_token", None) else config.num_labels
@@ -160,11 +160,13 @@ def resolve(
             width=ours.width,
             labels=source.num_labels,
             bias=source.bias is not None,
-            dense=family.dense,
+            dense=style.dense,
+            dense_bias=style.dense_bias,
+            norm_eps=style.norm_eps,
             dtype=_head_dtype(config, compute),
         ),
         source=source,
-        pooling=_pooling(pooler_config, family),
+        pooling=_pooling(pooler_config, style.pooling),
         activation=activation_of(config),
         use_activation=pooler_config.use_activation is not False,
         logit_mean=mean,
@@ -256,8 +258,8 @@ def _calibration(pooler_config: PoolerConfig) -> tuple[float | None, float | Non
     return mean, sigma
 
 
-def _pooling(pooler_config: PoolerConfig, family: Family) -> Pooling:
-    kind = pooler_config.seq_pooling_type or family.pooling
+def _pooling(pooler_config: PoolerConfig, default: Pooling) -> Pooling:
+    kind = pooler_config.seq_pooling_type or default
     if kind not in get_args(Pooling):
         raise NotImplementedError(f"pooling type {kind!r}; jaxpool pools {', '.join(get_args(Pooling))}.")
     return kind  # type: ignore[return-value]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpool.models.layers import ACTIVATIONS, Linear
+from jaxpool.models.layers import ACTIVATIONS, LayerNorm, Linear
 from jaxpool.ops.attention import Implementation
 
 Backbone = Callable[[Any, jnp.dtype, Implementation], nnx.Module]
@@ -29,6 +29,8 @@ class HeadConfig:
         labels: number of logits.
         bias: whether the last linear layer has a bias.
         dense: activation of a dense layer before it (``tanh`` for BERT), or None for no such layer.
+        dense_bias: whether the dense layer has a bias.
+        norm_eps: epsilon of a LayerNorm after that activation (ModernBERT), or None for no norm.
         dtype: dtype of its weights and maths; float32 unless asked otherwise.
     """
 
@@ -36,16 +38,19 @@ class HeadConfig:
     labels: int
     bias: bool
     dense: str | None = None
+    dense_bias: bool = True
+    norm_eps: float | None = None
     dtype: str = "float32"
 
 
 class Head(nnx.Module):
-    """Optional dense layer with activation, then a linear layer."""
+    """Optional dense layer with activation and norm, then a linear layer."""
 
     def __init__(self, config: HeadConfig) -> None:
-        dtype = jnp.dtype(config.dtype)
-        self.dense = Linear(config.width, config.width, (None, None), bias=True, dtype=dtype) if config.dense else None
-        self.out = Linear(config.width, config.labels, (None, None), bias=config.bias, dtype=dtype)
+        c, dtype = config, jnp.dtype(config.dtype)
+        self.dense = Linear(c.width, c.width, (None, None), bias=c.dense_bias, dtype=dtype) if c.dense else None
+        self.norm = LayerNorm(c.width, c.norm_eps, dtype) if c.norm_eps is not None else None
+        self.out = Linear(c.width, c.labels, (None, None), bias=c.bias, dtype=dtype)
         self.config = config
 
     def __call__(self, pooled_BD: jax.Array) -> jax.Array:
@@ -55,6 +60,8 @@ class Head(nnx.Module):
         with jax.default_matmul_precision("float32"):
             if self.dense is not None and self.config.dense is not None:
                 x_BD = ACTIVATIONS[self.config.dense](self.dense(x_BD))
+            if self.norm is not None:
+                x_BD = self.norm(x_BD)
             return self.out(x_BD).astype(jnp.float32)
 
 

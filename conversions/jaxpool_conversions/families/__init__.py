@@ -1,9 +1,15 @@
-"""The families: for each ``model_type``, a config mapping and a conversion table."""
+"""The families: for each ``model_type``, a config mapping, a head style and a conversion table.
+
+Every module of this package that has a ``FAMILIES`` dict is found by itself; adding a file adds a family.
+"""
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 from jaxpool.errors import UnsupportedArchitectureError
@@ -14,6 +20,23 @@ from jaxpool_conversions.rules import Table
 
 
 @dataclass(frozen=True, slots=True)
+class HeadStyle:
+    """How the sequence classifier of transformers gets from hidden states to logits.
+
+    Attributes:
+        pooling: which vector of a row it reads, unless the user says otherwise.
+        dense: activation of a dense layer before the last linear layer, or None for no dense layer.
+        dense_bias: whether that layer has a bias.
+        norm_eps: epsilon of a LayerNorm after the activation, or None for no norm.
+    """
+
+    pooling: Pooling
+    dense: str | None = None
+    dense_bias: bool = True
+    norm_eps: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """How checkpoints of one ``model_type`` become a classifier.
 
@@ -21,31 +44,30 @@ class Family:
         name: the family, a module of ``jaxpool.models``.
         backbone: the NNX module class.
         config: reads Hugging Face fields into the family's config dataclass.
+        head: reads Hugging Face fields into the head's style.
         table: conversion rules.
-        pooling: how its sequence classifiers pool unless the user says otherwise.
-        dense: activation of the head's dense layer, or None.
-        head_bias: whether a freshly made head has a bias.
-        positions: most positions the backbone can embed, or None if the config's limit is only advice.
-        types: whether the backbone reads segment types (pairs).
         prefix_class: start of the Hugging Face class names (``Bert`` of ``BertForSequenceClassification``).
+        head_bias: whether a freshly made last linear layer has a bias.
+        types: whether the backbone reads segment types (pairs).
     """
 
     name: str
     backbone: Backbone
     config: Callable[[Fields], Any]
+    head: Callable[[Fields], HeadStyle]
     table: Table
-    pooling: Pooling
     prefix_class: str
-    dense: str | None = None
     head_bias: bool = False
     types: bool = False
 
 
+@cache
 def families() -> dict[str, Family]:
     """All families by ``model_type``."""
-    from jaxpool_conversions.families import bert, decoder, gpt2
-
-    return {**bert.FAMILIES, **gpt2.FAMILIES, **decoder.FAMILIES}
+    found: dict[str, Family] = {}
+    for module in pkgutil.iter_modules(__path__):
+        found |= getattr(import_module(f"{__name__}.{module.name}"), "FAMILIES", {})
+    return found
 
 
 def find(model_type: str, architecture: str | None = None) -> Family:

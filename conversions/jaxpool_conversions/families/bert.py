@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jaxpool.models.bert import Bert, BertConfig
-from jaxpool_conversions.families import Family
+from jaxpool_conversions.families import Family, HeadStyle
 from jaxpool_conversions.families.fields import Fields
 from jaxpool_conversions.rules import Ignore, Rule, Table, Transpose
 
@@ -70,10 +70,9 @@ FAMILIES = {
         name="bert",
         backbone=Bert,
         config=_config,
+        head=lambda _: HeadStyle("CLS", dense="tanh"),
         table=TABLE,
-        pooling="CLS",
         prefix_class="Bert",
-        dense="tanh",
         head_bias=True,
         types=True,
     )

@@ -9,7 +9,7 @@ from typing import Any
 from jaxpool.errors import ConfigError
 from jaxpool.models.decoder import Decoder, DecoderConfig
 from jaxpool.ops.rope import Rope
-from jaxpool_conversions.families import Family
+from jaxpool_conversions.families import Family, HeadStyle
 from jaxpool_conversions.families.fields import Fields
 from jaxpool_conversions.rules import Ignore, Rule, Table, Transpose
 
@@ -149,7 +149,14 @@ TABLE = Table(
 
 
 def _family(prefix: str, config: Callable[[Fields], DecoderConfig]) -> Family:
-    return Family(name="decoder", backbone=Decoder, config=config, table=TABLE, pooling="LAST", prefix_class=prefix)
+    return Family(
+        name="decoder",
+        backbone=Decoder,
+        config=config,
+        head=lambda _: HeadStyle("LAST"),
+        table=TABLE,
+        prefix_class=prefix,
+    )
 
 
 FAMILIES = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jaxpool.models.gpt2 import Gpt2, Gpt2Config
-from jaxpool_conversions.families import Family
+from jaxpool_conversions.families import Family, HeadStyle
 from jaxpool_conversions.families.fields import Fields
 from jaxpool_conversions.rules import Ignore, Part, Rule, Table
 
@@ -70,5 +70,12 @@ TABLE = Table(
 )
 
 FAMILIES = {
-    "gpt2": Family(name="gpt2", backbone=Gpt2, config=_config, table=TABLE, pooling="LAST", prefix_class="GPT2")
+    "gpt2": Family(
+        name="gpt2",
+        backbone=Gpt2,
+        config=_config,
+        head=lambda _: HeadStyle("LAST"),
+        table=TABLE,
+        prefix_class="GPT2",
+    )
 }

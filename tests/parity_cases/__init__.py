@@ -1,0 +1,16 @@
+"""Configs that exercise every feature of every model type: name -> (model_type, fields of the transformers config).
+
+One module per family file; every module's ``CASES`` is found by itself. A tiny case costs about two seconds.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from importlib import import_module
+from typing import Any
+
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    name: case
+    for module in pkgutil.iter_modules(__path__)
+    for name, case in import_module(f"{__name__}.{module.name}").CASES.items()
+}
