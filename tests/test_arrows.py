@@ -22,7 +22,8 @@ ARROWS: dict[str, set[str]] = {
     "jaxpool.pooling": set(),
     "jaxpool.params": {"jaxpool.errors"},
     "jaxpool.outputs": LEAF,
-    "jaxpool.tokens": LEAF,
+    "jaxpool.prompts": LEAF,
+    "jaxpool.tokens": LEAF | {"jaxpool.prompts"},
     "jaxpool.checkpoint": LEAF,
     "jaxpool.textfiles": LEAF,
     "jaxpool.sharding": LEAF,
@@ -30,7 +31,14 @@ ARROWS: dict[str, set[str]] = {
     "jaxpool.models": {"jaxpool.models", "jaxpool.ops", "jaxpool.pooling", "jaxpool.errors"},
     "jaxpool.resolve": LEAF | {"jaxpool.models", "jaxpool.pooling", "jaxpool_conversions"},
     "jaxpool.programs": LEAF
-    | {"jaxpool.buckets", "jaxpool.models", "jaxpool.pooling", "jaxpool.resolve", "jaxpool.sharding"},
+    | {
+        "jaxpool.buckets",
+        "jaxpool.models",
+        "jaxpool.ops",
+        "jaxpool.pooling",
+        "jaxpool.resolve",
+        "jaxpool.sharding",
+    },
     "jaxpool.engine": LEAF
     | {"jaxpool.buckets", "jaxpool.models", "jaxpool.programs", "jaxpool.resolve", "jaxpool.sharding"},
     "jaxpool_conversions": {"jaxpool_conversions", "jaxpool.errors"},

@@ -26,18 +26,17 @@ if TYPE_CHECKING:
     from jaxpool.llm import LLM
 
 
-def init_app(open_llm: Callable[[], LLM], options: Options | None = None) -> web.Application:
+def init_app(llm: LLM | Callable[[], LLM], options: Options | None = None) -> web.Application:
     """The server as an aiohttp application; it can be mounted, tested or run by any aiohttp runner.
 
     Args:
-        open_llm: returns a warm model, ``LLM(…, compile="ahead")``; called once, in a thread, when the
-            application starts. Until it returns, ``/classify`` and ``/ready`` answer 503.
+        llm: a warm model, ``LLM(…, compile="ahead")``, which stays open when the application ends; or a
+            function that opens one, called once, in a thread, when the application starts. Until it returns,
+            ``/classify`` and ``/ready`` answer 503; the application closes what it opened.
         options: see `Options`.
     """
     options = options or Options()
-    app = web.Application(
-        middlewares=[answer_errors, require_api_key], client_max_size=options.max_body_bytes
-    )
+    app = web.Application(middlewares=[answer_errors, require_api_key], client_max_size=options.max_body_bytes)
     app[OPTIONS] = options
     app.add_routes(routes)
 
@@ -48,16 +47,24 @@ def init_app(open_llm: Callable[[], LLM], options: Options | None = None) -> web
 
     async def model(app: web.Application) -> AsyncIterator[None]:
         app[SERVED] = served = asyncio.get_running_loop().create_future()
-        _load_in_thread(open_llm, served, options)
+        if callable(llm):
+            _load_in_thread(llm, served, options)
+        else:
+            served.set_result(_serve(llm, options))
         yield
         # Handlers have drained by now (aiohttp cleans contexts up after them); what is left are batches whose
         # clients have gone.
         if served.done() and not served.cancelled() and not served.exception():
             await served.result().batcher.close()
-            served.result().llm.engine.close()
+            if callable(llm):
+                served.result().llm.close()
 
     app.cleanup_ctx.extend([tokenizer_threads, model])
     return app
+
+
+def _serve(llm: LLM, options: Options) -> Served:
+    return Served(llm, Batcher(llm.engine, max_queued=options.max_queued_texts))
 
 
 def _load_in_thread(open_llm: Callable[[], LLM], served: asyncio.Future[Served], options: Options) -> None:
@@ -74,8 +81,7 @@ def _load_in_thread(open_llm: Callable[[], LLM], served: asyncio.Future[Served],
     def load() -> None:
         result, failure = None, None
         try:
-            llm = open_llm()
-            result = Served(llm, Batcher(llm.engine, max_queued=options.max_queued_texts))
+            result = _serve(open_llm(), options)
         except BaseException as error:
             failure = error
         with contextlib.suppress(RuntimeError):  # the loop is gone: stopped while loading
@@ -91,9 +97,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="folder, converted store or hub id (default: the embedded model)")
     parser.add_argument("--served-model-name", help="name in requests and responses (default: from --model)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument(
-        "--port", type=int, default=8000, help="port, 0 for any free one (default: %(default)s)"
-    )
+    parser.add_argument("--port", type=int, default=8000, help="port, 0 for any free one (default: %(default)s)")
     parser.add_argument(
         "--api-key",
         action="append",
@@ -183,9 +187,7 @@ async def serve(app: web.Application, host: str, port: int) -> bool:
         loop.add_signal_handler(number, on_signal, number)
 
     options = app[OPTIONS]
-    runner = web.AppRunner(
-        app, handler_cancellation=True, shutdown_timeout=options.shutdown_timeout, access_log=None
-    )
+    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=options.shutdown_timeout, access_log=None)
     await runner.setup()
     try:
         await web.TCPSite(runner, host, port).start()

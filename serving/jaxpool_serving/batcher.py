@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from jaxpool.buckets import Bucket, plan
+from jaxpool.errors import EngineError
 
 if TYPE_CHECKING:
     from jaxpool.engine import Engine, Row
@@ -125,9 +126,7 @@ class Batcher:
         if not window:
             return None
         lengths = np.array([len(item.row.ids) for _, _, item in window])
-        batches = plan(
-            lengths, self.engine.buckets, self.engine.cost, compiled=self.engine.buckets, sealed=True
-        )
+        batches = plan(lengths, self.engine.buckets, self.engine.cost, compiled=self.engine.buckets, sealed=True)
         chosen = next(batch for batch in batches if 0 in batch.rows)
         taken = set(chosen.rows.tolist())
         for index, entry in enumerate(window):
@@ -148,9 +147,14 @@ class Batcher:
             for half in (items[: len(items) // 2], items[len(items) // 2 :]) if len(items) > 1 else ():
                 await self._run(half, self._smallest(half))
             return
-        for item, value in zip(items, values, strict=True):
-            if not item.answer.done():
+        finite = np.isfinite(values).all(axis=1)
+        for item, value, sound in zip(items, values, finite, strict=True):
+            if item.answer.done():
+                continue
+            if sound:
                 item.answer.set_result(value)
+            else:  # JSON has no NaN, and a client has no use for one
+                item.answer.set_exception(EngineError("scores are not finite"))
         rate = len(items) / max(time.monotonic() - started, 1e-6)
         self._rows_per_second += (rate - self._rows_per_second) * 0.1 if self._rows_per_second else rate
 

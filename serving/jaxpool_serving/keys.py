@@ -11,7 +11,6 @@ from aiohttp import web
 
 if TYPE_CHECKING:
     from jaxpool.llm import LLM
-
     from jaxpool_serving.batcher import Batcher
 
 

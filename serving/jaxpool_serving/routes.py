@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from aiohttp import web
@@ -14,6 +15,9 @@ from jaxpool_serving.schemas import ClassifyRequest, RequestError, classify_resp
 if TYPE_CHECKING:
     from jaxpool.engine import Row
     from jaxpool.llm import LLM
+
+# fields of a request that are the tokenizer's business
+TOKENIZATION = ("truncate_prompt_tokens", "truncation_side", "add_special_tokens", "padding")
 
 routes = web.RouteTableDef()
 
@@ -47,7 +51,7 @@ async def classify(request: web.Request) -> web.Response:
 
     with served.batcher.room(len(prompts)):
         loop = asyncio.get_running_loop()
-        rows = await loop.run_in_executor(request.app[TOKENIZER_THREADS], _rows, served.llm, body)
+        rows = await loop.run_in_executor(request.app[TOKENIZER_THREADS], _rows, served.llm, body, prompts)
         values = await served.batcher.classify(rows)
     request_id = request.headers.get("X-Request-Id", body.request_id)
     tokens = sum(len(row.ids) for row in rows)
@@ -64,9 +68,9 @@ def _served(app: web.Application) -> Served:
 
 def _check(body: ClassifyRequest, prompts: int, max_inputs: int, max_length: int) -> None:
     """Refuse what a schema cannot see."""
-    if body.messages is not None or body.padding == "max_length":
-        what = "messages" if body.messages is not None else "padding=max_length"
-        raise RequestError(501, "NotImplementedError", f"This server does not implement {what}.", what)
+    if body.messages is not None:
+        message = "This server does not implement the chat form; send `input` instead of `messages`."
+        raise RequestError(501, "NotImplementedError", message, "messages")
     if not prompts:
         raise ValidationError("You must pass at least one prompt")
     if prompts > max_inputs:
@@ -77,11 +81,14 @@ def _check(body: ClassifyRequest, prompts: int, max_inputs: int, max_length: int
         )
     if body.truncate_prompt_tokens is not None and body.truncate_prompt_tokens > max_length:
         raise ValidationError(
-            "truncate_prompt_tokens value is greater than max_model_len. "
-            "Please request a smaller truncation size."
+            "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller truncation size."
         )
 
 
-def _rows(llm: LLM, body: ClassifyRequest) -> list[Row]:
-    """Tokenise a request (in a thread: tokenizers release the GIL)."""
-    raise NotImplementedError
+def _rows(llm: LLM, body: ClassifyRequest, prompts: Sequence[str | list[int]]) -> list[Row]:
+    """Tokenise a request; runs in a thread, where fast tokenizers let the event loop go on."""
+    from jaxpool.engine import Row
+
+    options = body.model_dump(include=set(TOKENIZATION), exclude_none=True)
+    activated = llm.engine.spec.use_activation if body.use_activation is None else body.use_activation
+    return [Row(text.ids, text.types, activated) for text in llm.tokenizer.encode(prompts, options)]

@@ -33,7 +33,7 @@ class ClassifyRequest(BaseModel):
 
     def prompts(self) -> Sequence[str | list[int]]:
         """The texts or token-id lists to classify; a flat list of ids is one of them."""
-        one = isinstance(self.input, str) or bool(self.input) and isinstance(self.input[0], int)
+        one = isinstance(self.input, str) or (bool(self.input) and isinstance(self.input[0], int))
         return cast("Sequence[str | list[int]]", [self.input] if one else self.input)
 
 
@@ -107,16 +107,12 @@ def parse(body: bytes) -> ClassifyRequest:
     if document is None:
         raise _refusal([_problem("missing", [], "Field required", None, None)])
     if not isinstance(document, dict):
-        raise _refusal(
-            [_problem("model_attributes_type", [], "Input should be a valid JSON object", document, None)]
-        )
+        raise _refusal([_problem("model_attributes_type", [], "Input should be a valid JSON object", document, None)])
     try:
         return ClassifyRequest.model_validate(document)
     except ValidationError as error:
         details = error.errors(include_url=False)
-        raise _refusal(
-            [_problem(d["type"], d["loc"], d["msg"], d["input"], d.get("ctx")) for d in details]
-        ) from None
+        raise _refusal([_problem(d["type"], d["loc"], d["msg"], d["input"], d.get("ctx")) for d in details]) from None
 
 
 def _refusal(problems: Sequence[Mapping[str, Any]]) -> RequestError:

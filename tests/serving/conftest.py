@@ -1,0 +1,83 @@
+"""A tiny real model, served on a real socket."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from jaxpool import LLM
+from jaxpool.errors import EngineError
+from jaxpool_serving.app import init_app
+from jaxpool_serving.keys import SERVED, Options
+
+if TYPE_CHECKING:
+    from jaxpool.buckets import Bucket
+    from jaxpool.engine import Engine, Row
+
+MODELS = Path(__file__).parents[1] / "data" / "models"
+
+
+@pytest.fixture(scope="session")
+def llm() -> Iterator[LLM]:
+    """bert-cls: three labels; small limits, so that its whole grid compiles in a few seconds."""
+    with LLM(str(MODELS / "bert-cls"), max_model_len=48, max_num_batched_tokens=192, compile="ahead") as llm:
+        yield llm
+
+
+@contextlib.asynccontextmanager
+async def serving(llm: LLM | Callable[[], LLM], *, ready: bool = True, **options: Any) -> AsyncIterator[TestClient]:
+    """A client of a server that listens on a free port of this machine."""
+    app = init_app(llm, Options(**{"model_name": "bert"} | options))
+    async with TestClient(TestServer(app)) as client:
+        if ready:
+            await app[SERVED]
+        yield client
+
+
+class TamperedEngine:
+    """The real engine behind two faults: a row with ``poison`` fails its batch, ``hold`` stops them all."""
+
+    poison = 99
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self.spec, self.buckets, self.cost = engine.spec, engine.buckets, engine.cost
+        self.batches: list[list[Row]] = []  # every batch that came in
+        self.hold = False
+        self._held: list[tuple[Future[np.ndarray], Sequence[Row], Bucket]] = []
+
+    def submit(self, rows: Sequence[Row], bucket: Bucket) -> Future[np.ndarray]:
+        self.batches.append(list(rows))
+        answer: Future[np.ndarray] = Future()
+        self._held.append((answer, rows, bucket))
+        if not self.hold:
+            self.release()
+        return answer
+
+    def release(self) -> None:
+        """Compute what was held, and hold no more."""
+        self.hold, held, self._held = False, self._held, []
+        for answer, rows, bucket in held:
+            if any(self.poison in row.ids for row in rows):
+                answer.set_exception(EngineError("logits are not finite"))
+                continue
+            self.engine.submit(rows, bucket).add_done_callback(lambda done, to=answer: to.set_result(done.result()))
+
+    def close(self) -> None:
+        """The real engine is shared by all tests and stays open."""
+
+
+@pytest.fixture
+def tampered(llm: LLM) -> LLM:
+    """The same model with a `TamperedEngine`."""
+    twin = copy.copy(llm)
+    twin.engine = TamperedEngine(llm.engine)  # type: ignore[assignment]
+    return twin

@@ -1,0 +1,121 @@
+"""From listening to warm to gone: nothing accepted is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from jaxpool import LLM
+from jaxpool.errors import CheckpointError
+
+from .conftest import MODELS, serving
+from .test_classify import post
+
+
+async def test_503_until_the_model_is_warm(tampered: LLM) -> None:
+    warm = threading.Event()
+
+    def open_llm() -> LLM:
+        warm.wait(30)
+        return tampered
+
+    async with serving(open_llm, ready=False) as client:
+        assert (await client.get("/health")).status == 200
+        for response in (await client.get("/ready"), await client.post("/classify", json={"input": "a"})):
+            assert response.status == 503
+            assert response.headers["Retry-After"]
+            assert (await response.json())["error"]["type"] == "ServiceUnavailableError"
+        warm.set()
+        async with asyncio.timeout(10):
+            while (await client.get("/ready")).status != 200:
+                await asyncio.sleep(0.01)
+        assert (await post(client, {"input": "a"}))[0] == 200
+
+
+async def test_a_model_that_cannot_be_opened_never_gets_ready() -> None:
+    def open_llm() -> LLM:
+        raise CheckpointError("no such checkpoint")
+
+    async with serving(open_llm, ready=False) as client:
+        await asyncio.sleep(0.1)
+        assert (await client.get("/ready")).status == 503
+
+
+@contextmanager
+def server(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The real command in its own process; yields it with its address."""
+    command = [str(Path(sys.executable).parent / "jaxpool"), "serve", "--port", "0", *arguments]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
+    assert process.stderr is not None
+    try:
+        lines = iter(process.stderr.readline, "")
+        address = next(found[0] for line in lines if (found := re.search(r"http://[\d.:]+", line)))
+        yield process, address
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+async def queued(session: aiohttp.ClientSession) -> int:
+    """Texts that the server has admitted and not answered; waits for it to be warm."""
+    async with asyncio.timeout(60):
+        while True:
+            async with session.get("/ready") as response:
+                if response.status == 200:
+                    return int((await response.json())["queued_texts"])
+            await asyncio.sleep(0.02)
+
+
+SMALL = ("--max-model-len", "32", "--max-num-batched-tokens", "256")
+
+
+async def test_sigterm_under_load_answers_everything_accepted_and_exits_0() -> None:
+    requests, texts = 10, 300
+    body = {"input": ["The movie was great, I loved it!"] * texts}
+    with server("--model", str(MODELS / "gpt2-cls"), *SMALL) as (process, address):
+        async with aiohttp.ClientSession(address) as session:
+            await queued(session)
+
+            async def one() -> tuple[int, int]:
+                async with session.post("/classify", json=body) as response:
+                    return response.status, len((await response.json())["data"])
+
+            load = [asyncio.ensure_future(one()) for _ in range(requests)]
+            unfinished = requests
+            while await queued(session) < unfinished * texts:  # until all that is under way has been admitted
+                unfinished = sum(not request.done() for request in load)
+            assert not all(request.done() for request in load)
+            process.send_signal(signal.SIGTERM)
+            answers = await asyncio.gather(*load, return_exceptions=True)
+        assert answers == [(200, texts)] * requests
+        assert await asyncio.to_thread(process.wait, 20) == 0
+        with pytest.raises(aiohttp.ClientConnectionError):
+            async with aiohttp.ClientSession() as session, session.get(f"{address}/health"):
+                pass
+
+
+async def test_sigterm_while_loading_exits_0_at_once() -> None:
+    with server("--model", str(MODELS / "gpt2-cls")) as (process, _):
+        process.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(process.wait, 10) == 0
+
+
+def test_a_missing_model_is_one_sentence_and_a_failure() -> None:
+    with server("--model", str(MODELS / "no-such-model")) as (process, _):
+        assert process.wait(30) != 0
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert "no-such-model" in said
+    assert "Traceback" not in said
