@@ -68,3 +68,12 @@ def torch_logits(folder: Path, ids: list[list[int]], types: list[list[int]] | No
                 model(torch.tensor([row]), attention_mask=torch.ones(1, len(row), dtype=torch.long), **extra).logits[0]
             )
     return torch.stack(out).float().numpy()
+
+
+def jaxpool_logits(folder: Path, ids: list[list[int]], dtype: str = "float32") -> np.ndarray:
+    """Raw logits of jaxpool through its public API: ``[texts, labels]``."""
+    from jaxpool import LLM, PoolingParams
+
+    with LLM(str(folder), runner="pooling", skip_tokenizer_init=True, dtype=dtype) as llm:
+        outputs = llm.classify(ids, pooling_params=PoolingParams(use_activation=False), use_tqdm=False)
+    return np.array([output.outputs.probs for output in outputs])

@@ -10,14 +10,6 @@ import tiny
 from parity_cases import CASES
 from parity_cases.first import LLAMA
 
-from jaxpool import LLM, PoolingParams
-
-
-def raw_logits(folder: Path, ids: list[list[int]], dtype: str = "float32") -> np.ndarray:
-    with LLM(str(folder), runner="pooling", skip_tokenizer_init=True, dtype=dtype) as llm:
-        outputs = llm.classify(ids, pooling_params=PoolingParams(use_activation=False), use_tqdm=False)
-    return np.array([output.outputs.probs for output in outputs])
-
 
 @pytest.mark.parametrize("case", CASES)
 def test_float32_logits_equal_torch(case: str, tmp_path: Path) -> None:
@@ -26,7 +18,7 @@ def test_float32_logits_equal_torch(case: str, tmp_path: Path) -> None:
     ids = tiny.prompts(config["vocab_size"])
     theirs = tiny.torch_logits(folder, ids)
     assert np.ptp(theirs, axis=0).min() > 1e-2, "the checkpoint must tell texts apart, or the comparison says nothing"
-    np.testing.assert_allclose(raw_logits(folder, ids), theirs, atol=1e-4, rtol=0)
+    np.testing.assert_allclose(tiny.jaxpool_logits(folder, ids), theirs, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("case", ["bert-relu-7-labels", "gpt2", "llama-mqa-biases-tied", "mistral-window", "qwen3"])
@@ -35,7 +27,7 @@ def test_bfloat16_keeps_the_label_wherever_torch_is_sure(case: str, tmp_path: Pa
     model_type, config = CASES[case]
     folder = tiny.save(tmp_path, model_type, **config)
     ids = tiny.prompts(config["vocab_size"], tuple(range(1, 41)))
-    theirs, ours = (_softmax(x) for x in (tiny.torch_logits(folder, ids), raw_logits(folder, ids, "bfloat16")))
+    theirs, ours = (_softmax(x) for x in (tiny.torch_logits(folder, ids), tiny.jaxpool_logits(folder, ids, "bfloat16")))
     np.testing.assert_allclose(ours, theirs, atol=0.05, rtol=0)
     best = np.sort(theirs, axis=1)
     sure = best[:, -1] - best[:, -2] > 0.1
@@ -51,7 +43,7 @@ def test_long_texts_attend_in_blocks_with_equal_results(tmp_path: Path) -> None:
         **(LLAMA | {"num_labels": 2, "sliding_window": 700, "max_position_embeddings": 1536}),
     )
     ids = tiny.prompts(103, (1536, 1100))
-    np.testing.assert_allclose(raw_logits(folder, ids), tiny.torch_logits(folder, ids), atol=1e-4, rtol=0)
+    np.testing.assert_allclose(tiny.jaxpool_logits(folder, ids), tiny.torch_logits(folder, ids), atol=1e-4, rtol=0)
 
 
 def _softmax(x: np.ndarray) -> np.ndarray:
