@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from jaxpool.errors import ValidationError
+from jaxpool.options import model_options, positive
 from jaxpool_serving.batcher import Batcher
 from jaxpool_serving.keys import OPTIONS, SERVED, TOKENIZER_THREADS, Options, Served
 from jaxpool_serving.middleware import answer_errors, require_api_key
@@ -24,6 +26,9 @@ from jaxpool_serving.routes import routes
 
 if TYPE_CHECKING:
     from jaxpool.llm import LLM
+
+API_KEY = "JAXPOOL_API_KEY"
+"""Environment variable that holds the key, so that it need not show in the process list."""
 
 
 def init_app(llm: LLM | Callable[[], LLM], options: Options | None = None) -> web.Application:
@@ -93,36 +98,32 @@ def _load_in_thread(open_llm: Callable[[], LLM], served: asyncio.Future[Served],
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``jaxpool serve``."""
+    parser.epilog = (
+        "It listens at once and answers 503 until the model is warm (GET /ready says when). On SIGTERM it stops "
+        "listening, answers what it has accepted and exits 0."
+    )
     defaults = Options()
-    parser.add_argument("--model", help="folder, converted store or hub id (default: the embedded model)")
-    parser.add_argument("--served-model-name", help="name in requests and responses (default: from --model)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8000, help="port, 0 for any free one (default: %(default)s)")
-    parser.add_argument(
-        "--api-key",
-        action="append",
-        help="accepted bearer token, repeatable (also JAXPOOL_API_KEY); default: none needed",
-    )
-    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16 (default: %(default)s)")
-    parser.add_argument("--max-model-len", type=int, help="most tokens per text (default: from the model)")
-    parser.add_argument("--max-num-batched-tokens", type=int, help="most tokens in one device batch")
-    parser.add_argument(
-        "--max-inputs",
-        type=int,
-        default=defaults.max_inputs,
-        help="most texts per request (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--max-queued-texts",
-        type=int,
-        default=defaults.max_queued_texts,
-        help="most unanswered texts; beyond it 429 (default: %(default)s)",
-    )
-    parser.add_argument(
+    model = model_options(parser)
+    model("--max-model-len", metavar="N", type=positive, help="most tokens of a text (default: the model's limit)")
+    model("--max-num-batched-tokens", metavar="N", type=positive, help="most tokens of a batch, padding included")
+    http = parser.add_argument_group("server").add_argument
+    http("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    http("--port", type=int, default=8000, help="port, 0 for any free one (default: %(default)s)")
+    http("--served-model-name", metavar="NAME", help="name in requests and responses (default: from --model)")
+    http("--api-key", action="append", metavar="KEY", help=f"bearer token, repeatable (or {API_KEY}; default: none)")
+    limits = parser.add_argument_group("limits").add_argument
+    for option, default, about in (
+        ("--max-inputs", defaults.max_inputs, "most texts of a request"),
+        ("--max-queued-texts", defaults.max_queued_texts, "most unanswered texts; beyond it 429"),
+        ("--max-body-bytes", defaults.max_body_bytes, "largest request body; beyond it 413"),
+    ):
+        limits(option, metavar="N", type=positive, default=default, help=f"{about} (default: {default})")
+    limits(
         "--shutdown-timeout",
+        metavar="SECONDS",
         type=float,
         default=defaults.shutdown_timeout,
-        help="seconds for requests in flight after SIGTERM (default: %(default)s)",
+        help="for requests in flight after SIGTERM (default: %(default)s)",
     )
 
 
@@ -130,15 +131,18 @@ def main(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or Ctrl-C; 0 after a clean stop.
 
     Raises:
-        JaxpoolError: the model cannot be opened.
+        JaxpoolError: the model cannot be opened, or an API key is empty.
         OSError: the address cannot be listened on.
     """
-    keys = tuple(args.api_key or filter(None, [os.environ.get("JAXPOOL_API_KEY")]))
+    keys = tuple(args.api_key or [os.environ[name] for name in (API_KEY,) if name in os.environ])
+    if "" in keys:  # a secret that was not there must not open the server
+        raise ValidationError(f"An API key is empty; give --api-key or {API_KEY} a value, or leave both out.")
     options = Options(
         model_name=args.served_model_name or _name(args.model),
         api_keys=keys,
         max_inputs=args.max_inputs,
         max_queued_texts=args.max_queued_texts,
+        max_body_bytes=args.max_body_bytes,
         shutdown_timeout=args.shutdown_timeout,
     )
 
@@ -147,7 +151,10 @@ def main(args: argparse.Namespace) -> int:
 
         return LLM(
             args.model,
+            revision=args.revision,
+            convert=args.convert,
             dtype=args.dtype,
+            hf_overrides=args.hf_overrides,
             max_model_len=args.max_model_len,
             max_num_batched_tokens=args.max_num_batched_tokens,
             compile="ahead",

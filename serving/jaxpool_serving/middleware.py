@@ -53,8 +53,9 @@ async def require_api_key(request: web.Request, handler: Handler) -> web.StreamR
     keys = request.app[OPTIONS].api_keys
     if keys and request.path not in OPEN_PATHS:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        given = token.strip().encode("utf-8", "surrogateescape")
         # every key is compared, in constant time: neither its content nor its place shows in the timing
-        matches = [hmac.compare_digest(token.strip().encode(), key.encode()) for key in keys]
+        matches = [hmac.compare_digest(given, key.encode()) for key in keys]
         if scheme.lower() != "bearer" or not any(matches):
             return web.json_response({"error": "Unauthorized"}, status=401)
     return await handler(request)

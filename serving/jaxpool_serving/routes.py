@@ -68,9 +68,6 @@ def _served(app: web.Application) -> Served:
 
 def _check(body: ClassifyRequest, prompts: int, max_inputs: int, max_length: int) -> None:
     """Refuse what a schema cannot see."""
-    if body.messages is not None:
-        message = "This server does not implement the chat form; send `input` instead of `messages`."
-        raise RequestError(501, "NotImplementedError", message, "messages")
     if not prompts:
         raise ValidationError("You must pass at least one prompt")
     if prompts > max_inputs:

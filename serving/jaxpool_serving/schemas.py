@@ -28,8 +28,9 @@ class ClassifyRequest(BaseModel):
     use_activation: bool | None = None
     request_id: str = Field(default_factory=lambda: uuid.uuid4().hex[:16])
     padding: Literal["max_length", "do_not_pad"] | None = None
-    messages: list[Any] | None = None
+    # Accepted so that clients of vLLM need no change; neither has an effect here.
     user: str | None = None
+    priority: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
 
     def prompts(self) -> Sequence[str | list[int]]:
         """The texts or token-id lists to classify; a flat list of ids is one of them."""
@@ -108,11 +109,25 @@ def parse(body: bytes) -> ClassifyRequest:
         raise _refusal([_problem("missing", [], "Field required", None, None)])
     if not isinstance(document, dict):
         raise _refusal([_problem("model_attributes_type", [], "Input should be a valid JSON object", document, None)])
+    _refuse_other_forms(document)
     try:
         return ClassifyRequest.model_validate(document)
     except ValidationError as error:
         details = error.errors(include_url=False)
         raise _refusal([_problem(d["type"], d["loc"], d["msg"], d["input"], d.get("ctx")) for d in details]) from None
+
+
+def _refuse_other_forms(document: Mapping[str, Any]) -> None:
+    """Fields that ask for something else than a classification of `input` are not ignored."""
+    if document.get("messages") is not None:
+        message = "This server does not implement the chat form; send `input` instead of `messages`."
+        raise RequestError(501, "NotImplementedError", message, "messages")
+    if "normalize" in document:
+        message = "Parameter `normalize` was removed; use `use_activation` instead. (parameter=normalize)"
+        raise RequestError(400, "BadRequestError", message, "normalize")
+    if document.get("task") not in (None, "classify"):
+        message = f"`{document['task']}` is not a task of this server; it serves `classify`. (parameter=task)"
+        raise RequestError(400, "BadRequestError", message, "task")
 
 
 def _refusal(problems: Sequence[Mapping[str, Any]]) -> RequestError:

@@ -125,7 +125,10 @@ REFUSED: list[tuple[object, int, str, str, str | None]] = [
     ),
     ({"input": "a", "model": "nope"}, 404, "NotFoundError", "The model `nope` does not exist.", None),
     ({"input": ["a"] * 9}, 400, "BadRequestError", "9 prompts and the server takes at most 8", "input"),
-    ({"messages": [], "input": "a"}, 501, "NotImplementedError", "messages", "messages"),
+    ({"messages": [{"role": "user", "content": "a"}]}, 501, "NotImplementedError", "chat form", "messages"),
+    ({"input": "a", "normalize": True}, 400, "BadRequestError", "`normalize` was removed", "normalize"),
+    ({"input": "a", "task": "embed"}, 400, "BadRequestError", "it serves `classify`", "task"),
+    ({"input": "a", "priority": 1.5}, 400, "Bad Request", "fractional part", "body.priority"),
     ({}, 400, "Bad Request", "1 validation error:\n  {'type': 'missing', 'loc': 'body.input'", "body.input"),
     ({"input": 5}, 400, "Bad Request", "validation errors:", "body.input"),
     ({"input": ["a", [5]]}, 400, "Bad Request", "'loc': 'body.input.1'", "body.input.0"),
@@ -201,7 +204,12 @@ async def test_routing_and_size_errors(llm: LLM) -> None:
 
 async def test_an_api_key_guards_classify_but_not_the_probes(llm: LLM) -> None:
     async with serving(llm, api_keys=("s3cret", "other")) as client:
-        for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": "s3cret"}):
+        for headers in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": "s3cret"},
+            {"Authorization": "Bearer s3cr\u00e9t"},
+        ):
             status, answer = await post(client, {"input": "a"}, **headers)
             assert (status, answer) == (401, {"error": "Unauthorized"})
         for key in ("s3cret", "other"):

@@ -112,6 +112,14 @@ async def test_sigterm_while_loading_exits_0_at_once() -> None:
         assert await asyncio.to_thread(process.wait, 10) == 0
 
 
+def test_an_empty_api_key_does_not_open_the_server() -> None:
+    command = [str(Path(sys.executable).parent / "jaxpool"), "serve", "--port", "0"]
+    environment = os.environ | {"JAXPOOL_API_KEY": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode != 0
+    assert "API key is empty" in done.stderr
+
+
 def test_a_missing_model_is_one_sentence_and_a_failure() -> None:
     with server("--model", str(MODELS / "no-such-model")) as (process, _):
         assert process.wait(30) != 0
