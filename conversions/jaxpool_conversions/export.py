@@ -46,14 +46,15 @@ def export(leaves: Mapping[str, np.ndarray | jax.Array], table: Table, head: Hea
             full = name if name.split(".")[0] in outside else table.prefix + name
             part, whole = _undo(rule, values)
             if part is None:
-                tensors[full] = np.ascontiguousarray(whole)
+                tensors[full] = np.asarray(whole, order="C")
             else:
                 parts.setdefault(full, {})[part.index] = (part, whole)
     for name, pieces in parts.items():
         part = next(iter(pieces.values()))[0]
         if sorted(pieces) != list(range(part.count)):
             raise WeightsError(f"{name} needs {part.count} parts, but the parameters give {sorted(pieces)}")
-        tensors[name] = np.concatenate([pieces[i][1] for i in range(part.count)], axis=part.axis)
+        whole = np.concatenate([pieces[i][1] for i in range(part.count)], axis=part.axis)
+        tensors[name] = np.asarray(whole, order="C")
     tensors.update(_head_tensors(arrays, table, head))
     left = sorted(arrays.keys() - written - {HEAD_KERNEL, HEAD_BIAS})
     if left:
@@ -82,8 +83,10 @@ def save_checkpoint(
 
     with new_folder(Path(folder)) as partial:
         (partial / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
-        # "format" is what transformers looks at before it reads a file.
-        save_file(dict(tensors), partial / "model.safetensors", metadata={"format": "pt"})
+        # safetensors writes memory as it lies, so strides would be lost without a word; "format" is what
+        # transformers looks at before it reads a file.
+        contiguous = {name: np.asarray(tensor, order="C") for name, tensor in tensors.items()}
+        save_file(contiguous, partial / "model.safetensors", metadata={"format": "pt"})
         if tokenizer_folder is not None:
             copy_companions(Path(tokenizer_folder), partial)
 
@@ -112,8 +115,8 @@ def _head_tensors(arrays: Mapping[str, np.ndarray], table: Table, head: HeadSour
     from_rows = head.rows is not None
     weight = f"{table.head_names[0]}.weight" if from_rows else head.weight
     bias = weight.removesuffix(".weight") + ".bias" if from_rows or head.bias is None else head.bias
-    tensors = {weight: np.ascontiguousarray(arrays[HEAD_KERNEL].T)}
+    tensors = {weight: np.asarray(arrays[HEAD_KERNEL].T, order="C")}
     # A head that came without a bias keeps none, unless it has learnt one since.
     if HEAD_BIAS in arrays and (head.bias is not None or arrays[HEAD_BIAS].any()):
-        tensors[bias] = np.ascontiguousarray(arrays[HEAD_BIAS])
+        tensors[bias] = np.asarray(arrays[HEAD_BIAS], order="C")
     return tensors

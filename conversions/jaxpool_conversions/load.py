@@ -171,9 +171,9 @@ def _refuse_unless_float(name: str, dtype: np.dtype) -> None:
 def _cast(values: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
     """``values`` as ``dtype``, refused if any is not finite before or after."""
     with np.errstate(over="ignore", invalid="ignore"):
-        result = np.ascontiguousarray(values).astype(dtype, copy=False)
+        result = np.asarray(values, order="C").astype(dtype, copy=False)
     if not _all_finite(result):
-        if _all_finite(np.ascontiguousarray(values)):
+        if _all_finite(np.asarray(values, order="C")):
             raise WeightsError(f"tensor {name} has values too large for {dtype}; choose dtype bfloat16 or float32")
         raise WeightsError(f"tensor {name} holds NaN or infinite values; the checkpoint is damaged")
     return result

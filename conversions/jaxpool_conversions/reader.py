@@ -76,7 +76,7 @@ class WeightFile(Protocol):
         """The slice ``index`` (one slice per axis, step 1, within bounds, not empty) of a tensor."""
 
     def close(self) -> None:
-        """Release the file."""
+        """Give back memory; the next read opens the file again."""
 
 
 class SafetensorsFile:
@@ -163,12 +163,14 @@ class Reader:
         self._files: list[WeightFile] = []
         paths, promised = _find(self.folder)
         self.files = tuple(paths)
-        try:
-            for path in paths:
-                self._add(path)
-        except BaseException:
-            self.close()
-            raise
+        for path in paths:
+            self._add(path)
+        self._check(promised)
+        self._last = self._files[0]
+
+    def _check(self, promised: Mapping[str, str]) -> None:
+        if not self._sources:
+            raise CheckpointError(f"{' and '.join(map(str, self.files))} hold no tensors; fetch the weights again")
         for name, shard in promised.items():
             if self._paths.get(name) != self.folder / shard:
                 raise CheckpointError(
@@ -215,13 +217,16 @@ class Reader:
         """
         shape = self.shape(name)
         wanted = index if index is not None else (slice(None),) * len(shape)
+        if self._last is not self._sources[name]:  # the map of one file at a time
+            self._last.close()
+            self._last = self._sources[name]
         spans = [range(size)[part] for size, part in zip(shape, wanted, strict=True)]
         if 0 in map(len, spans):
             return np.empty([len(span) for span in spans], self.dtype(name))
         return self._sources[name].read(name, tuple(slice(span[0], span[-1] + 1) for span in spans))
 
     def close(self) -> None:
-        """Release all files; the reader is of no use afterwards."""
+        """Release all files."""
         for file in self._files:
             file.close()
 

@@ -137,7 +137,7 @@ def open_store(folder: str | Path, targets: Mapping[str, jax.ShapeDtypeStruct]) 
             f"(stored {stored.get(path, 'not')}, needed {wanted.get(path, 'not')}); {_REMEDY}"
         )
     first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    mapped = {path: _map(folder / _PARAMS / path, target.shape) for path, target in targets.items()}
+    mapped = {path: _map(folder / _PARAMS / path, shape) for path, shape in wanted.items()} if _plain(folder) else {}
 
     def place(values: np.ndarray, target: jax.ShapeDtypeStruct) -> jax.Array:
         def slice_of(index: Index | None) -> np.ndarray:
@@ -147,6 +147,16 @@ def open_store(folder: str | Path, targets: Mapping[str, jax.ShapeDtypeStruct]) 
 
     placed = {path: place(values, targets[path]) for path, values in mapped.items() if values is not None}
     return placed if len(placed) == len(targets) else _restore(folder, targets, first)
+
+
+def _plain(folder: Path) -> bool:
+    """Whether Orbax wrote one folder per parameter in zarr format 2, as :func:`write_store` has it do."""
+    path = folder / _PARAMS / "_METADATA"
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        return not metadata["use_ocdbt"] and not metadata["use_zarr3"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path} is missing or damaged ({error}); {_REMEDY}") from error
 
 
 def _map(folder: Path, shape: tuple[int, ...]) -> np.ndarray | None:
@@ -189,9 +199,10 @@ def _restore(
     restore = ocp.args.PyTreeRestore(item, ocp.checkpoint_utils.construct_restore_args(item))
     try:
         with _quiet_orbax(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            return dict(checkpointer.restore(folder / _PARAMS, args=restore))
+            restored = checkpointer.restore(folder / _PARAMS, args=restore)
     except Exception as error:  # Orbax and tensorstore raise a dozen kinds
         raise CheckpointError(f"{folder / _PARAMS} cannot be restored ({error}); {_REMEDY}") from error
+    return {path: restored[path] for path in targets}
 
 
 def _source_files(folder: Path) -> dict[str, list[int | str]]:

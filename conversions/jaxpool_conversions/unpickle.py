@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
@@ -83,7 +83,6 @@ class TorchFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: Any = None
         try:
             with zipfile.ZipFile(path) as archive:
                 self._records = {info.filename: info for info in archive.infolist()}
@@ -97,14 +96,10 @@ class TorchFile:
                 raise
             raise CheckpointError(self._not_a_zip(error)) from error
         self._views = self._state_dict(pickled)
-        self._file = path.open("rb")
-        try:
-            self._starts = {view.storage: self._start(view.storage) for view in self._views.values()}
-            for name, view in self._views.items():
-                self._check_bounds(name, view)
-        except BaseException:
-            self.close()
-            raise
+        with path.open("rb") as file:
+            self._starts = {view.storage: self._start(file, view.storage) for view in self._views.values()}
+        for name, view in self._views.items():
+            self._check_bounds(name, view)
 
     def _find_root(self) -> str:
         roots = [name.removesuffix("data.pkl") for name in self._records if name.endswith("/data.pkl")]
@@ -147,11 +142,11 @@ class TorchFile:
                 )
         return state
 
-    def _start(self, storage: _Storage) -> int:
+    def _start(self, file: BinaryIO, storage: _Storage) -> int:
         """Byte offset of a storage in the file, behind the zip's local header (which torch pads)."""
         info = self._stored(f"{self._root}data/{storage.key}")
-        self._file.seek(info.header_offset)
-        header = self._file.read(30)
+        file.seek(info.header_offset)
+        header = file.read(30)
         if len(header) != 30 or header[:4] != b"PK\x03\x04":
             raise CheckpointError(f"{self._path} is damaged at record {info.filename}; fetch it again")
         start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
@@ -193,19 +188,20 @@ class TorchFile:
         first = view.offset + sum(part.start * stride for part, stride in zip(index, view.strides))
         span = 1 + sum((n - 1) * stride for n, stride in zip(shape, view.strides))
         itemsize = view.storage.dtype.itemsize
-        self._file.seek(self._starts[view.storage] + first * itemsize)
-        flat = np.fromfile(self._file, view.storage.dtype, span)
+        offset = self._starts[view.storage] + first * itemsize
+        try:
+            flat = np.fromfile(self._path, view.storage.dtype, span, offset=offset)
+        except OSError as error:
+            raise CheckpointError(f"tensor {name} in {self._path} cannot be read: {error}") from error
         if flat.size != span:
-            raise CheckpointError(f"{self._path} ended in the middle of tensor {name}; fetch it again")
+            raise CheckpointError(f"{self._path} ends in the middle of tensor {name}; fetch it again")
         if prod(shape) == span and view.strides == _row_major(view.shape):
             return flat.reshape(shape)
         strides = tuple(stride * itemsize for stride in view.strides)
         return np.lib.stride_tricks.as_strided(flat, shape, strides, writeable=False).copy()
 
     def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
+        """Nothing is held between two reads."""
 
 
 def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
