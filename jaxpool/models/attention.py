@@ -59,9 +59,16 @@ class SelfAttention(nnx.Module):
         self.config, self.implementation = config, implementation
 
     def __call__(
-        self, x_BTD: jax.Array, lengths_B: jax.Array, turn: Turn | None = None, window: Window = None
+        self,
+        x_BTD: jax.Array,
+        lengths_B: jax.Array,
+        turn: Turn | None = None,
+        window: Window = None,
+        bias_HTS: jax.Array | None = None,
     ) -> jax.Array:
-        """``[B, T, D] -> [B, T, D]``; ``turn`` rotates queries and keys, ``window`` limits how far a token sees."""
+        """``[B, T, D] -> [B, T, D]``; ``turn`` rotates queries and keys, ``window`` limits how far a token sees,
+        ``bias_HTS`` is added to the scores.
+        """
         c, (n_rows, n_tokens, _) = self.config, x_BTD.shape
         q_BTHh = self.query(x_BTD).reshape(n_rows, n_tokens, c.heads, c.head_size)
         k_BTKh = self.key(x_BTD).reshape(n_rows, n_tokens, c.kv_heads, c.head_size)
@@ -78,6 +85,7 @@ class SelfAttention(nnx.Module):
             causal=c.causal,
             scale=c.scale,
             window=window,
+            bias_HTS=bias_HTS,
             implementation=self.implementation,
         )
         return self.out(y_BTHh.reshape(n_rows, n_tokens, -1))

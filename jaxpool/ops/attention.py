@@ -49,6 +49,7 @@ def attend(
     causal: bool,
     scale: float,
     window: Window = None,
+    bias_HTS: jax.Array | None = None,
     implementation: Implementation = "xla",
 ) -> jax.Array:
     """Scaled dot-product attention over right-padded rows, with grouped key/value heads.
@@ -63,12 +64,14 @@ def attend(
         scale: factor on the scores.
         window: a query sees keys less than this many positions away (before, and after unless causal); None for
             no limit. May be a traced scalar, so that layers of different windows share one program.
+        bias_HTS: added to the scores after scaling (relative positions, ALiBi), float32; T may be 1 if it is the
+            same for every query.
         implementation: see ``choose``.
 
     Returns:
         ``[B, T, H, h]`` in the dtype of the queries.
     """
-    if implementation == "cudnn" and (window is None or isinstance(window, int)):
+    if implementation == "cudnn" and bias_HTS is None and (window is None or isinstance(window, int)):
         return jax.nn.dot_product_attention(
             q_BTHh,
             k_BSKh,
@@ -83,12 +86,15 @@ def attend(
     n_tokens = q_BTHh.shape[1]
     dense = partial(_dense, lengths_B=lengths_B, causal=causal, window=window, scale=scale)
     if n_tokens <= 2 * QUERY_BLOCK or n_tokens % QUERY_BLOCK:
-        return dense(q_BTHh, k_BSKh, v_BSKh, jnp.arange(n_tokens))
+        return dense(q_BTHh, k_BSKh, v_BSKh, jnp.arange(n_tokens), bias_HTS)
     starts = jnp.arange(0, n_tokens, QUERY_BLOCK)
 
     def block(start: jax.Array) -> jax.Array:
         q_BtHh = jax.lax.dynamic_slice_in_dim(q_BTHh, start, QUERY_BLOCK, axis=1)
-        return dense(q_BtHh, k_BSKh, v_BSKh, start + jnp.arange(QUERY_BLOCK))
+        bias_HtS = bias_HTS
+        if bias_HTS is not None and bias_HTS.shape[1] > 1:
+            bias_HtS = jax.lax.dynamic_slice_in_dim(bias_HTS, start, QUERY_BLOCK, axis=1)
+        return dense(q_BtHh, k_BSKh, v_BSKh, start + jnp.arange(QUERY_BLOCK), bias_HtS)
 
     blocks_NBtHh = jax.lax.map(block, starts)
     return jnp.moveaxis(blocks_NBtHh, 0, 1).reshape(q_BTHh.shape)
@@ -99,6 +105,7 @@ def _dense(
     k_BSKh: jax.Array,
     v_BSKh: jax.Array,
     q_position_T: jax.Array,
+    bias_HTS: jax.Array | None,
     *,
     lengths_B: jax.Array,
     causal: bool,
@@ -109,6 +116,8 @@ def _dense(
     n_kv = k_BSKh.shape[2]
     q_BTKGh = q_BTHh.reshape(n_rows, n_queries, n_kv, n_heads // n_kv, size)
     scores_BKGTS = jnp.einsum("btkgh,bskh->bkgts", q_BTKGh, k_BSKh, preferred_element_type=jnp.float32) * scale
+    if bias_HTS is not None:
+        scores_BKGTS += bias_HTS.reshape(n_kv, n_heads // n_kv, *bias_HTS.shape[1:])
     k_position_S = jnp.arange(k_BSKh.shape[1])
     ahead_TS = q_position_T[:, None] - k_position_S[None, :]
     seen_BTS = (k_position_S[None, :] < lengths_B[:, None])[:, None, :]
