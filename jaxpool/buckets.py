@@ -154,13 +154,9 @@ def plan(
         raise ValueError("no bucket to plan with" + (": none of them is compiled" if sealed else ""))
     longest = int(sizes.max())
     if sizes.min() < 1:
-        raise ValueError(
-            f"a text of {sizes.min()} tokens cannot be planned; every text needs at least one token"
-        )
+        raise ValueError(f"a text of {sizes.min()} tokens cannot be planned; every text needs at least one token")
     if longest > menu[-1].length:
-        raise ValueError(
-            f"a text of {longest} tokens is longer than the longest bucket ({menu[-1].length} tokens)"
-        )
+        raise ValueError(f"a text of {longest} tokens is longer than the longest bucket ({menu[-1].length} tokens)")
 
     fitting = np.cumsum(np.bincount(sizes, minlength=menu[-1].length + 1))  # [length] -> texts it can hold
     columns: list[_Column] = []

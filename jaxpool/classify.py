@@ -30,13 +30,14 @@ Label texts from the command line, a pipe or a file, in order.
 
 A terminal shows a table; pipes and .jsonl files get one line per text:
   {"index": 0, "text": "…", "label": "positive", "probs": {"negative": 0.02, "positive": 0.98}}
-A blank text of a file gets the label null, so that results line up with the lines of a .txt.
+A blank text of a file gets the label null, so that results line up with its lines.
 """
 TABLE_LABELS = 4  # labels a table shows of each text, unless told otherwise
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Declares the options of ``jaxpool classify``."""
+    command.usage = "jaxpool classify [TEXT ...] [--input FILE] [--output FILE] [--model MODEL] [options]"
     command.description = DESCRIPTION
     add = command.add_argument
     add("texts", nargs="*", metavar="TEXT", help="texts to label; without any, --input or a pipe is read")

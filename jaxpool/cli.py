@@ -30,7 +30,7 @@ COMMANDS = {
     "serve": ("jaxpool_serving.app", "answer POST /classify over HTTP"),
 }
 """Command -> (module with ``add_arguments`` and ``main``, imported by name when needed; what it does)."""
-EPILOG = "Without --model, the English sentiment model inside jaxpool is used. More: jaxpool COMMAND --help"
+EPILOG = "Without --model, the English sentiment model inside jaxpool is used."
 INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended
 PIPE_CLOSED = 141
 
@@ -98,7 +98,9 @@ def parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
         "jaxpool", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     top.add_argument("--version", action="version", version=f"jaxpool {__version__}")
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = top.add_subparsers(
+        title="commands (jaxpool COMMAND --help tells more)", metavar="COMMAND", required=True
+    )
     named = next((word for word in argv if not word.startswith("-")), None)
     for name, (module, about) in COMMANDS.items():
         command = commands.add_parser(name, help=about, formatter_class=_Formatter)

@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+DTYPES = ("auto", "float32", "bfloat16")
+
 
 def model_options(command: argparse.ArgumentParser, named: bool = True) -> Callable[..., Any]:
     """Declares the options that say which model to open and how; returns ``add_argument`` of their group.
@@ -17,8 +19,20 @@ def model_options(command: argparse.ArgumentParser, named: bool = True) -> Calla
     if named:
         add("--model", help="checkpoint folder, converted store or hub id (default: the embedded model)")
     add("--revision", help="branch, tag or commit of a hub id")
-    add("--dtype", default="auto", choices=("auto", "float32", "bfloat16"), help="of the weights (default: auto)")
-    add("--convert", default="auto", choices=("auto", "classify"), help="classify: make a language model one")
+    add(
+        "--dtype",
+        default="auto",
+        choices=DTYPES,
+        metavar="DTYPE",
+        help=f"of the weights: {', '.join(DTYPES)} (default: auto)",
+    )
+    add(
+        "--convert",
+        default="auto",
+        choices=("auto", "classify"),
+        metavar="HOW",
+        help="classify: make a classifier of a language model",
+    )
     add("--hf-overrides", metavar="JSON", type=json_object, help="changes to config.json, a JSON object")
     return add
 

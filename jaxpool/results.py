@@ -119,24 +119,35 @@ def print_table(results: Sequence[Result], kind: str, most: int | None = None) -
         kind: ``probs`` (drawn as bars) or ``logits`` (numbers only).
         most: labels shown of each result, highest first; None shows all.
     """
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("text", ratio=1, overflow="ellipsis", no_wrap=True)
-    table.add_column("label", no_wrap=True)
-    table.add_column("probability" if kind == "probs" else "logit", no_wrap=True)
+    rows = []
     for result in results:
-        shown = " ".join(result["text"].split())
+        words = " ".join(result["text"].split())
         if "pair" in result:
-            shown += " ⟷ " + " ".join(result["pair"].split())
-        scores = sorted((result[kind] or {}).items(), key=lambda score: -score[1])[:most]
-        width = max((len(name) for name, _ in scores), default=0)
-        lines = Text("\n").join(_score(name, value, kind, width) for name, value in scores)
+            words += " | " + " ".join(result["pair"].split())
         label = ", ".join(result["labels"]) if "labels" in result else result["label"]
-        table.add_row(Text(shown), Text(label or "—", style="bold"), lines)
-    Console().print(table)
+        scores = sorted((result[kind] or {}).items(), key=lambda score: -score[1])[:most]
+        rows.append((Text(words), Text(label or "-", style="bold"), scores))
+    name_width = max((cell_len(name) for *_, scores in rows for name, _ in scores), default=0)
+    drawn = [[_score(name, value, kind, name_width) for name, value in scores] for *_, scores in rows]
+
+    console = Console()
+    bars = max((line.cell_len for lines in drawn for line in lines), default=0)
+    labels = min(max((label.cell_len for _, label, _ in rows), default=0), 40)
+    texts = max((text.cell_len for text, *_ in rows), default=0)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    # Left to itself, rich lets a long text take the bars' room.
+    room = max(console.width - bars - labels - 3 * 2, 8)
+    table.add_column("text", width=max(min(texts, room), 4), no_wrap=True, overflow="ellipsis")
+    table.add_column("label", width=max(labels, 5), no_wrap=True, overflow="ellipsis")
+    table.add_column("probability" if kind == "probs" else "logit", min_width=bars, no_wrap=True)
+    for (text, label, _), lines in zip(rows, drawn):
+        table.add_row(text, label, Text("\n").join(lines))
+    console.print(table)
 
 
 _BAR = 16  # characters of a full bar

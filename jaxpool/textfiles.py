@@ -107,7 +107,7 @@ class TextFile:
         while not last:
             offset = stream.tell() if stream.seekable() else None
             try:
-                data = stream.read(_CHUNK)
+                data = stream.read1(_CHUNK)  # what a slow pipe has so far, not a full chunk
             except (OSError, EOFError, zlib.error) as error:
                 raise InputFileError(f"{self.name}: cannot be read after line {line}: {error}") from error
             last = not data

@@ -33,9 +33,7 @@ def seconds(batches: list[Batch], cost: CostModel, compiled: frozenset[Bucket]) 
     return sum(cost.seconds(b.bucket) for b in batches) + compiles * per_program
 
 
-def brute_force(
-    lengths: np.ndarray, buckets: list[Bucket], cost: CostModel, compiled: frozenset[Bucket]
-) -> float:
+def brute_force(lengths: np.ndarray, buckets: list[Bucket], cost: CostModel, compiled: frozenset[Bucket]) -> float:
     """Least cost over every sequence of batches.
 
     Longest text first loses nothing: any set of batches that can hold the texts can hold them in that order.

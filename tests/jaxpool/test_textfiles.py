@@ -100,8 +100,7 @@ def test_chunk_borders_change_nothing(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_undecodable_bytes_name_place_and_remedy(tmp_path: Path) -> None:
     path = write(tmp_path, "latin.csv", "text\nfine\ncafé\n".encode("latin-1"))
     assert refusal(path).endswith(
-        "latin.csv: line 3, byte 13: 0xe9 is not valid utf-8; "
-        "name the file's encoding, for example --encoding latin-1"
+        "latin.csv: line 3, byte 13: 0xe9 is not valid utf-8; name the file's encoding, for example --encoding latin-1"
     )
     assert "--encoding utf-16" in refusal(write(tmp_path, "wide.txt", "wide".encode("utf-16")))
     assert "--encoding utf-16" in refusal(write(tmp_path, "wide.txt", "ok\nwide".encode("utf-16-le")))

@@ -1,0 +1,7 @@
+"""``python -m jaxpool`` is the command ``jaxpool``."""
+
+import sys
+
+from jaxpool.cli import main
+
+sys.exit(main())

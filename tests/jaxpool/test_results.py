@@ -1,0 +1,106 @@
+"""Result files: complete under their name, or not there."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import pytest
+
+from jaxpool import results
+from jaxpool.errors import JaxpoolError, ValidationError
+
+RESULT = {"index": 0, "text": 'a "quoted",\ntext', "label": "x", "labels": ["x", "y"], "probs": {"x": 0.75, "y": 0.25}}
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_the_name_appears_when_the_block_has_ended(tmp_path: Path) -> None:
+    target = tmp_path / "out.jsonl"
+    with results.open_file(target, []) as write:
+        write(RESULT)
+        assert names(tmp_path) == [f".out.jsonl.{os.getpid()}.part"]
+    assert names(tmp_path) == ["out.jsonl"]
+    assert target.read_text().count("\n") == 1
+    mask = os.umask(0)
+    os.umask(mask)
+    assert target.stat().st_mode & 0o777 == 0o666 & ~mask, "readable to whom the user's files are readable"
+
+
+@pytest.mark.parametrize("failure", [ValidationError("no"), KeyboardInterrupt(), OSError("another file's trouble")])
+def test_a_failed_block_leaves_what_was_there(tmp_path: Path, failure: BaseException) -> None:
+    target = tmp_path / "out.jsonl"
+    target.write_text("older")
+    with pytest.raises(type(failure)) as caught, results.open_file(target, []) as write:
+        write(RESULT)
+        raise failure
+    assert caught.value is failure
+    assert names(tmp_path) == ["out.jsonl"]
+    assert target.read_text() == "older"
+
+
+def test_links_and_devices_stay_what_they_are(tmp_path: Path) -> None:
+    link, target = tmp_path / "link.csv", tmp_path / "real.csv"
+    link.symlink_to(target)
+    with results.open_file(link, ["text", "labels", "probs_y", "probs_z"]) as write:
+        write(RESULT)
+    assert link.is_symlink()
+    with target.open(newline="") as file:
+        assert list(csv.reader(file)) == [["text", "labels", "probs_y", "probs_z"], [RESULT["text"], "x;y", "0.25", ""]]
+    results.check_path(Path(os.devnull))
+    with results.open_file(Path(os.devnull), []) as write:
+        write(RESULT)
+    assert not Path(os.devnull).is_file()
+
+
+def test_a_file_that_cannot_grow_is_one_sentence(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")
+    target = tmp_path / "out.jsonl"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(JaxpoolError) as caught, results.open_file(target, []) as write:
+            for _ in range(1000):
+                write(RESULT)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert str(caught.value) == f"cannot write {target}: File too large; no results were kept"
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("", "it is a folder"), ("gone/a.csv", "there is no folder"), ("a.txt", "as .jsonl or .csv")]
+)
+def test_impossible_paths(tmp_path: Path, name: str, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        results.check_path(tmp_path / name)
+
+
+@pytest.mark.parametrize("columns", [40, 100])
+def test_the_table_fits_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    many = [
+        {"text": "long " * 50, "label": "positive", "probs": {"negative": 0.0177, "positive": 0.9823}},
+        {
+            "text": "[red]not markup[/red]\n日本語",
+            "pair": "b",
+            "label": "negative",
+            "probs": {"negative": 1.0, "positive": 0.0},
+        },
+        {"text": " ", "label": None, "probs": None},
+    ]
+    results.print_table(many, "probs")
+    wide = capsys.readouterr().out
+    assert max(map(len, wide.splitlines())) <= columns
+    if columns == 100:
+        assert "long … " in wide or "lon… " in wide or "lo… " in wide or "l… " in wide
+        assert "[red]not markup[/red] 日本語 | b" in wide
+        assert wide.index("positive ███████████████▊  98.2%") < wide.index("negative ▎                  1.8%")
+        assert "negative ████████████████ 100.0%" in wide
+    results.print_table([{**one, "logits": one["probs"]} for one in many], "logits", most=1)
+    assert "positive    0.9823" in capsys.readouterr().out
