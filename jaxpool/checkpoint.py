@@ -14,9 +14,11 @@ from jaxpool.errors import CheckpointError, ConfigError
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    Overrides = Mapping[str, Any] | Callable[[PretrainedConfig], PretrainedConfig] | None
+Overrides = Mapping[str, Any] | Callable[[Any], Any] | None
 
 logger = logging.getLogger(__name__)
+# transformers advises everyone without PyTorch to install it; we do not want it.
+logging.getLogger("transformers").addFilter(lambda record: "PyTorch was not found" not in str(record.msg))
 
 DEFAULT_MODEL = Path(__file__).parent / "default_model"
 
@@ -121,9 +123,7 @@ def _download(
     return folder
 
 
-def read_config(
-    folder: Path, hf_overrides: Overrides = None, trust_remote_code: bool = False
-) -> PretrainedConfig:
+def read_config(folder: Path, hf_overrides: Overrides = None, trust_remote_code: bool = False) -> PretrainedConfig:
     """``config.json`` as transformers' configuration object, with that class's defaults.
 
     Args:
@@ -146,11 +146,9 @@ def read_config(
     else:
         config = hf_overrides(_build(data, {}))
         if not hasattr(config, "model_type"):
-            raise ConfigError(
-                f"The hf_overrides callable must return the configuration, got {type(config).__name__}."
-            )
+            raise ConfigError(f"The hf_overrides callable must return the configuration, got {type(config).__name__}.")
     # A callable (or a sub-configuration) may have left JSON's string keys behind.
-    config.id2label = _label_map(config.id2label)
+    config.id2label = label_map(config.id2label)
     config.name_or_path = str(folder)
     return config
 
@@ -205,7 +203,7 @@ def _merge(data: dict[str, Any], overrides: dict[str, Any], config_class: Any) -
     if merged.get("id2label") is None:
         merged.pop("id2label", None)
         return merged
-    merged["id2label"] = labels = _label_map(merged["id2label"])
+    merged["id2label"] = labels = label_map(merged["id2label"])
     count = merged.pop("num_labels", None)
     if count is not None and count != len(labels):
         raise ConfigError(
@@ -215,8 +213,8 @@ def _merge(data: dict[str, Any], overrides: dict[str, Any], config_class: Any) -
     return merged
 
 
-def _label_map(labels: object) -> dict[int, str]:
-    """``id2label`` with integer keys, in order; JSON has made strings of them."""
+def label_map(labels: object) -> dict[int, str]:
+    """``id2label`` with integer keys, in order; JSON has made strings of them. ConfigError for others."""
     try:
         by_id = {int(key): str(name) for key, name in labels.items()}  # type: ignore[attr-defined]
     except (AttributeError, TypeError, ValueError):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from jaxpool import tasks
-from jaxpool.checkpoint import locate, read_config
+from jaxpool import remembered, tasks
+from jaxpool.checkpoint import locate
 from jaxpool.engine_args import check_engine_args
 from jaxpool.errors import EngineError, ValidationError
 from jaxpool.outputs import (
@@ -21,10 +22,13 @@ from jaxpool.outputs import (
 )
 from jaxpool.params import Adapters, Params, PoolerConfig, PoolingParams, broadcast
 from jaxpool.prompts import split
-from jaxpool.tokens import Tokenizer, lower_cases, read_tokenizer
+from jaxpool.tokens import Tokenizer
+from jaxpool.vocabulary import lower_cases, read_tokenizer
 
 if TYPE_CHECKING:
     from jaxpool.engine import Engine
+
+logger = logging.getLogger(__name__)
 
 
 class LLM:
@@ -94,18 +98,19 @@ class LLM:
         pooler = PoolerConfig.of(pooler_config)
         hub: dict[str, Any] = {"token": hf_token, "cache_dir": download_dir}
         folder = locate(model, revision=revision, **hub)
-        config = read_config(folder, hf_overrides, trust_remote_code)
         words = folder
         if tokenizer is not None:
             words = locate(tokenizer, revision=tokenizer_revision, weights=False, **hub)
-        hf_tokenizer = None if skip_tokenizer_init else read_tokenizer(words)
+        if trust_remote_code:
+            logger.warning("trust_remote_code has no effect: jaxpool never runs code from a checkpoint.")
+        config, vocabulary = remembered.read(folder, None if skip_tokenizer_init else words, hf_overrides)
 
         from jaxpool.loading import open_engine
 
         self.engine: Engine = open_engine(
             folder,
             config,
-            tokenizer=hf_tokenizer,
+            tokenizer=vocabulary,
             runner=runner,
             convert=convert,
             pooler_config=pooler,
@@ -122,12 +127,14 @@ class LLM:
         self.pooling_task: str = spec.task
         absent = "skip_tokenizer_init was set" if skip_tokenizer_init else f"{words} has no tokenizer files"
         self.tokenizer = Tokenizer(
-            hf_tokenizer,
+            vocabulary,
             max_length=spec.max_length,
             vocab_size=spec.vocab_size,
             lower=lower_cases(words),
             absent=f"Texts cannot be read because {absent}; pass token ids, or name a tokenizer=….",
         )
+        self._words = words
+        self._hf_tokenizer: Any = None
         self._ids = itertools.count()
         self._closed = False
 
@@ -232,12 +239,12 @@ class LLM:
 
     def embed(
         self,
-        prompts: Any,  # noqa: ARG002 - vLLM's signature
+        prompts: Any,
         *,
-        use_tqdm: bool | Callable[..., Any] = True,  # noqa: ARG002
-        pooling_params: Params = None,  # noqa: ARG002
-        lora_request: Adapters = None,  # noqa: ARG002
-        tokenization_kwargs: dict[str, Any] | None = None,  # noqa: ARG002
+        use_tqdm: bool | Callable[..., Any] = True,
+        pooling_params: Params = None,
+        lora_request: Adapters = None,
+        tokenization_kwargs: dict[str, Any] | None = None,
     ) -> list[Any]:
         """Raises ValidationError: a classifier has no embeddings."""
         raise ValidationError(tasks.NO_EMBEDDING)
@@ -252,7 +259,11 @@ class LLM:
 
     def get_tokenizer(self) -> Any:
         """The checkpoint's transformers tokenizer, yours to use and change."""
-        return self.tokenizer.public()
+        if self.tokenizer.vocabulary is None:
+            raise ValidationError(self.tokenizer.absent)
+        if self._hf_tokenizer is None:
+            self._hf_tokenizer = read_tokenizer(self._words)
+        return self._hf_tokenizer
 
     def close(self) -> None:
         """Stops the engine's threads and frees the device. Calling it again does nothing."""

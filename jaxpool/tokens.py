@@ -7,17 +7,16 @@ that they are never cut off. Slow (pure Python) tokenizers go through transforme
 
 from __future__ import annotations
 
-import copy
 import functools
-import json
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from jaxpool.errors import CheckpointError, ValidationError
+from jaxpool.errors import ValidationError
 from jaxpool.prompts import Options, Prompt, TextPrompt, TokensPrompt, parse
+from jaxpool.vocabulary import Vocabulary
+from jaxpool.vocabulary import read_tokenizer as read_tokenizer
 
 SHORTER = "Please reduce the length of the input prompt."
 
@@ -35,58 +34,22 @@ class Encoded:
     types: list[int] | None = None
 
 
-# A folder with none of these has no tokenizer.
-TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
-
-
-def read_tokenizer(folder: Path) -> Any:
-    """The folder's transformers tokenizer; None where the folder has no tokenizer files.
-
-    Raises:
-        CheckpointError: the files are damaged or incomplete.
-    """
-    if not any(True for pattern in TOKENIZER_FILES for _ in folder.glob(pattern)):
-        return None
-    from transformers import AutoTokenizer
-
-    try:
-        hf = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        # transformers builds an empty tokenizer out of a lone tokenizer_config.json.
-        empty = len(hf) <= len(hf.added_tokens_decoder)
-    except Exception as error:  # the Rust reader raises bare Exceptions
-        raise CheckpointError(f"The tokenizer files in {folder} cannot be read: {error}") from error
-    if empty:
-        raise CheckpointError(f"The tokenizer in {folder} has an empty vocabulary; are its files complete?")
-    return hf
-
-
-def lower_cases(folder: Path) -> bool:
-    """Whether the folder's Sentence-Transformers settings ask for lower-cased texts."""
-    for path in folder.glob("sentence_*_config.json"):
-        try:
-            return bool(json.loads(path.read_text(encoding="utf-8")).get("do_lower_case", False))
-        except (ValueError, AttributeError) as error:
-            raise CheckpointError(f"{path} is not a JSON object: {error}") from error
-    return False
-
-
-def _direct_backend(hf: Any) -> Any:
-    """The Rust tokenizer in ``hf``, set to neither cut nor pad; None where that is not what ``hf`` does."""
-    if hf is None:
-        return None
-    from transformers import PreTrainedTokenizerFast
-
-    stock = isinstance(hf, PreTrainedTokenizerFast) and all(
-        getattr(type(hf), name) is getattr(PreTrainedTokenizerFast, name)
-        for name in ("__call__", "_encode_plus")
+def _truncated(backend: Any, texts: Sequence[TextPrompt], size: int, side: str, special: bool) -> Iterator[Any]:
+    """Encodings of at most ``size`` tokens, special ones included, which are added after the cut."""
+    parts = iter(
+        backend.encode_batch_fast(
+            [part for text in texts for part in (text.text, text.pair) if part is not None],
+            add_special_tokens=False,
+        )
     )
-    if not stock:
-        return None
-    backend = hf.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    backend.encode_special_tokens = hf.split_special_tokens
-    return backend
+    for text in texts:
+        first, second = next(parts), None if text.pair is None else next(parts)
+        added = backend.num_special_tokens_to_add(second is not None) if special else 0
+        kept = _share(max(size - added, 0), len(first), 0 if second is None else len(second))
+        for part, length in zip((first, second), kept):
+            if part is not None and len(part) > length:
+                part.truncate(length, direction=side)
+        yield backend.post_process(first, second, special)
 
 
 def _share(room: int, first: int, second: int) -> tuple[int, int]:
@@ -114,28 +77,28 @@ class Tokenizer:
     """A checkpoint's tokenizer with the model's limits.
 
     Args:
-        hf: a transformers tokenizer, which belongs to this object from now on; None reads token ids only.
+        vocabulary: a checkpoint's, or a transformers tokenizer, which belongs to this object from now on; None
+            reads token ids only.
         max_length: most tokens of a prompt.
         vocab_size: rows of the model's embedding.
         lower: lower-case texts first (a Sentence-Transformers setting).
-        absent: why there is no ``hf``, as a sentence for the caller who sends text.
+        absent: why there is no vocabulary, as a sentence for the caller who sends text.
     """
 
     def __init__(
-        self, hf: Any, *, max_length: int, vocab_size: int, lower: bool = False, absent: str = ""
+        self, vocabulary: Any, *, max_length: int, vocab_size: int, lower: bool = False, absent: str = ""
     ) -> None:
-        self.hf = hf
+        if not isinstance(vocabulary, Vocabulary | None):
+            vocabulary = Vocabulary.of(vocabulary)
+        self.vocabulary: Vocabulary | None = vocabulary
         self.max_length = max_length
         self.vocab_size = vocab_size
         self.lower = lower
         self.absent = absent
-        self._lock = threading.Lock()
-        self._backend = _direct_backend(hf)
-        self._has_types = hf is not None and "token_type_ids" in hf.model_input_names
+        self._lock = threading.Lock()  # slow tokenizers are not thread-safe
+        self._has_types = vocabulary is not None and "token_type_ids" in vocabulary.model_input_names
 
-    def encode(
-        self, prompts: Sequence[Any], tokenization_kwargs: Mapping[str, Any] | None = None
-    ) -> list[Encoded]:
+    def encode(self, prompts: Sequence[Any], tokenization_kwargs: Mapping[str, Any] | None = None) -> list[Encoded]:
         """Token ids of every prompt, in order. Thread-safe.
 
         Args:
@@ -161,15 +124,6 @@ class Tokenizer:
         ]
         return self._each(self._finish, drafts)
 
-    def public(self) -> Any:
-        """A transformers tokenizer for callers to use as they like; ours stays as it is. Made once."""
-        if self.hf is None:
-            raise CheckpointError(self.absent)
-        with self._lock:
-            if not hasattr(self, "_public"):
-                self._public = copy.deepcopy(self.hf)
-        return self._public
-
     @staticmethod
     def _each(function: Any, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
         """``function`` of every argument tuple; an error gets a note that says which prompt it was."""
@@ -188,7 +142,7 @@ class Tokenizer:
         parsed = parse(prompt)
         if isinstance(parsed, TokensPrompt):
             return parsed
-        if self.hf is None:
+        if self.vocabulary is None:
             raise ValidationError(self.absent)
         texts = [parsed.text] if parsed.pair is None else [parsed.text, parsed.pair]
         for text in texts:
@@ -210,44 +164,31 @@ class Tokenizer:
 
     @functools.cached_property
     def _longest_piece(self) -> int:
-        return max(map(len, self.hf.get_vocab()), default=1)
+        return self.vocabulary.longest_piece() if self.vocabulary else 1
 
     def _encode_texts(self, texts: list[TextPrompt], options: Options) -> list[Encoded]:
-        if not texts:
+        if not texts or self.vocabulary is None:
             return []
-        if self._backend is None:
+        backend = self.vocabulary.backend
+        if backend is None:
             with self._lock:
-                return [self._encode_slowly(text, options) for text in texts]
+                return [self._encode_slowly(self.vocabulary.slow, text, options) for text in texts]
         if options.truncate is None:
             inputs = [text.text if text.pair is None else (text.text, text.pair) for text in texts]
-            encodings = self._backend.encode_batch_fast(inputs, add_special_tokens=options.add_special_tokens)
+            encodings = backend.encode_batch_fast(inputs, add_special_tokens=options.add_special_tokens)
         else:
-            encodings = self._truncated(texts, options)
+            side = options.side or self.vocabulary.truncation_side
+            encodings = _truncated(backend, texts, options.truncate, side, options.add_special_tokens)
         return [self._from_encoding(encoding) for encoding in encodings]
-
-    def _truncated(self, texts: list[TextPrompt], options: Options) -> Iterable[Any]:
-        """Encodings of at most ``options.truncate`` tokens, special ones included."""
-        inputs = [part for text in texts for part in (text.text, text.pair) if part is not None]
-        parts = iter(self._backend.encode_batch_fast(inputs, add_special_tokens=False))
-        side = options.side or self.hf.truncation_side
-        for text in texts:
-            first, second = next(parts), None if text.pair is None else next(parts)
-            added = self._backend.num_special_tokens_to_add(second is not None)
-            room = max((options.truncate or 0) - (added if options.add_special_tokens else 0), 0)
-            sizes = _share(room, len(first), 0 if second is None else len(second))
-            for part, size in zip((first, second), sizes):
-                if part is not None and len(part) > size:
-                    part.truncate(size, direction=side)
-            yield self._backend.post_process(first, second, options.add_special_tokens)
 
     def _from_encoding(self, encoding: Any) -> Encoded:
         types = encoding.type_ids if self._has_types else None
         return Encoded(encoding.ids, types if types and any(types) else None)
 
-    def _encode_slowly(self, text: TextPrompt, options: Options) -> Encoded:
-        side, self.hf.truncation_side = self.hf.truncation_side, options.side or self.hf.truncation_side
+    def _encode_slowly(self, hf: Any, text: TextPrompt, options: Options) -> Encoded:
+        side, hf.truncation_side = hf.truncation_side, options.side or hf.truncation_side
         try:
-            encoding = self.hf(
+            encoding = hf(
                 text.text,
                 text.pair,
                 add_special_tokens=options.add_special_tokens,
@@ -257,7 +198,7 @@ class Tokenizer:
                 verbose=False,
             )
         finally:
-            self.hf.truncation_side = side
+            hf.truncation_side = side
         types = encoding.get("token_type_ids")
         return Encoded(list(encoding["input_ids"]), types if types and any(types) else None)
 
@@ -266,7 +207,7 @@ class Tokenizer:
         size = options.truncate
         if size is None or len(prompt.ids) <= size:
             return Encoded(prompt.ids, prompt.types)
-        side = options.side or getattr(self.hf, "truncation_side", "right")
+        side = options.side or getattr(self.vocabulary, "truncation_side", "right")
         kept = slice(size) if side == "right" else slice(len(prompt.ids) - size, None)
         return Encoded(prompt.ids[kept], prompt.types and prompt.types[kept])
 
@@ -296,9 +237,7 @@ class Tokenizer:
 
     @property
     def _pad_id(self) -> int:
-        pad = getattr(self.hf, "pad_token_id", None)
+        pad = getattr(self.vocabulary, "pad_token_id", None)
         if pad is None:
-            raise ValidationError(
-                "Padding was asked for, but the checkpoint's tokenizer has no padding token."
-            )
+            raise ValidationError("Padding was asked for, but the checkpoint's tokenizer has no padding token.")
         return int(pad)

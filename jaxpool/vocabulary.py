@@ -1,0 +1,109 @@
+"""A checkpoint's tokenizer files, reduced to what encoding needs: the Rust tokenizer and a few values beside it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxpool.errors import CheckpointError
+
+# A folder with none of these has no tokenizer.
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a transformers tokenizer is, for our purposes. Names are transformers'.
+
+    Attributes:
+        backend: the Rust tokenizer, set to neither cut nor pad; None for a slow tokenizer.
+        slow: the transformers tokenizer where there is no backend, or calling it is not calling the backend.
+        truncation_side: which end is cut, "left" or "right".
+        model_input_names: tells whether the model wants token types.
+        model_max_length: the tokenizer's own limit in tokens, possibly astronomic.
+        pad_token_id, unk_token, unk_token_id: special tokens; None where there are none.
+    """
+
+    backend: Any
+    slow: Any
+    truncation_side: str
+    model_input_names: tuple[str, ...]
+    model_max_length: int
+    pad_token_id: int | None
+    unk_token: str | None
+    unk_token_id: int | None
+
+    @classmethod
+    def of(cls, hf: Any) -> Vocabulary:
+        """Takes a transformers tokenizer apart; it must not be used for anything else afterwards."""
+        backend = _backend(hf)
+        return cls(
+            backend=backend,
+            slow=hf if backend is None else None,
+            truncation_side=hf.truncation_side,
+            model_input_names=tuple(hf.model_input_names),
+            model_max_length=int(hf.model_max_length),
+            pad_token_id=hf.pad_token_id,
+            unk_token=hf.unk_token,
+            unk_token_id=hf.unk_token_id,
+        )
+
+    def longest_piece(self) -> int:
+        """Characters of the longest piece."""
+        return max(map(len, (self.backend or self.slow).get_vocab()), default=1)
+
+    def convert_tokens_to_ids(self, token: str) -> int | None:
+        """Id of a piece, that of the unknown token where there is no such piece."""
+        if self.backend is None:
+            return self.slow.convert_tokens_to_ids(token)
+        found = self.backend.token_to_id(token)
+        return self.unk_token_id if found is None else found
+
+
+def _backend(hf: Any) -> Any:
+    from transformers import PreTrainedTokenizerFast
+
+    stock = isinstance(hf, PreTrainedTokenizerFast) and all(
+        getattr(type(hf), name) is getattr(PreTrainedTokenizerFast, name) for name in ("__call__", "_encode_plus")
+    )
+    if not stock:
+        return None
+    backend = hf.backend_tokenizer
+    # Settings inside tokenizer.json would be used otherwise; transformers sets them anew at every call.
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = hf.split_special_tokens
+    return backend
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The folder's transformers tokenizer; None where the folder has no tokenizer files.
+
+    Raises:
+        CheckpointError: the files are damaged or incomplete.
+    """
+    if not any(True for pattern in TOKENIZER_FILES for _ in folder.glob(pattern)):
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        hf = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        # transformers builds an empty tokenizer out of a lone tokenizer_config.json.
+        empty = len(hf) <= len(hf.added_tokens_decoder)
+    except Exception as error:  # the Rust reader raises bare Exceptions
+        raise CheckpointError(f"The tokenizer files in {folder} cannot be read: {error}") from error
+    if empty:
+        raise CheckpointError(f"The tokenizer in {folder} has an empty vocabulary; are its files complete?")
+    return hf
+
+
+def lower_cases(folder: Path) -> bool:
+    """Whether the folder's Sentence-Transformers settings ask for lower-cased texts."""
+    for path in folder.glob("sentence_*_config.json"):
+        try:
+            return bool(json.loads(path.read_text(encoding="utf-8")).get("do_lower_case", False))
+        except (ValueError, AttributeError) as error:
+            raise CheckpointError(f"{path} is not a JSON object: {error}") from error
+    return False
