@@ -10,6 +10,7 @@ import pytest
 
 from jaxpool import LLM, convert
 from jaxpool.cli import main
+from jaxpool.errors import CheckpointError
 
 MODELS = Path(__file__).resolve().parents[1] / "data" / "models"
 TEXTS = ["A first text.", "And a second one, somewhat longer than the first."]
@@ -61,10 +62,15 @@ def test_an_interrupted_replacement_keeps_the_old_one(tmp_path: Path, failure: B
     target = tmp_path / "store"
     target.mkdir()
     (target / "old").touch()
-    with pytest.raises((KeyboardInterrupt, ValueError)), convert._replacing(target) as new:
-        new.mkdir()
-        (new / "half").touch()
-        raise failure
+
+    def fail() -> None:
+        with convert._replacing(target) as new:
+            new.mkdir()
+            (new / "half").touch()
+            raise failure
+
+    with pytest.raises((KeyboardInterrupt, CheckpointError)):
+        fail()
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
     assert (target / "old").exists()
 

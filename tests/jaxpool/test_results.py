@@ -34,9 +34,14 @@ def test_the_name_appears_when_the_block_has_ended(tmp_path: Path) -> None:
 def test_a_failed_block_leaves_what_was_there(tmp_path: Path, failure: BaseException) -> None:
     target = tmp_path / "out.jsonl"
     target.write_text("older")
-    with pytest.raises(type(failure)) as caught, results.open_file(target, []) as write:
-        write(RESULT)
-        raise failure
+
+    def fail() -> None:
+        with results.open_file(target, []) as write:
+            write(RESULT)
+            raise failure
+
+    with pytest.raises(type(failure)) as caught:
+        fail()
     assert caught.value is failure
     assert names(tmp_path) == ["out.jsonl"]
     assert target.read_text() == "older"
@@ -59,12 +64,17 @@ def test_links_and_devices_stay_what_they_are(tmp_path: Path) -> None:
 def test_a_file_that_cannot_grow_is_one_sentence(tmp_path: Path) -> None:
     resource = pytest.importorskip("resource")
     target = tmp_path / "out.jsonl"
+
+    def write_often() -> None:
+        with results.open_file(target, []) as write:
+            for _ in range(1000):
+                write(RESULT)
+
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
-        with pytest.raises(JaxpoolError) as caught, results.open_file(target, []) as write:
-            for _ in range(1000):
-                write(RESULT)
+        with pytest.raises(JaxpoolError) as caught:
+            write_often()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert str(caught.value) == f"cannot write {target}: File too large; no results were kept"

@@ -50,26 +50,28 @@ def test_results_are_those_of_the_library_in_order(llm: LLM) -> None:
 
 def test_the_next_chunk_is_tokenised_while_one_computes(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     encode, run = llm.tokenizer.encode, llm.engine.run
-    prepared = threading.Semaphore(0)
+    prepared, computed, changed = 0, 0, threading.Condition()
 
     def encode_and_tell(prompts: list[Any], options: Any = None) -> Any:
-        if isinstance(prompts[0], str):  # not the token ids that `classify` passes through once more
-            prepared.release()
-        return encode(prompts, options)
+        nonlocal prepared
+        encoded = encode(prompts, options)
+        if not (prompts and isinstance(prompts[0], dict)):  # `classify` passes its token ids through once more
+            with changed:
+                prepared += 1
+                changed.notify_all()
+        return encoded
 
     def run_when_the_next_is_prepared(*arguments: Any) -> Any:
-        assert prepared.acquire(timeout=10)
+        nonlocal computed
+        with changed:
+            assert changed.wait_for(lambda: prepared >= computed + 2, timeout=10)
+        computed += 1
         return run(*arguments)
 
     monkeypatch.setattr(llm.tokenizer, "encode", encode_and_tell)
     monkeypatch.setattr(llm.engine, "run", run_when_the_next_is_prepared)
-    several = stream.classify(llm, items(12))
-    assert prepared._value == 0
-    next(several)
-    # The first chunk has computed, which took one permit; its own was the other.
-    assert prepared.acquire(timeout=10)
-    prepared.release(3)
-    assert len(list(several)) == 11
+    assert len(list(stream.classify(llm, items(12)))) == 12
+    assert computed == 3
 
 
 def test_no_more_than_two_chunks_are_drawn_ahead(llm: LLM) -> None:
@@ -97,6 +99,6 @@ def test_an_error_names_its_text_and_ends_the_stream(llm: LLM) -> None:
     texts[5] = Item("half \ud83d a pair", where="line 6")
     results = stream.classify(llm, iter(texts))
     assert [next(results)["index"] for _ in range(4)] == [0, 1, 2, 3]
-    with pytest.raises(ValidationError, match="^line 6: The prompt is not valid Unicode") as caught:
+    with pytest.raises(ValidationError, match=r"^line 6: The prompt is not valid Unicode") as caught:
         next(results)
     assert "--truncate" not in str(caught.value)
