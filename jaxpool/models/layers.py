@@ -130,7 +130,11 @@ def stacked(build: Callable[[], Module], count: int) -> Module:
 
 
 def scan_layers(
-    layers: nnx.Module, x: jax.Array, run: Callable[..., jax.Array], per_layer: jax.Array | None = None
+    layers: nnx.Module,
+    x: jax.Array,
+    run: Callable[..., jax.Array],
+    per_layer: jax.Array | None = None,
+    order: tuple[int, ...] | None = None,
 ) -> jax.Array:
     """Runs stacked layers one after another: ``x = run(layer, x, per_layer[i])``.
 
@@ -139,7 +143,14 @@ def scan_layers(
         x: the hidden states that enter the first layer.
         run: one layer's computation; its third argument is None when ``per_layer`` is.
         per_layer: values that differ by layer, leading axis the layer (attention windows, say).
+        order: which of ``layers`` runs at each depth, where depths share weights (ALBERT); None: each once, in turn.
     """
+    if order is not None:
+
+        def shared(carry: jax.Array, step: tuple[jax.Array, jax.Array | None]) -> tuple[jax.Array, None]:
+            return run(jax.tree.map(lambda leaf: leaf[step[0]], layers), carry, step[1]), None
+
+        return jax.lax.scan(shared, x, (jnp.array(order), per_layer))[0]
 
     def body(carry: jax.Array, layer: tuple[nnx.Module, jax.Array | None]) -> tuple[jax.Array, None]:
         return run(layer[0], carry, layer[1]), None

@@ -1,79 +1,120 @@
-"""BERT checkpoints (``bert-base-uncased`` and everything of ``model_type`` bert)."""
+"""BERT checkpoints, and what its relatives share with it: field names, module names, ignored tensors."""
 
 from __future__ import annotations
 
+from typing import Any
+
+from jaxpool.errors import ConfigError
 from jaxpool.models.bert import Bert, BertConfig
 from jaxpool_conversions.families import Family, HeadStyle
 from jaxpool_conversions.families.fields import Fields
-from jaxpool_conversions.rules import Ignore, Rule, Table, Transpose
+from jaxpool_conversions.families.rows import linear, rows
+from jaxpool_conversions.rules import Ignore, Table
+
+LAYER = "encoder.layer.{layer}"
+
+NAMES = {
+    "tokens": "embeddings.word_embeddings",
+    "positions": "embeddings.position_embeddings",
+    "types": "embeddings.token_type_embeddings",
+    "norm": "embeddings.LayerNorm",
+    "layers.attention.query": f"{LAYER}.attention.self.query",
+    "layers.attention.key": f"{LAYER}.attention.self.key",
+    "layers.attention.value": f"{LAYER}.attention.self.value",
+    "layers.attention.out": f"{LAYER}.attention.output.dense",
+    "layers.attention_norm": f"{LAYER}.attention.output.LayerNorm",
+    "layers.up": f"{LAYER}.intermediate.dense",
+    "layers.down": f"{LAYER}.output.dense",
+    "layers.mlp_norm": f"{LAYER}.output.LayerNorm",
+}
+"""Our modules (paths in ``models.bert``) and BERT's names for them."""
+
+POOLER = (linear("pooler.dense", "head.dense"), ("classifier", "score"))
+"""Dense layer of the head and names of its last layer: BERT's pooler, then ``classifier``."""
+
+CLASSIFIER = (linear("classifier.dense", "head.dense"), ("classifier.out_proj", "score"))
+"""The same for RoBERTa's head: both layers in ``classifier``."""
+
+IGNORED = (
+    Ignore("embeddings.position_ids", "a buffer that counts 0, 1, 2, …"),
+    Ignore("embeddings.token_type_ids", "a buffer of zeros"),
+    Ignore("cls.predictions.{rest}", "masked-language-model head"),
+    Ignore("cls.seq_relationship.{rest}", "next-sentence head"),
+    Ignore("lm_head.{rest}", "masked-language-model head"),
+)
+UNUSED_POOLER = Ignore("pooler.{rest}", "the pooler of pretraining, which this classifier does not read")
 
 
-def _config(fields: Fields) -> BertConfig:
+def config(fields: Fields, **changes: Any) -> BertConfig:
+    """The fields that BERT and its relatives share; ``changes`` are settings of ``BertConfig`` on top.
+
+    Raises:
+        ConfigError: the config makes a decoder of it, or has positions other than absolute ones.
+    """
     # Both make a decoder of it, which has no sequence classifier in transformers either.
     fields.require("is_decoder", False)
     fields.require("add_cross_attention", False)
-    fields.require("position_embedding_type", "absolute", None)
-    return BertConfig(
-        vocab=fields.get("vocab_size"),
-        positions=fields.get("max_position_embeddings"),
-        types=fields.get("type_vocab_size"),
-        width=fields.get("hidden_size"),
-        layers=fields.get("num_hidden_layers"),
-        heads=fields.get("num_attention_heads"),
-        mlp=fields.get("intermediate_size"),
-        activation=fields.get("hidden_act"),
-        norm_eps=fields.get("layer_norm_eps"),
+    if "positions" not in changes:
+        fields.require("position_embedding_type", "absolute", None)
+        # Read only where positions are learned: elsewhere it is a limit, which resolve.py reads.
+        first = 0 if changes.get("padding_id") is None else changes["padding_id"] + 1
+        changes["positions"] = fields.get("max_position_embeddings") - first
+    read = {
+        "vocab": "vocab_size",
+        "types": "type_vocab_size",
+        "width": "hidden_size",
+        "layers": "num_hidden_layers",
+        "heads": "num_attention_heads",
+        "mlp": "intermediate_size",
+        "activation": "hidden_act",
+        "norm_eps": "layer_norm_eps",
+    }
+    return BertConfig(**{ours: fields.get(theirs) for ours, theirs in read.items() if ours not in changes} | changes)
+
+
+def padding(fields: Fields) -> int:
+    """The padding token, from which RoBERTa-like positions count on.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    token = fields.get("pad_token_id")
+    if token is None:
+        raise ConfigError(
+            f"config.json sets pad_token_id to null, but positions of model_type {fields.model_type!r} count from it."
+        )
+    return int(token)
+
+
+def table(
+    prefix: str,
+    names: dict[str, str] = NAMES,
+    head: tuple[Any, tuple[str, ...]] = POOLER,
+    ignore: tuple[Ignore, ...] = (),
+) -> Table:
+    """A conversion table of ``names``."""
+    return Table(
+        prefix=prefix,
+        rules=rows(names),
+        head=head[0],
+        head_names=head[1],
+        ignore=(*IGNORED, *(() if head is POOLER else (UNUSED_POOLER,)), *ignore),
+        embedding=f"{names['tokens']}.weight",
     )
 
 
-def _linear(source: str, target: str) -> tuple[Rule, Rule]:
-    return (
-        Rule(f"{source}.weight", f"{target}.kernel", (Transpose(),)),
-        Rule(f"{source}.bias", f"{target}.bias"),
-    )
-
-
-def _norm(source: str, target: str) -> tuple[Rule, Rule]:
-    return Rule(f"{source}.weight", f"{target}.scale"), Rule(f"{source}.bias", f"{target}.bias")
-
-
-_LAYER = "encoder.layer.{layer}"
-
-TABLE = Table(
-    prefix="bert.",
-    rules=(
-        Rule("embeddings.word_embeddings.weight", "backbone.tokens.table"),
-        Rule("embeddings.position_embeddings.weight", "backbone.positions.table"),
-        Rule("embeddings.token_type_embeddings.weight", "backbone.types.table"),
-        *_norm("embeddings.LayerNorm", "backbone.norm"),
-        *_linear(f"{_LAYER}.attention.self.query", "backbone.layers.attention.query"),
-        *_linear(f"{_LAYER}.attention.self.key", "backbone.layers.attention.key"),
-        *_linear(f"{_LAYER}.attention.self.value", "backbone.layers.attention.value"),
-        *_linear(f"{_LAYER}.attention.output.dense", "backbone.layers.attention.out"),
-        *_norm(f"{_LAYER}.attention.output.LayerNorm", "backbone.layers.attention_norm"),
-        *_linear(f"{_LAYER}.intermediate.dense", "backbone.layers.up"),
-        *_linear(f"{_LAYER}.output.dense", "backbone.layers.down"),
-        *_norm(f"{_LAYER}.output.LayerNorm", "backbone.layers.mlp_norm"),
-    ),
-    head=_linear("pooler.dense", "head.dense"),
-    head_names=("classifier", "score"),
-    ignore=(
-        Ignore("embeddings.position_ids", "a buffer that counts 0, 1, 2, …"),
-        Ignore("cls.predictions.{rest}", "masked-language-model head"),
-        Ignore("cls.seq_relationship.{rest}", "next-sentence head"),
-    ),
-    embedding="embeddings.word_embeddings.weight",
-)
-
-FAMILIES = {
-    "bert": Family(
+def family(prefix_class: str, read: Any, conversion: Table, dense: str = "tanh", types: bool = True) -> Family:
+    """A family on the ``Bert`` backbone whose head is a dense layer on the first token, then a linear one."""
+    return Family(
         name="bert",
         backbone=Bert,
-        config=_config,
-        head=lambda _: HeadStyle("CLS", dense="tanh"),
-        table=TABLE,
-        prefix_class="Bert",
+        config=read,
+        head=lambda _: HeadStyle("CLS", dense=dense),
+        table=conversion,
+        prefix_class=prefix_class,
         head_bias=True,
-        types=True,
+        types=types,
     )
-}
+
+
+FAMILIES = {"bert": family("Bert", config, table("bert."))}

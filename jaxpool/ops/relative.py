@@ -1,0 +1,40 @@
+"""Relative positions as an additive bias on attention scores (Raffel et al. 2019, arXiv:1910.10683).
+
+Shape letters: T queries, S keys (= T), N distances (2 T - 1), H heads.
+"""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def buckets(length: int, count: int, *, max_distance: int = 128, two_sided: bool = True) -> np.ndarray:
+    """Bucket of every distance ``key - query`` from ``1 - length`` to ``length - 1``: int32 ``[N]``.
+
+    Near distances have a bucket each, farther ones share buckets that widen logarithmically up to ``max_distance``.
+    Two-sided: the upper half of the buckets is for keys that follow the query; else those are in bucket 0.
+    """
+    distance_N = np.arange(1 - length, length)
+    if two_sided:
+        count //= 2
+        offset_N, far_N = np.where(distance_N > 0, count, 0), np.abs(distance_N)
+    else:
+        offset_N, far_N = np.zeros_like(distance_N), np.maximum(-distance_N, 0)
+    exact = count // 2
+    # float32 step by step as transformers computes it: bucket edges fall on exact numbers, and rounding decides them.
+    ratio_N = np.log(np.maximum(far_N, 1).astype(np.float32) / np.float32(exact))
+    wide_N = ratio_N / np.float32(math.log(max_distance / exact)) * np.float32(count - exact)
+    wide_N = np.minimum(exact + wide_N.astype(np.int32), count - 1)
+    return (offset_N + np.where(far_N < exact, far_N, wide_N)).astype(np.int32)
+
+
+def bias_by_distance(table: jax.Array, bucket_N: np.ndarray) -> jax.Array:
+    """Bias on every score, float32 ``[H, T, S]``, from a table ``[buckets, H]`` and the bucket of each distance."""
+    length = (len(bucket_N) + 1) // 2
+    bias_HN = table.astype(jnp.float32)[bucket_N].T
+    distance_TS = jnp.arange(length)[None, :] - jnp.arange(length)[:, None]
+    return bias_HN[:, distance_TS + length - 1]
