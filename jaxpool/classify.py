@@ -146,6 +146,8 @@ def _sink(args: argparse.Namespace, llm: LLM, kind: str) -> Iterator[Callable[[r
     elif sys.stdout.isatty():
         from tqdm import tqdm
 
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="replace")  # a terminal that cannot draw bars still gets its numbers
         most = args.top_k or (len(llm.labels) if len(llm.labels) <= TABLE_LABELS else TABLE_LABELS)
         rows: list[results.Result] = []
 

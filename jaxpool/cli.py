@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     debug = "--debug" in words
     try:
-        args = parser(words).parse_args(words)
+        args = parser(words).parse_args(words or ["--help"])
         _quieten(debug)
         code: int = args.run(args)
         sys.stdout.flush()

@@ -246,7 +246,7 @@ def test_help_is_pleasant_and_light() -> None:
     code = """
 import contextlib, sys
 from jaxpool.cli import main
-for words in (["--help"], ["classify", "--help"], ["convert", "--help"]):
+for words in ([], ["--help"], ["classify", "--help"], ["convert", "--help"]):
     with contextlib.suppress(SystemExit):
         main(words)
 heavy = {"jax", "numpy", "transformers", "rich", "tqdm", "aiohttp"} & set(sys.modules)
