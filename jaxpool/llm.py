@@ -299,8 +299,12 @@ class LLM:
 
         encoded = self.tokenizer.encode(prompts, tokenization_kwargs)
         rows = [Row(one.ids, one.types, self._activated(param)) for one, param in zip(encoded, params)]
-        with _progress(use_tqdm, len(rows)) as bar:
-            scores = self.engine.run(rows, bar.update)
+        bar = _bar(use_tqdm, len(rows))
+        try:
+            scores = self.engine.run(rows, bar and bar.update)
+        finally:
+            if bar is not None:
+                bar.close()
         finite = np.isfinite(scores).all(axis=1)
         if not finite.all():
             index = int(np.flatnonzero(~finite)[0])
@@ -314,11 +318,11 @@ class LLM:
         ]
 
 
-def _progress(use_tqdm: bool | Callable[..., Any], total: int) -> Any:
-    """A progress bar over prompts: tqdm's, the caller's, or one that shows nothing."""
+def _bar(use_tqdm: bool | Callable[..., Any], total: int) -> Any:
+    """A progress bar over prompts: tqdm's, the caller's, or None."""
+    if not use_tqdm:
+        return None
     from tqdm import tqdm
 
     make = use_tqdm if callable(use_tqdm) else tqdm
-    if use_tqdm is False:
-        return tqdm(disable=True)
     return make(total=total, desc="Processed prompts", dynamic_ncols=True)

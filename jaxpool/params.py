@@ -36,9 +36,7 @@ def _refuse_unknown(cls: type, names: Mapping[str, object]) -> None:
 
 def _check_flag(name: str, value: object) -> None:
     if value is not None and not isinstance(value, bool):
-        raise ValidationError(
-            f"`{name}` must be True, False or None, got {value!r}.", parameter=name, value=value
-        )
+        raise ValidationError(f"`{name}` must be True, False or None, got {value!r}.", parameter=name, value=value)
 
 
 @dataclass(repr=False)
@@ -104,9 +102,7 @@ class PoolingParams:
     def for_task(self, task: str) -> PoolingParams:
         """A copy pinned to ``task``; ValidationError where it asks for what ``task`` does not have."""
         if self.task is not None and self.task != task:
-            raise ValidationError(
-                f"You cannot overwrite param.task={self.task!r} with pooling_task={task!r}!"
-            )
+            raise ValidationError(f"You cannot overwrite param.task={self.task!r} with pooling_task={task!r}!")
         for names, quote in ((("dimensions",), "'"), (("step_tag_id", "returned_token_ids"), "")):
             unsupported = [name for name in names if getattr(self, name) is not None]
             if unsupported:
@@ -242,11 +238,7 @@ def broadcast(params: Params, prompts: Sequence[Any], task: str, adapters: Adapt
     if params is None or isinstance(params, PoolingParams):
         return [(params or PoolingParams()).for_task(task)] * count
     if not isinstance(params, Sequence) or not all(isinstance(one, PoolingParams) for one in params):
-        raise TypeError(
-            f"pooling_params should be a PoolingParams or a list of them, got {type(params).__name__}."
-        )
+        raise TypeError(f"pooling_params should be a PoolingParams or a list of them, got {type(params).__name__}.")
     if len(params) != count:
-        raise ValidationError(
-            f"The lengths of prompts ({count}) and params ({len(params)}) must be the same."
-        )
+        raise ValidationError(f"The lengths of prompts ({count}) and params ({len(params)}) must be the same.")
     return [one.for_task(task) for one in params]

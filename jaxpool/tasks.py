@@ -14,9 +14,7 @@ TASK_REQUIRED = """
                   - For token classification, use `pooling_task="token_classify"`.
                   - For multi-vector retrieval, use `pooling_task="token_embed"`.
                 """
-NO_EMBEDDING = (
-    "Embedding API is not supported by this model. Try converting the model using `--convert embed`."
-)
+NO_EMBEDDING = "Embedding API is not supported by this model. Try converting the model using `--convert embed`."
 ONE_LABEL = "Scoring API is only enabled for num_labels == 1."
 NOT_GENERATIVE = (
     "LLM.{}() is only supported for generative models. "

@@ -113,15 +113,13 @@ def test_the_bar_counts_prompts(llm: LLM, capsys: pytest.CaptureFixture[str]) ->
         def update(self, count: int) -> None:
             self.seen += count
 
-        def __enter__(self) -> Bar:
-            return self
-
-        def __exit__(self, *_error: object) -> None:
-            pass
+        def close(self) -> None:
+            self.closed = True
 
     bars: list[Bar] = []
     llm.classify(["good"] * 5, use_tqdm=Bar)
     assert (bars[0].options["total"], bars[0].options["desc"], bars[0].seen) == (5, "Processed prompts", 5)
+    assert bars[0].closed
     assert not capsys.readouterr().err
     llm.classify("good", use_tqdm=False)
     assert not capsys.readouterr().err

@@ -60,9 +60,7 @@ def test_use_activation_must_be_a_flag():
 
 
 def test_output_kind_is_final_only():
-    with pytest.raises(
-        ValueError, match=r"For pooling output_kind has to be FINAL_ONLY, got RequestOutputKind\.DELTA"
-    ):
+    with pytest.raises(ValueError, match=r"For pooling output_kind has to be FINAL_ONLY, got RequestOutputKind\.DELTA"):
         PoolingParams(output_kind=RequestOutputKind.DELTA)
 
 
@@ -81,8 +79,7 @@ def test_for_task_pins_a_copy():
         ),
         (
             PoolingParams(dimensions=2),
-            "Task 'classify' only supports ['use_activation'] parameters, does not support "
-            "['dimensions'] parameters",
+            "Task 'classify' only supports ['use_activation'] parameters, does not support ['dimensions'] parameters",
         ),
         (
             PoolingParams(step_tag_id=2, returned_token_ids=[1]),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, ByT5Tokenizer
 
+from jaxpool import prompts
 from jaxpool.errors import CheckpointError, ValidationError
 from jaxpool.prompts import Options, split
 from jaxpool.tokens import Tokenizer
@@ -242,6 +243,7 @@ def test_bad_options_are_refused(kwargs, error, message):
 
 
 def test_unknown_options_are_logged_once(caplog):
+    prompts._warn_once.cache_clear()
     with caplog.at_level(logging.WARNING, "jaxpool"):
         for _ in range(2):
             assert Options.parse({"colour": "red", "padding": True}, 16) == Options()
