@@ -105,7 +105,9 @@ class Programs:
         two = jax.ShapeDtypeStruct((bucket.rows, bucket.length), jnp.int32)
         one = jax.ShapeDtypeStruct((bucket.rows,), jnp.int32)
         flags = jax.ShapeDtypeStruct((bucket.rows,), jnp.bool_)
-        return self._run.lower(self._leaves, Inputs(two, two if self._types else None, one, flags))
+        # Operations that divide their own work (``ops/moe.py``) ask for the mesh.
+        with jax.set_mesh(self.mesh):
+            return self._run.lower(self._leaves, Inputs(two, two if self._types else None, one, flags))
 
     def start(self, buckets: Iterable[Bucket]) -> list[Future[Any]]:
         """Begins to compile what is missing, in background threads; one future per bucket.

@@ -18,6 +18,9 @@ MESH_AXIS: dict[str | None, str | None] = {
     "heads": "model",
     "kv_heads": "model",
     "mlp": "model",
+    # Experts are split inside, each over its inner width, and not from one another: every device then has equal work
+    # whichever experts a text asks, and products of tokens sorted by expert divide as plain ones do.
+    "expert": None,
     "embed": None,
     "layer": None,
     None: None,
