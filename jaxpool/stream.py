@@ -6,7 +6,6 @@ import functools
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +139,7 @@ def _check(llm: LLM, item: Item, options: dict[str, Any]) -> None:
     raise ValidationError(f"{item.where}: {problem}{remedy}") from problem
 
 
-class _Bar(AbstractContextManager["_Bar"]):
+class _Bar:
     """As much of a tqdm bar as ``LLM.classify`` asks for."""
 
     def __init__(self, advance: Callable[[int, float], object], per_text: float, **_: object) -> None:
@@ -150,8 +149,8 @@ class _Bar(AbstractContextManager["_Bar"]):
         """``texts`` more are done."""
         self._advance(texts, texts * self._per_text)
 
-    def __exit__(self, *_: object) -> None:
-        pass
+    def close(self) -> None:
+        """The chunk is done; the stream goes on."""
 
 
 def _result(
