@@ -255,7 +255,7 @@ sys.exit(f"imported {heavy}" if heavy else 0)
     started = time.monotonic()
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert time.monotonic() - started < 2  # 0.2 s on an idle machine
+    assert time.monotonic() - started < 5  # 0.2 s on an idle machine; a model would take longer
     for command in COMMANDS:
         assert f"\n  jaxpool {command} " in run.stdout, f"one example of {command}"
     assert "--text-column" in run.stdout
