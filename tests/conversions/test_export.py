@@ -148,7 +148,7 @@ def test_parameters_that_no_rule_writes(made: SimpleNamespace) -> None:
 def test_a_part_that_is_missing(made: SimpleNamespace) -> None:
     leaves = random_leaves(made, 0, np.float32)
     del leaves["backbone.layers.k.kernel"]
-    with pytest.raises(WeightsError, match=r"net\.layer\.0\.qkv\.weight needs 3 parts.*\[0, 2\]"):
+    with pytest.raises(WeightsError, match=r"net\.layer\.0\.qkv\.weight needs 3 parts"):
         export(leaves, made.table, HEAD)
 
 
