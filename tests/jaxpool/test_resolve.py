@@ -25,6 +25,11 @@ ELSEWHERE = {
     "summary_proj_to_labels": "GPT-2's double-heads model only",
     "use_sliding_window": "folded into layer_types by transformers",
     "max_window_layers": "folded into layer_types by transformers",
+    "sinusoidal_pos_embds": "how DistilBERT's table of positions was initialised; the table is stored",
+    "output_embedding_size": "RemBERT's masked-language-model head only",
+    "entity_vocab_size": "LUKE's entity inputs, which texts come without",
+    "entity_emb_size": "LUKE's entity inputs, which texts come without",
+    "use_entity_aware_attention": "LUKE's entity inputs, which texts come without",
 }
 
 
@@ -55,7 +60,7 @@ def changed(value: Any, name: str) -> Any:
 
 
 WINDOWS = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}
-BASE: dict[str, dict[str, Any]] = {"qwen2": WINDOWS, "qwen3": WINDOWS}
+BASE: dict[str, dict[str, Any]] = {"qwen2": WINDOWS, "qwen3": WINDOWS, "ernie": {"use_task_id": True}}
 """Settings under which fields matter that otherwise lie idle."""
 
 

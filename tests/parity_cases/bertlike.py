@@ -7,6 +7,15 @@ from typing import Any
 from parity_cases.first import BERT
 
 ROBERTA = BERT | {"pad_token_id": 1, "type_vocab_size": 1}
+DISTILBERT = {
+    "vocab_size": 101,
+    "dim": 48,
+    "n_layers": 3,
+    "n_heads": 4,
+    "hidden_dim": 56,
+    "max_position_embeddings": 64,
+}
+LUKE = {"entity_vocab_size": 11, "entity_emb_size": 24}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "roberta": ("roberta", ROBERTA | {"num_labels": 2}),
@@ -21,4 +30,31 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "camembert-7-labels": ("camembert", ROBERTA | {"num_labels": 7, "type_vocab_size": 2, "num_hidden_layers": 1}),
     "data2vec-text": ("data2vec-text", ROBERTA | {"num_labels": 1}),
     "data2vec-text-silu": ("data2vec-text", ROBERTA | {"num_labels": 2, "hidden_act": "silu"}),
+    "distilbert": ("distilbert", DISTILBERT | {"num_labels": 2}),
+    "distilbert-relu-1-label": ("distilbert", DISTILBERT | {"num_labels": 1, "activation": "relu", "n_heads": 3,
+                                                            "dim": 33, "sinusoidal_pos_embds": True}),
+    "distilbert-multi-label": ("distilbert", DISTILBERT | {"num_labels": 7, "n_layers": 1,
+                                                           "problem_type": "multi_label_classification"}),
+    "electra-projected": ("electra", BERT | {"num_labels": 2, "embedding_size": 20}),
+    "electra-same-width": ("electra", BERT | {"num_labels": 7, "embedding_size": 48, "hidden_act": "relu"}),
+    "albert": ("albert", BERT | {"num_labels": 2, "embedding_size": 20}),
+    "albert-groups-uneven": ("albert", BERT | {"num_labels": 7, "embedding_size": 24, "num_hidden_layers": 5,
+                                               "num_hidden_groups": 2, "hidden_act": "gelu"}),
+    "albert-every-layer-own": ("albert", BERT | {"num_labels": 1, "embedding_size": 48, "num_hidden_groups": 3}),
+    "mpnet": ("mpnet", BERT | {"num_labels": 2}),
+    "mpnet-7-labels": ("mpnet", BERT | {"num_labels": 7, "hidden_act": "gelu_new", "hidden_size": 33,
+                                        "num_attention_heads": 3, "layer_norm_eps": 1e-5}),
+    "ernie": ("ernie", BERT | {"num_labels": 2}),
+    "ernie-tasks": ("ernie", BERT | {"num_labels": 3, "use_task_id": True, "task_type_vocab_size": 5}),
+    "megatron-bert": ("megatron-bert", BERT | {"num_labels": 2}),
+    "megatron-bert-relu": ("megatron-bert", BERT | {"num_labels": 1, "hidden_act": "relu", "layer_norm_eps": 1e-5}),
+    "roberta-prelayernorm": ("roberta-prelayernorm", ROBERTA | {"num_labels": 2}),
+    "roberta-prelayernorm-7-labels": ("roberta-prelayernorm", ROBERTA | {"num_labels": 7, "pad_token_id": 3}),
+    "xlm-roberta-xl": ("xlm-roberta-xl", ROBERTA | {"num_labels": 2}),
+    "xlm-roberta-xl-relu": ("xlm-roberta-xl", ROBERTA | {"num_labels": 1, "hidden_act": "relu"}),
+    "rembert": ("rembert", BERT | {"num_labels": 2, "input_embedding_size": 20, "output_embedding_size": 30}),
+    "rembert-same-width": ("rembert", BERT | {"num_labels": 7, "input_embedding_size": 48}),
+    "luke": ("luke", ROBERTA | LUKE | {"num_labels": 2}),
+    "luke-plain-attention": ("luke", ROBERTA | LUKE | {"num_labels": 7, "use_entity_aware_attention": False,
+                                                       "entity_emb_size": 48}),
 }  # fmt: skip
