@@ -1,0 +1,132 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # jaxpool in five minutes
+#
+# jaxpool turns a Hugging Face checkpoint into a fast text classifier in JAX. This notebook uses the small
+# English sentiment model that comes with the package, so it needs no network and no GPU.
+
+# %%
+from jaxpool import LLM
+
+llm = LLM()  # a folder or a hub id goes here; nothing means the embedded model
+
+# %% [markdown]
+# ## Classify
+#
+# One call, any number of texts; the answers come in the order of the texts.
+
+# %%
+texts = ["Loved the new café—coffee was great.", "This update broke everything. Frustrating."]
+for text, output in zip(texts, llm.classify(texts, use_tqdm=False)):
+    print(f"{output.outputs.label:9} {max(output.outputs.probs):.3f}  {text}")
+
+# %% [markdown]
+# An output is what vLLM would give, with the label's name added.
+
+# %%
+output = llm.classify("What a lovely surprise!", use_tqdm=False)[0]
+print(output)
+print("tokens:", output.prompt_token_ids)
+print("labels:", output.outputs.labels)
+
+# %% [markdown]
+# ## Encode
+#
+# `encode` gives the head's scores as an array. Without the activation they are logits.
+
+# %%
+from jaxpool import PoolingParams
+
+raw = PoolingParams(use_activation=False)
+for output in llm.encode(texts, raw, pooling_task="classify", use_tqdm=False):
+    print(output.outputs.data)
+
+# %% [markdown]
+# ## A file of texts
+#
+# On the command line this would be `jaxpool classify --input reviews.csv`. Here we want a picture.
+
+# %%
+import csv
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+with Path("reviews.csv").open(encoding="utf-8", newline="") as file:
+    reviews = [row["text"] for row in csv.DictReader(file)]
+probs = np.array([output.outputs.probs for output in llm.classify(reviews, use_tqdm=False)])
+probs.shape
+
+# %%
+labels = llm.classify(reviews[0], use_tqdm=False)[0].outputs.labels
+order = np.argsort(probs[:, -1])
+figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+left = np.zeros(len(reviews))
+for label, color, column in zip(labels, plt.cm.coolwarm_r(np.linspace(0.1, 0.9, len(labels))), probs[order].T):
+    axes.barh([reviews[i] for i in order], column, left=left, color=color, label=label)
+    left += column
+axes.axvline(0.5, color="black", linewidth=0.8)
+axes.set(xlim=(0, 1), xlabel="probability", title="What the model thinks of sixteen reviews")
+axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.22), ncols=len(labels), frameon=False)
+plt.show()
+
+# %% [markdown]
+# ## Convert once, open faster
+#
+# `jaxpool convert` writes the weights the way the model wants them: renamed, transposed, stacked by layer.
+# `LLM` opens such a store like any checkpoint, and gives the same answers.
+
+# %%
+import tempfile
+
+from jaxpool.checkpoint import locate
+from jaxpool.cli import main as jaxpool
+
+store = Path(tempfile.mkdtemp()) / "sentiment"
+jaxpool(["convert", str(locate(None)), str(store)])  # on the command line: jaxpool convert SOURCE TARGET
+sorted(path.name for path in store.iterdir())
+
+# %%
+again = LLM(str(store))
+reopened = np.array([output.outputs.probs for output in again.classify(reviews, use_tqdm=False)])
+print("largest difference:", np.abs(reopened - probs).max())
+
+# %% [markdown]
+# ## What a bucket is
+#
+# XLA compiles a program for one shape, so texts are padded to a **bucket** of rows × length. Few large
+# buckets waste time on padding, many small ones waste it on calls and compiles. The planner weighs all three
+# in seconds and cuts the texts, longest first, into the batches that cost least.
+
+# %%
+from jaxpool.buckets import plan
+
+lengths = np.array([len(output.prompt_token_ids) for output in llm.classify(reviews * 8, use_tqdm=False)])
+batches = plan(lengths, llm.engine.buckets, llm.engine.cost)
+for batch in batches:
+    inside = lengths[batch.rows]
+    rows, length = batch.bucket.rows, batch.bucket.length
+    print(f"{rows:4} x {length:<4} {len(inside):4} texts of {inside.min()} to {inside.max()} tokens")
+padded = sum(batch.bucket.tokens for batch in batches)
+print(f"{lengths.sum()} tokens in {padded} places: {1 - lengths.sum() / padded:.1%} padding")
+
+# %% [markdown]
+# Every program was compiled once, when a plan first needed it, and is kept on disk for the next start:
+
+# %%
+before = llm.engine.compiles
+llm.classify(reviews, use_tqdm=False)
+print("programs compiled by the second run:", llm.engine.compiles - before)
