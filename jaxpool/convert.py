@@ -80,7 +80,7 @@ def convert(
 
     from jaxpool import __version__, sharding
     from jaxpool.checkpoint import locate, read_config
-    from jaxpool.loading import _head as find_head
+    from jaxpool.loading import head_source, stored_dtype
     from jaxpool.programs import abstract
     from jaxpool.resolve import resolve
     from jaxpool.tokens import read_tokenizer
@@ -96,8 +96,9 @@ def convert(
     with Reader(folder) as reader:
         spec = resolve(
             config,
-            lambda family, labels, width: find_head(folder, reader, family, config, labels, width, tokenizer),
+            lambda family, labels, width: head_source(folder, reader, family, config, labels, width, tokenizer),
             folder=folder,
+            stored_dtype=stored_dtype(reader),
             platform=jax.default_backend(),
             dtype=dtype,
             convert=convert,

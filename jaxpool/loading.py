@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,8 +66,9 @@ def open_engine(
     try:
         spec = resolve(
             config,
-            lambda family, labels, width: _head(folder, reader, family, config, labels, width, tokenizer),
+            lambda family, labels, width: head_source(folder, reader, family, config, labels, width, tokenizer),
             folder=folder,
+            stored_dtype=None if reader is None else stored_dtype(reader),
             platform=platform,
             runner=runner,
             convert=convert,
@@ -123,7 +125,7 @@ def _mesh(spec: Spec, model: int, data: int | None, platform: str) -> jax.shardi
     return sharding.make_mesh(data, model)
 
 
-def _head(
+def head_source(
     folder: Path,
     reader: Reader | None,
     family: Family,
@@ -132,6 +134,16 @@ def _head(
     width: int,
     tokenizer: Any,
 ) -> HeadSource:
+    """Where the head comes from, for ``resolve``.
+
+    Args:
+        folder: the checkpoint or store.
+        reader: the checkpoint's tensors, or None for a store, which remembers its head.
+        family, config: what the checkpoint is; ``classifier_from_token`` and ``method`` are read from the config.
+        labels: declared number of labels, or None.
+        width: size of the vector the head reads.
+        tokenizer: looks up ``classifier_from_token``; may be None without it.
+    """
     if reader is None:
         from jaxpool_conversions.store import read_head
 
@@ -147,6 +159,15 @@ def _head(
         method=method,
         tied=bool(getattr(config, "tie_word_embeddings", False)),
     )
+
+
+def stored_dtype(reader: Reader) -> str:
+    """The dtype of most of a checkpoint's weights, by size."""
+    sizes: dict[str, int] = {}
+    for name in reader.names():
+        dtype = str(reader.dtype(name))
+        sizes[dtype] = sizes.get(dtype, 0) + prod(reader.shape(name))
+    return max(sizes, key=lambda dtype: sizes[dtype], default="float32")
 
 
 def _token_id(token: str, tokenizer: Any) -> int:
