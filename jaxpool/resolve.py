@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -147,6 +147,8 @@ def resolve(
     fields = Fields(config)
     ours, style = family.config(fields), family.head(fields)
     fields.finish()
+    if family.table_of is not None:
+        family = replace(family, table=family.table_of(ours))
     pooler_config = pooler_config or PoolerConfig()
     declared = None if getattr(config, "classifier_from_token", None) else config.num_labels
     source = find_source(family, declared, ours.width)
@@ -168,7 +170,7 @@ def resolve(
         source=source,
         pooling=_pooling(pooler_config, style.pooling),
         activation=activation_of(config),
-        use_activation=pooler_config.use_activation is not False,
+        use_activation=style.use_activation if pooler_config.use_activation is None else pooler_config.use_activation,
         logit_mean=mean,
         logit_sigma=sigma,
         labels=_labels(config, source.num_labels),

@@ -6,17 +6,19 @@ Shape letters as in ``layers.py``; R = half of the rotated part of a head.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpool.models.layers import Linear, RMSNorm
+from jaxpool.models.layers import Linear
+from jaxpool.models.norms import Norm, NormConfig
 from jaxpool.ops.attention import Implementation, Window, attend
 from jaxpool.ops.rope import rotate
 
 Turn = tuple[jax.Array, jax.Array]
-"""Cosines and sines of the positions, two float32 ``[T, R]``."""
+"""Cosines and sines of the positions, two float32 ``[T, R]``, or ``[B, T, R]`` where they depend on a row's length."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,13 @@ class AttentionConfig:
         scale: factor on the scores.
         causal: whether a token sees only itself and what precedes it.
         qkv_bias, out_bias: which projections carry a bias.
-        norm_eps: epsilon of an RMSNorm on every query and key head, or None for no such norm.
+        norm: norm of queries and keys, or None.
+        norm_over: what it normalises: every ``head`` with one scale for all, all ``heads`` each with a scale of its
+            own, or the whole ``width`` of the projection at once.
+        norm_rotated: whether it follows the rotation or precedes it.
+        interleaved: whether rotation pairs neighbours ``(2i, 2i + 1)`` or halves ``(i, i + R)``.
+        softcap: scores become ``softcap * tanh(score / softcap)``; None for no cap.
+        clip: queries, keys and values are cut to ``[-clip, clip]``; None for no limit.
     """
 
     width: int
@@ -41,7 +49,30 @@ class AttentionConfig:
     causal: bool
     qkv_bias: bool
     out_bias: bool
-    norm_eps: float | None = None
+    norm: NormConfig | None = None
+    norm_over: Literal["head", "heads", "width"] = "head"
+    norm_rotated: bool = False
+    interleaved: bool = False
+    softcap: float | None = None
+    clip: float | None = None
+
+    @property
+    def flops_per_token(self) -> float:
+        """Matrix-multiplication FLOPs of one token, without scores."""
+        return 2.0 * self.width * self.head_size * (2 * self.heads + 2 * self.kv_heads)
+
+    @property
+    def flops_per_pair(self) -> float:
+        """FLOPs per (query, key) pair: scores and weighted sum."""
+        return 4.0 * self.heads * self.head_size
+
+    def make(self, dtype: jnp.dtype, implementation: Implementation) -> SelfAttention:
+        """The module."""
+        return SelfAttention(self, dtype, implementation)
+
+    def _norm(self, heads: int, dtype: jnp.dtype) -> Norm | None:
+        shapes = {"head": (self.head_size,), "heads": (heads, self.head_size), "width": (heads * self.head_size,)}
+        return None if self.norm is None else Norm(self.norm, shapes[self.norm_over], dtype)
 
 
 class SelfAttention(nnx.Module):
@@ -54,8 +85,7 @@ class SelfAttention(nnx.Module):
         self.key = Linear(c.width, kv_width, ("embed", "kv_heads"), bias=c.qkv_bias, dtype=dtype, units=c.kv_heads)
         self.value = Linear(c.width, kv_width, ("embed", "kv_heads"), bias=c.qkv_bias, dtype=dtype, units=c.kv_heads)
         self.out = Linear(q_width, c.width, ("heads", "embed"), bias=c.out_bias, dtype=dtype, units=c.heads)
-        self.query_norm = None if c.norm_eps is None else RMSNorm(c.head_size, c.norm_eps, dtype, axis=None)
-        self.key_norm = None if c.norm_eps is None else RMSNorm(c.head_size, c.norm_eps, dtype, axis=None)
+        self.query_norm, self.key_norm = c._norm(c.heads, dtype), c._norm(c.kv_heads, dtype)
         self.config, self.implementation = config, implementation
 
     def __call__(
@@ -70,13 +100,20 @@ class SelfAttention(nnx.Module):
         ``bias_HTS`` is added to the scores.
         """
         c, (n_rows, n_tokens, _) = self.config, x_BTD.shape
-        q_BTHh = self.query(x_BTD).reshape(n_rows, n_tokens, c.heads, c.head_size)
-        k_BTKh = self.key(x_BTD).reshape(n_rows, n_tokens, c.kv_heads, c.head_size)
-        v_BTKh = self.value(x_BTD).reshape(n_rows, n_tokens, c.kv_heads, c.head_size)
-        if self.query_norm is not None and self.key_norm is not None:
-            q_BTHh, k_BTKh = self.query_norm(q_BTHh), self.key_norm(k_BTKh)
+        q_BTX, k_BTX, v_BTX = self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
+        if c.clip is not None:
+            q_BTX, k_BTX, v_BTX = (jnp.clip(y, -c.clip, c.clip) for y in (q_BTX, k_BTX, v_BTX))
+        if c.norm_over == "width":
+            q_BTX, k_BTX = self._normalise(q_BTX, k_BTX)
+        q_BTHh = q_BTX.reshape(n_rows, n_tokens, c.heads, c.head_size)
+        k_BTKh = k_BTX.reshape(n_rows, n_tokens, c.kv_heads, c.head_size)
+        v_BTKh = v_BTX.reshape(n_rows, n_tokens, c.kv_heads, c.head_size)
+        if c.norm_over != "width" and not c.norm_rotated:
+            q_BTHh, k_BTKh = self._normalise(q_BTHh, k_BTKh)
         if turn is not None:
-            q_BTHh, k_BTKh = rotate(q_BTHh, *turn), rotate(k_BTKh, *turn)
+            q_BTHh, k_BTKh = (rotate(y, *turn, interleaved=c.interleaved) for y in (q_BTHh, k_BTKh))
+        if c.norm_over != "width" and c.norm_rotated:
+            q_BTHh, k_BTKh = self._normalise(q_BTHh, k_BTKh)
         y_BTHh = attend(
             q_BTHh,
             k_BTKh,
@@ -86,6 +123,12 @@ class SelfAttention(nnx.Module):
             scale=c.scale,
             window=window,
             bias_HTS=bias_HTS,
+            softcap=c.softcap,
             implementation=self.implementation,
         )
         return self.out(y_BTHh.reshape(n_rows, n_tokens, -1))
+
+    def _normalise(self, q: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
+        if self.query_norm is None or self.key_norm is None:
+            return q, k
+        return self.query_norm(q), self.key_norm(k)

@@ -1,119 +1,243 @@
-"""Llama-like decoders: one module with switches; Llama, Mistral, Qwen2 and Qwen3 are settings of it.
+"""Decoders: one module with switches; every dense decoder of ``families/`` is a setting of it.
 
-Pre-norm layers (RMSNorm), rotary positions, grouped key/value heads, gated MLP (Touvron et al. 2023, arXiv:2302.13971;
-Jiang et al. 2023, arXiv:2310.06825; Yang et al. 2024, arXiv:2407.10671). Shape letters as in ``layers.py``; R = h / 2.
+A layer is an attention and an MLP, each a kind of its own (``AttentionKind``, ``MlpKind``), with norms placed as
+``norms`` says. What differs by layer and is no parameter (windows, rotary tables) is data that the scan carries.
+Shape letters as in ``layers.py``; L layers, N rotary tables, R half of the rotated part of a head.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from jaxpool.models.attention import AttentionConfig, SelfAttention, Turn
-from jaxpool.models.layers import ACTIVATIONS, Embedding, Linear, RMSNorm, scan_layers, stacked
+from jaxpool.models.attention import Turn
+from jaxpool.models.layers import Embedding, Linear, scan_layers, stacked
+from jaxpool.models.norms import Norm, NormConfig
 from jaxpool.ops.attention import Implementation, Window
 from jaxpool.ops.rope import Rope, angles
 
 
+class AttentionKind(Protocol):
+    """What an attention config must offer; ``AttentionConfig`` is one."""
+
+    @property
+    def heads(self) -> int: ...  # noqa: D102 - as in DecoderConfig, of one layer
+    @property
+    def head_size(self) -> int: ...  # noqa: D102
+    @property
+    def causal(self) -> bool: ...  # noqa: D102
+    @property
+    def flops_per_token(self) -> float: ...  # noqa: D102
+    @property
+    def flops_per_pair(self) -> float: ...  # noqa: D102
+    def make(self, dtype: jnp.dtype, implementation: Implementation) -> Any: ...  # noqa: D102
+
+
+class MlpKind(Protocol):
+    """What an MLP config must offer; ``MlpConfig`` is one. Modules take ``(x_BTD, lengths_B)``."""
+
+    @property
+    def flops_per_token(self) -> float: ...  # noqa: D102
+    def make(self, dtype: jnp.dtype) -> Any: ...  # noqa: D102
+
+
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
-    """Shape and switches of one decoder, in our words; made from a Hugging Face config by ``families/decoder.py``.
+    """Shape and switches of one decoder, in our words; made from a Hugging Face config by ``families/``.
 
     Attributes:
-        qkv_bias, out_bias, mlp_bias: which projections carry a bias.
-        qk_norm: RMSNorm on every query and key head before rotation.
-        windows: per layer, how many positions back a token sees (itself included); None sees everything.
-        causal: False turns the decoder into a bidirectional encoder (``is_causal: false``).
+        attention, mlp: of every layer.
+        norm: kind of the layers' norms.
+        norms: where they stand: ``before`` the attention and the MLP, ``after`` them, on ``both`` sides, or on the
+            ``sum`` with the residual.
+        parallel: None: the MLP reads what the attention has added to. ``one``: both read the same normed input;
+            ``two``: each has a norm of its own on the same input.
+        residual_from_norm: the residual is the normed input, not the input (Bloom's option).
+        final_norm: kind of the norm after the last layer, or None for none.
+        ropes: rotary tables in use.
+        layer_ropes: per layer, which of ``ropes``; None rotates nothing. Empty: the first, everywhere.
+        windows: per layer, how many positions back a token sees (itself included); None sees everything. Empty:
+            everything, everywhere.
+        positions: usable learned positions, or None.
+        position_offset: rows of the position table before that of position 0.
+        alibi: per head, what a key's score gains per position (Press et al. 2021, arXiv:2108.12409), or empty.
+        embedding_width: of the token embedding where it differs from ``width``; then projected in, and out.
+        embedding_norm: kind of a norm on the embedding, or None.
+        embedding_scale, residual_scale: factors on the embedding, and on what a layer adds.
     """
 
     vocab: int
     width: int
     layers: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    mlp: int
-    activation: str
-    norm_eps: float
-    rope: Rope
-    qkv_bias: bool = False
-    out_bias: bool = False
-    mlp_bias: bool = False
-    qk_norm: bool = False
+    attention: AttentionKind
+    mlp: MlpKind
+    norm: NormConfig
+    norms: Literal["before", "after", "both", "sum"] = "before"
+    parallel: Literal["one", "two"] | None = None
+    residual_from_norm: bool = False
+    final_norm: NormConfig | None = None
+    ropes: tuple[Rope, ...] = ()
+    layer_ropes: tuple[int | None, ...] = ()
     windows: tuple[int | None, ...] = ()
-    causal: bool = True
+    positions: int | None = None
+    position_offset: int = 0
+    alibi: tuple[float, ...] = ()
+    embedding_width: int | None = None
+    embedding_norm: NormConfig | None = None
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
 
     @property
-    def attention(self) -> AttentionConfig:
-        """The attention of every layer; windows are given when it runs."""
-        return AttentionConfig(
-            width=self.width,
-            heads=self.heads,
-            kv_heads=self.kv_heads,
-            head_size=self.head_size,
-            scale=self.head_size**-0.5,
-            causal=self.causal,
-            qkv_bias=self.qkv_bias,
-            out_bias=self.out_bias,
-            norm_eps=self.norm_eps if self.qk_norm else None,
-        )
+    def heads(self) -> int:
+        """Query heads."""
+        return self.attention.heads
+
+    @property
+    def head_size(self) -> int:
+        """Width of one head."""
+        return self.attention.head_size
+
+    @property
+    def causal(self) -> bool:
+        """Whether a token sees only itself and what precedes it."""
+        return self.attention.causal
 
     @property
     def flops_per_token(self) -> float:
         """Matrix-multiplication FLOPs of one token through all layers, without attention scores."""
-        attention = self.head_size * (2 * self.heads + 2 * self.kv_heads)
-        return 2.0 * self.layers * self.width * (attention + 3 * self.mlp)
+        return self.layers * (self.attention.flops_per_token + self.mlp.flops_per_token)
 
     @property
     def flops_per_pair(self) -> float:
         """FLOPs per (query, key) pair over all layers: scores and weighted sum."""
-        return 4.0 * self.layers * self.heads * self.head_size
+        return self.layers * self.attention.flops_per_pair
+
+
+class Sight(NamedTuple):
+    """What one layer's attention knows of positions.
+
+    Attributes:
+        turn: cosines and sines, or None.
+        window: how far a token sees.
+        bias: added to its scores, or None.
+    """
+
+    turn: Turn | None
+    window: Window
+    bias: jax.Array | None
 
 
 class Layer(nnx.Module):
-    """Normalise, attend, add; normalise, gated MLP, add."""
+    """Attention and MLP with their residuals and norms."""
 
     def __init__(self, config: DecoderConfig, dtype: jnp.dtype, implementation: Implementation) -> None:
-        self.attention_norm = RMSNorm(config.width, config.norm_eps, dtype)
-        self.attention = SelfAttention(config.attention, dtype, implementation)
-        self.mlp_norm = RMSNorm(config.width, config.norm_eps, dtype)
-        self.gate = Linear(config.width, config.mlp, ("embed", "mlp"), bias=config.mlp_bias, dtype=dtype)
-        self.up = Linear(config.width, config.mlp, ("embed", "mlp"), bias=config.mlp_bias, dtype=dtype)
-        self.down = Linear(config.mlp, config.width, ("mlp", "embed"), bias=config.mlp_bias, dtype=dtype)
-        self.activation = config.activation
+        c = config
 
-    def __call__(self, x_BTD: jax.Array, lengths_B: jax.Array, turn: Turn, window: Window) -> jax.Array:
+        def norm(wanted: bool) -> Norm | None:
+            return Norm(c.norm, (c.width,), dtype) if wanted else None
+
+        before, after = c.norms in ("before", "both", "sum"), c.norms in ("after", "both")
+        self.attention_norm = norm(before)
+        self.attention = c.attention.make(dtype, implementation)
+        self.attention_out_norm = norm(after)
+        self.mlp_norm = norm(before and c.parallel != "one")
+        self.mlp = c.mlp.make(dtype)
+        self.mlp_out_norm = norm(after)
+        self.config = config
+
+    def __call__(self, x_BTD: jax.Array, lengths_B: jax.Array, sight: Sight) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``."""
-        x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), lengths_B, turn, window)
-        h_BTD = self.mlp_norm(x_BTD)
-        h_BTF = ACTIVATIONS[self.activation](self.gate(h_BTD)) * self.up(h_BTD)
-        return x_BTD + self.down(h_BTF)
+        c = self.config
+        if c.norms == "sum":
+            x_BTD = _normed(self.attention_norm, x_BTD + self._attend(x_BTD, lengths_B, sight))
+            return _normed(self.mlp_norm, x_BTD + self._think(x_BTD, lengths_B))
+        h_BTD = _normed(self.attention_norm, x_BTD)
+        y_BTD = self._attend(h_BTD, lengths_B, sight)
+        if c.parallel is not None:
+            h_BTD = h_BTD if c.parallel == "one" else _normed(self.mlp_norm, x_BTD)
+            return x_BTD + y_BTD + self._think(h_BTD, lengths_B)
+        x_BTD = (h_BTD if c.residual_from_norm else x_BTD) + y_BTD
+        h_BTD = _normed(self.mlp_norm, x_BTD)
+        return (h_BTD if c.residual_from_norm else x_BTD) + self._think(h_BTD, lengths_B)
+
+    def _attend(self, x_BTD: jax.Array, lengths_B: jax.Array, sight: Sight) -> jax.Array:
+        y_BTD = self.attention(x_BTD, lengths_B, sight.turn, sight.window, sight.bias)
+        return _normed(self.attention_out_norm, y_BTD) * self.config.residual_scale
+
+    def _think(self, x_BTD: jax.Array, lengths_B: jax.Array) -> jax.Array:
+        return _normed(self.mlp_out_norm, self.mlp(x_BTD, lengths_B)) * self.config.residual_scale
+
+
+def _normed(norm: Norm | None, x_BTD: jax.Array) -> jax.Array:
+    return x_BTD if norm is None else norm(x_BTD)
 
 
 class Decoder(nnx.Module):
     """Token embedding, stacked layers, final norm."""
 
     def __init__(self, config: DecoderConfig, dtype: jnp.dtype, implementation: Implementation) -> None:
-        self.tokens = Embedding(config.vocab, config.width, dtype, axis="vocab")
-        self.layers = stacked(lambda: Layer(config, dtype, implementation), config.layers)
-        self.norm = RMSNorm(config.width, config.norm_eps, dtype)
+        c, width = config, config.embedding_width or config.width
+        self.tokens = Embedding(c.vocab, width, dtype, axis="vocab")
+        self.positions = Embedding(c.positions + c.position_offset, c.width, dtype) if c.positions else None
+        projected = width != c.width
+        self.project_in = Linear(width, c.width, (None, "embed"), bias=False, dtype=dtype) if projected else None
+        self.project_out = Linear(c.width, width, ("embed", None), bias=False, dtype=dtype) if projected else None
+        self.embedding_norm = Norm(c.embedding_norm, (c.width,), dtype) if c.embedding_norm else None
+        self.layers = stacked(lambda: Layer(c, dtype, implementation), c.layers)
+        self.norm = Norm(c.final_norm, (c.width,), dtype) if c.final_norm else None
         self.config = config
 
     def __call__(self, ids_BT: jax.Array, types_BT: jax.Array | None, lengths_B: jax.Array) -> jax.Array:
         """Hidden states ``[B, T, D]`` of int32 token ids, rows right-padded to T; ``types_BT`` is not used."""
-        n_tokens = ids_BT.shape[1]
-        turn = angles(self.config.rope, self.config.head_size, n_tokens)
-        # Windows at least as long as the row hide nothing; equal windows need not be traced.
-        windows = {w if w is not None and w < n_tokens else None for w in self.config.windows or (None,)}
-        if len(windows) == 1:
-            window = windows.pop()
-            return self.norm(
-                scan_layers(self.layers, self.tokens(ids_BT), lambda layer, x, _: layer(x, lengths_B, turn, window))
-            )
-        per_layer = jnp.array([n_tokens if w is None else w for w in self.config.windows])
-        return self.norm(
-            scan_layers(self.layers, self.tokens(ids_BT), lambda layer, x, w: layer(x, lengths_B, turn, w), per_layer)
-        )
+        c, n_tokens = self.config, ids_BT.shape[1]
+        turns, windows = _turns(c, n_tokens, lengths_B), _windows(c, n_tokens)
+        bias_HTS = np.multiply.outer(np.array(c.alibi), np.arange(n_tokens))[:, None].astype(np.float32)
+
+        def run(layer: Layer, x_BTD: jax.Array, own: tuple[jax.Array | None, jax.Array | None]) -> jax.Array:
+            which, window = own
+            turn = turns if which is None or turns is None else (turns[0][which], turns[1][which])
+            sight = Sight(turn, windows[0] if window is None else window, bias_HTS if c.alibi else None)
+            return layer(x_BTD, lengths_B, sight)
+
+        own = (_which(c), jnp.array([n_tokens if w is None else w for w in windows]) if len(windows) > 1 else None)
+        x_BTD = _normed(self.norm, scan_layers(self.layers, self._embed(ids_BT), run, own))
+        return x_BTD if self.project_out is None else self.project_out(x_BTD)
+
+    def _embed(self, ids_BT: jax.Array) -> jax.Array:
+        c, x_BTD = self.config, self.tokens(ids_BT)
+        if self.project_in is not None:
+            x_BTD = self.project_in(x_BTD)
+        # The factor is rounded to the model dtype first, as transformers does.
+        x_BTD = x_BTD * jnp.asarray(c.embedding_scale, x_BTD.dtype)
+        if self.positions is not None:
+            x_BTD = x_BTD + self.positions(jnp.arange(ids_BT.shape[1]) + c.position_offset)
+        return _normed(self.embedding_norm, x_BTD)
+
+
+def _which(config: DecoderConfig) -> jax.Array | None:
+    """Per layer, its rotary table in ``_turns``; None where all layers use the same."""
+    if len(set(config.layer_ropes)) <= 1:
+        return None
+    return jnp.array([len(config.ropes) if i is None else i for i in config.layer_ropes])
+
+
+def _turns(config: DecoderConfig, n_tokens: int, lengths_B: jax.Array) -> Turn | None:
+    """Cosines and sines; with a leading axis, one more than ``ropes`` (standing still), where layers differ."""
+    turns = [angles(rope, n_tokens, lengths_B) for rope in config.ropes]
+    if len(set(config.layer_ropes)) <= 1:
+        first = config.layer_ropes[0] if config.layer_ropes else 0
+        return turns[first] if turns and first is not None else None
+    turns.append((jnp.ones_like(turns[0][0]), jnp.zeros_like(turns[0][1])))
+    cosines, sines = (jnp.stack(jnp.broadcast_arrays(*tables)) for tables in zip(*turns))
+    return cosines, sines
+
+
+def _windows(config: DecoderConfig, n_tokens: int) -> tuple[int | None, ...]:
+    """Windows per layer, or one if all are equal; those at least as long as the row hide nothing."""
+    windows = tuple(w if w is not None and w < n_tokens else None for w in config.windows or (None,))
+    return windows if len(set(windows)) > 1 else windows[:1]

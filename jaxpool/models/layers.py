@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -142,7 +142,8 @@ def scan_layers(
         layers: from ``stacked``.
         x: the hidden states that enter the first layer.
         run: one layer's computation; its third argument is None when ``per_layer`` is.
-        per_layer: values that differ by layer, leading axis the layer (attention windows, say).
+        per_layer: values that differ by layer, arrays (or a tree of them) whose leading axis is the layer (attention
+            windows, say).
         order: which of ``layers`` runs at each depth, where depths share weights (ALBERT); None: each once, in turn.
     """
     if order is not None:
@@ -152,7 +153,7 @@ def scan_layers(
 
         return jax.lax.scan(shared, x, (jnp.array(order), per_layer))[0]
 
-    def body(carry: jax.Array, layer: tuple[nnx.Module, jax.Array | None]) -> tuple[jax.Array, None]:
+    def body(carry: jax.Array, layer: tuple[nnx.Module, Any]) -> tuple[jax.Array, None]:
         return run(layer[0], carry, layer[1]), None
 
     return jax.lax.scan(body, x, (layers, per_layer))[0]

@@ -50,6 +50,7 @@ def attend(
     scale: float,
     window: Window = None,
     bias_HTS: jax.Array | None = None,
+    softcap: float | None = None,
     implementation: Implementation = "xla",
 ) -> jax.Array:
     """Scaled dot-product attention over right-padded rows, with grouped key/value heads.
@@ -66,12 +67,14 @@ def attend(
             no limit. May be a traced scalar, so that layers of different windows share one program.
         bias_HTS: added to the scores after scaling (relative positions, ALiBi), float32; T may be 1 if it is the
             same for every query.
+        softcap: scores become ``softcap * tanh(score / softcap)`` before the bias; None for no cap.
         implementation: see ``choose``.
 
     Returns:
         ``[B, T, H, h]`` in the dtype of the queries.
     """
-    if implementation == "cudnn" and bias_HTS is None and (window is None or isinstance(window, int)):
+    plain = bias_HTS is None and softcap is None
+    if implementation == "cudnn" and plain and (window is None or isinstance(window, int)):
         return jax.nn.dot_product_attention(
             q_BTHh,
             k_BSKh,
@@ -84,7 +87,7 @@ def attend(
             implementation="cudnn",
         )
     n_tokens = q_BTHh.shape[1]
-    dense = partial(_dense, lengths_B=lengths_B, causal=causal, window=window, scale=scale)
+    dense = partial(_dense, lengths_B=lengths_B, causal=causal, window=window, scale=scale, softcap=softcap)
     if n_tokens <= 2 * QUERY_BLOCK or n_tokens % QUERY_BLOCK:
         return dense(q_BTHh, k_BSKh, v_BSKh, jnp.arange(n_tokens), bias_HTS)
     starts = jnp.arange(0, n_tokens, QUERY_BLOCK)
@@ -111,11 +114,14 @@ def _dense(
     causal: bool,
     window: Window,
     scale: float,
+    softcap: float | None,
 ) -> jax.Array:
     n_rows, n_queries, n_heads, size = q_BTHh.shape
     n_kv = k_BSKh.shape[2]
     q_BTKGh = q_BTHh.reshape(n_rows, n_queries, n_kv, n_heads // n_kv, size)
     scores_BKGTS = jnp.einsum("btkgh,bskh->bkgts", q_BTKGh, k_BSKh, preferred_element_type=jnp.float32) * scale
+    if softcap is not None:
+        scores_BKGTS = softcap * jnp.tanh(scores_BKGTS / softcap)
     if bias_HTS is not None:
         scores_BKGTS += bias_HTS.reshape(n_kv, n_heads // n_kv, *bias_HTS.shape[1:])
     k_position_S = jnp.arange(k_BSKh.shape[1])

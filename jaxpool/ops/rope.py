@@ -1,6 +1,6 @@
 """Rotary positions (Su et al. 2021, arXiv:2104.09864) and the scalings checkpoints declare.
 
-Shape letters: B rows, T tokens, N heads, h size of one head, R = half of it.
+Shape letters: B rows, T tokens, N heads, h size of one head, R = half of its rotated part.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+RopeKind = Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional"]
+
 
 @dataclass(frozen=True, slots=True)
 class Rope:
@@ -20,16 +22,21 @@ class Rope:
 
     Attributes:
         theta: base of the wavelengths.
+        size: width of the rotated part of a head, its first; even.
         kind: how the wavelengths are scaled.
-        factor: by how much (unused by ``default``).
-        original_length: context length before scaling (``llama3``, ``yarn``).
+        factor: by how much (unused by ``default`` and ``longrope``).
+        original_length: context length before scaling (all but ``default`` and ``linear``).
         low_frequency, high_frequency: ends of the blend (``llama3``).
         beta_fast, beta_slow, truncate: ends of the blend (``yarn``, Peng et al. 2023, arXiv:2309.00071).
-        attention_factor: multiplies cosines and sines (``yarn``).
+        attention_factor: multiplies cosines and sines (``yarn``, ``longrope``).
+        short, long: divisors of the frequencies of rows up to ``original_length``, and of longer ones
+            (``longrope``, Ding et al. 2024, arXiv:2402.13753).
+        rotating: pairs that rotate at all; the rest stand still (``proportional``).
     """
 
     theta: float
-    kind: Literal["default", "linear", "llama3", "yarn"] = "default"
+    size: int
+    kind: RopeKind = "default"
     factor: float = 1.0
     original_length: int = 0
     low_frequency: float = 1.0
@@ -38,19 +45,29 @@ class Rope:
     beta_slow: float = 1.0
     truncate: bool = True
     attention_factor: float = 1.0
+    short: tuple[float, ...] = ()
+    long: tuple[float, ...] = ()
+    rotating: int = 0
 
 
-def frequencies(rope: Rope, head_size: int) -> np.ndarray:
-    """Angle per position of each rotated pair: float32 ``[head_size / 2]``."""
+def frequencies(rope: Rope, *, long: bool = False) -> np.ndarray:
+    """Angle per position of each rotated pair: float32 ``[R]``; of rows past ``original_length`` if ``long``."""
     # float32 throughout, as transformers computes it: the two must round alike.
-    exponents = np.arange(0, head_size, 2, dtype=np.float32) / np.float32(head_size)
-    base = (1.0 / np.float32(rope.theta) ** exponents).astype(np.float32)
-    if rope.kind == "linear":
-        return (base / np.float32(rope.factor)).astype(np.float32)
-    if rope.kind == "llama3":
-        return _llama3(rope, base)
-    if rope.kind == "yarn":
-        return _yarn(rope, base, head_size)
+    exponents = np.arange(0, rope.size, 2, dtype=np.float32) / np.float32(rope.size)
+    wavelengths = np.float32(rope.theta) ** exponents
+    base = (1.0 / wavelengths).astype(np.float32)
+    match rope.kind:
+        case "linear":
+            return (base / np.float32(rope.factor)).astype(np.float32)
+        case "llama3":
+            return _llama3(rope, base)
+        case "yarn":
+            return _yarn(rope, base)
+        case "longrope":
+            divisors = np.asarray(rope.long if long else rope.short, np.float32)
+            return (1.0 / (divisors * wavelengths)).astype(np.float32)
+        case "proportional":
+            return (np.where(np.arange(rope.size // 2) < rope.rotating, base, 0.0) / rope.factor).astype(np.float32)
     return base
 
 
@@ -63,26 +80,60 @@ def _llama3(rope: Rope, base: np.ndarray) -> np.ndarray:
     return np.where(long, base / rope.factor, np.where(short, base, blended)).astype(np.float32)
 
 
-def _yarn(rope: Rope, base: np.ndarray, head_size: int) -> np.ndarray:
+def _yarn(rope: Rope, base: np.ndarray) -> np.ndarray:
     def dimension(rotations: float) -> float:
-        return head_size * math.log(rope.original_length / (rotations * 2 * math.pi)) / (2 * math.log(rope.theta))
+        return rope.size * math.log(rope.original_length / (rotations * 2 * math.pi)) / (2 * math.log(rope.theta))
 
     low, high = dimension(rope.beta_fast), dimension(rope.beta_slow)
     if rope.truncate:
         low, high = math.floor(low), math.ceil(high)
-    low, high = max(low, 0), min(high, head_size - 1)
-    ramp = np.clip((np.arange(head_size // 2, dtype=np.float32) - low) / max(high - low, 0.001), 0, 1)
+    low, high = max(low, 0), min(high, rope.size - 1)
+    ramp = np.clip((np.arange(rope.size // 2, dtype=np.float32) - low) / max(high - low, 0.001), 0, 1)
     return (base / rope.factor * ramp + base * (1 - ramp)).astype(np.float32)
 
 
-def angles(rope: Rope, head_size: int, length: int) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines of positions 0 to ``length - 1``: two float32 ``[T, R]``, shared by all layers."""
-    angle_TR = jnp.arange(length, dtype=jnp.float32)[:, None] * frequencies(rope, head_size)
-    return jnp.cos(angle_TR) * rope.attention_factor, jnp.sin(angle_TR) * rope.attention_factor
+def _dynamic(rope: Rope, lengths_B: jax.Array) -> jax.Array:
+    """Frequencies ``[B, R]`` whose base grows with the row's length beyond the original one."""
+    length_B = jnp.maximum(lengths_B, rope.original_length).astype(jnp.float32)
+    grown_B = rope.factor * length_B / rope.original_length - (rope.factor - 1)
+    theta_B = rope.theta * grown_B ** (rope.size / (rope.size - 2))
+    return 1.0 / theta_B[:, None] ** (jnp.arange(0, rope.size, 2, dtype=jnp.float32) / rope.size)
 
 
-def rotate(x_BTNh: jax.Array, cos_TR: jax.Array, sin_TR: jax.Array) -> jax.Array:
-    """Rotates each head's pairs ``(i, i + h/2)``, the layout of Hugging Face checkpoints; float32 inside."""
-    a, b = jnp.split(x_BTNh.astype(jnp.float32), 2, axis=-1)
-    cos, sin = cos_TR[None, :, None, :], sin_TR[None, :, None, :]
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x_BTNh.dtype)
+def angles(rope: Rope, length: int, lengths_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines of positions 0 to ``length - 1``, float32: ``[T, R]``, shared by all rows.
+
+    ``[B, T, R]`` where a scaling depends on the text's own length (never on its neighbours', nor on padding).
+    """
+    position_T = jnp.arange(length, dtype=jnp.float32)
+    if rope.kind not in ("dynamic", "longrope") or length <= rope.original_length:
+        angle = position_T[:, None] * frequencies(rope)
+    else:
+        if rope.kind == "dynamic":
+            frequency_BR = _dynamic(rope, lengths_B)
+        else:
+            is_long_B = lengths_B[:, None] > rope.original_length
+            frequency_BR = jnp.where(is_long_B, frequencies(rope, long=True), frequencies(rope))
+        angle = position_T[None, :, None] * frequency_BR[:, None, :]
+    return jnp.cos(angle) * rope.attention_factor, jnp.sin(angle) * rope.attention_factor
+
+
+def rotate(x_BTNh: jax.Array, cos: jax.Array, sin: jax.Array, *, interleaved: bool = False) -> jax.Array:
+    """Rotates the first ``2 R`` numbers of each head; float32 inside.
+
+    Args:
+        x_BTNh: queries or keys.
+        cos, sin: from ``angles``.
+        interleaved: the pairs are neighbours ``(2i, 2i + 1)``, not halves ``(i, i + R)``.
+    """
+    n_rotated = 2 * cos.shape[-1]
+    x, rest = x_BTNh[..., :n_rotated].astype(jnp.float32), x_BTNh[..., n_rotated:]
+    cos, sin = cos[..., None, :], sin[..., None, :]
+    if interleaved:
+        a, b = x[..., 0::2], x[..., 1::2]
+        y = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(x.shape)
+    else:
+        a, b = jnp.split(x, 2, axis=-1)
+        y = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+    y = y.astype(x_BTNh.dtype)
+    return jnp.concatenate([y, rest], axis=-1) if rest.shape[-1] else y

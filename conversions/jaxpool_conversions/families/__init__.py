@@ -28,12 +28,15 @@ class HeadStyle:
         dense: activation of a dense layer before the last linear layer, or None for no dense layer.
         dense_bias: whether that layer has a bias.
         norm_eps: epsilon of a LayerNorm after the activation, or None for no norm.
+        use_activation: whether scores leave activated where neither the user nor the request says; reward models
+            answer raw scores.
     """
 
     pooling: Pooling
     dense: str | None = None
     dense_bias: bool = True
     norm_eps: float | None = None
+    use_activation: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Family:
         config: reads Hugging Face fields into the family's config dataclass.
         head: reads Hugging Face fields into the head's style.
         table: conversion rules.
+        table_of: where the rules depend on sizes: makes them from the config dataclass, in place of ``table``.
         prefix_class: start of the Hugging Face class names (``Bert`` of ``BertForSequenceClassification``).
         head_bias: whether a freshly made last linear layer has a bias.
         types: whether the backbone reads segment types (pairs).
@@ -59,6 +63,7 @@ class Family:
     prefix_class: str
     head_bias: bool = False
     types: bool = False
+    table_of: Callable[[Any], Table] | None = None
 
 
 @cache

@@ -1,167 +1,203 @@
-"""Llama-like decoders: an architecture is a function from Hugging Face fields to ``DecoderConfig``."""
+"""What decoder families share: an architecture is a function from Hugging Face fields to ``DecoderConfig``, and rows.
+
+``llama_like`` reads the field names most decoders use; the architectures are in the modules beside this one.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from jaxpool.errors import ConfigError
-from jaxpool.models.decoder import Decoder, DecoderConfig
+from jaxpool.models.attention import AttentionConfig
+from jaxpool.models.decoder import AttentionKind, Decoder, DecoderConfig, MlpKind
+from jaxpool.models.mlp import MlpConfig
+from jaxpool.models.norms import NormConfig
 from jaxpool.ops.rope import Rope
 from jaxpool_conversions.families import Family, HeadStyle
 from jaxpool_conversions.families.fields import Fields
-from jaxpool_conversions.rules import Ignore, Rule, Table, Transpose
+from jaxpool_conversions.families.rope import rope
+from jaxpool_conversions.rules import Ignore, Part, Rule, Table, Transpose
+
+Switches = Mapping[str, Any]
 
 
-def _rope(fields: Fields) -> Rope:
-    """``rope_parameters`` (or the older ``rope_theta`` and ``rope_scaling``, which transformers folds into it)."""
-    given: dict[str, Any] = dict(fields.get("rope_parameters") or {})
-    kind = given.pop("rope_type", given.pop("type", "default"))
-    common: dict[str, Any] = {"theta": given.pop("rope_theta"), "kind": kind}
-    if kind in ("linear", "llama3", "yarn"):
-        common["factor"] = given.pop("factor")
-    if kind in ("llama3", "yarn"):
-        common["original_length"] = given.pop("original_max_position_embeddings")
-    if kind == "llama3":
-        common |= {
-            "low_frequency": given.pop("low_freq_factor"),
-            "high_frequency": given.pop("high_freq_factor"),
-        }
-    elif kind == "yarn":
-        mscale, mscale_all = given.pop("mscale", None), given.pop("mscale_all_dim", None)
-        factor = given.pop("attention_factor", None)
-        if factor is None:
-            both = mscale and mscale_all
-            factor = (
-                _yarn_scale(common["factor"], mscale) / _yarn_scale(common["factor"], mscale_all)
-                if both
-                else _yarn_scale(common["factor"], 1.0)
-            )
-        common |= {
-            "attention_factor": factor,
-            "beta_fast": given.pop("beta_fast", None) or 32.0,
-            "beta_slow": given.pop("beta_slow", None) or 1.0,
-            "truncate": given.pop("truncate", True),
-        }
-    elif kind not in ("default", "linear"):
-        raise ConfigError(
-            f"config.json asks for rope_type={kind!r}, which jaxpool does not implement yet; "
-            "it implements 'default', 'linear', 'llama3' and 'yarn'."
-        )
-    if given.get("partial_rotary_factor", 1.0) != 1.0:
-        raise ConfigError(
-            f"config.json sets partial_rotary_factor={given['partial_rotary_factor']!r}, which jaxpool does not "
-            f"implement for model_type {fields.model_type!r}."
-        )
-    return Rope(**common)
+def rms(fields: Fields, *, field: str = "rms_norm_eps", offset: float = 0.0, late: bool = False) -> NormConfig:
+    """The RMS norm most decoders use; ``late``: scaled in float32, as also every norm with an ``offset``."""
+    return NormConfig("rms", fields.get(field), offset=offset, scale_in_float32=late or offset != 0)
 
 
-def _yarn_scale(factor: float, scale: float) -> float:
-    return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+def llama_like(
+    fields: Fields,
+    *,
+    norm: NormConfig | None = None,
+    attention: Switches | AttentionKind = {},  # noqa: B006 - never written to
+    mlp: Switches | MlpKind = {},  # noqa: B006
+    ropes: tuple[Rope, ...] | None = None,
+    partial_rope: bool = False,
+    **switches: Any,
+) -> DecoderConfig:
+    """A decoder whose config has Llama's field names.
 
-
-def _common(fields: Fields, **switches: Any) -> DecoderConfig:
-    heads, width = fields.get("num_attention_heads"), fields.get("hidden_size")
+    Args:
+        fields: of ``config.json``.
+        norm: of the layers and at the end; None: the usual RMS norm.
+        attention, mlp: what differs from Llama's, by name; or another kind altogether.
+        ropes: rotary tables; None: one, from ``rope_parameters``.
+        partial_rope: whether the architecture honours ``partial_rotary_factor``.
+        switches: what differs from Llama in ``DecoderConfig``.
+    """
+    norm = norm or rms(fields)
+    width = fields.get("hidden_size")
     fields.get("max_position_embeddings")  # a limit, not a size: resolve.py reads it
-    return DecoderConfig(
-        vocab=fields.get("vocab_size"),
-        width=width,
-        layers=fields.get("num_hidden_layers"),
-        heads=heads,
-        kv_heads=fields.get("num_key_value_heads") or heads,
-        head_size=fields.get("head_dim") or width // heads,
-        mlp=fields.get("intermediate_size"),
-        activation=fields.get("hidden_act"),
-        norm_eps=fields.get("rms_norm_eps"),
-        rope=_rope(fields),
+    of_attention = attention_like(fields, attention) if isinstance(attention, Mapping) else attention
+    if isinstance(mlp, Mapping):
+        usual = {"width": width, "inner": fields.get("intermediate_size")}
+        usual |= {} if "activation" in mlp else {"activation": fields.get("hidden_act")}
+        mlp = MlpConfig(**usual | dict(mlp))
+    settings: dict[str, Any] = {"vocab": fields.get("vocab_size"), "layers": fields.get("num_hidden_layers")}
+    settings |= {"norm": norm, "final_norm": norm} | switches
+    ropes = (rope(fields, of_attention.head_size, partial=partial_rope),) if ropes is None else ropes
+    return DecoderConfig(width=width, attention=of_attention, mlp=mlp, ropes=ropes, **settings)
+
+
+def attention_like(fields: Fields, switches: Switches) -> AttentionConfig:
+    """An attention whose config has Llama's field names; ``switches`` are what differs from Llama's."""
+    width, heads = fields.get("hidden_size"), fields.get("num_attention_heads")
+    head_size = fields.get("head_dim") or width // heads
+    usual = {
+        "width": width,
+        "heads": heads,
+        "kv_heads": fields.get("num_key_value_heads") or heads,
+        "head_size": head_size,
+        "scale": head_size**-0.5,
         # vLLM's switch, honoured here as well: a decoder used as a bidirectional encoder.
-        causal=fields.get("is_causal", True),
-        **switches,
-    )
+        "causal": fields.get("is_causal", True),
+        "qkv_bias": False,
+        "out_bias": False,
+    }
+    return AttentionConfig(**usual | dict(switches))
 
 
-def _llama(fields: Fields) -> DecoderConfig:
-    bias = fields.get("attention_bias", False)
-    return _common(fields, qkv_bias=bias, out_bias=bias, mlp_bias=fields.get("mlp_bias", False))
-
-
-def _mistral(fields: Fields) -> DecoderConfig:
-    window, layers = fields.get("sliding_window"), fields.get("num_hidden_layers")
-    return _common(fields, windows=(window,) * layers)
-
-
-def _layer_windows(fields: Fields) -> tuple[int | None, ...]:
-    (
-        fields.get("use_sliding_window"),
-        fields.get("max_window_layers"),
-    )  # folded into layer_types by transformers
+def layer_windows(fields: Fields) -> tuple[int | None, ...]:
+    """Windows per layer from ``layer_types`` and ``sliding_window``."""
+    for folded in ("use_sliding_window", "max_window_layers"):  # into layer_types, by transformers
+        fields.get(folded)
     window = fields.get("sliding_window")
     return tuple(window if kind == "sliding_attention" else None for kind in fields.get("layer_types"))
 
 
-def _qwen2(fields: Fields) -> DecoderConfig:
-    return _common(fields, qkv_bias=True, windows=_layer_windows(fields))
+def linear(source: str, target: str, *, transpose: bool = True) -> tuple[Rule, Rule]:
+    """Rows of a linear layer, weight and bias; without ``transpose`` for Conv1D, which keeps ``[in, out]``."""
+    steps = (Transpose(),) if transpose else ()
+    return Rule(f"{source}.weight", f"{target}.kernel", steps), Rule(f"{source}.bias", f"{target}.bias")
 
 
-def _qwen3(fields: Fields) -> DecoderConfig:
-    bias = fields.get("attention_bias", False)
-    return _common(fields, qkv_bias=bias, out_bias=bias, qk_norm=True, windows=_layer_windows(fields))
-
-
-_LAYER = "layers.{layer}"
-
-
-def _linear(source: str, target: str) -> tuple[Rule, Rule]:
-    return (
-        Rule(f"{_LAYER}.{source}.weight", f"backbone.layers.{target}.kernel", (Transpose(),)),
-        Rule(f"{_LAYER}.{source}.bias", f"backbone.layers.{target}.bias"),
+def fused(source: str, parts: Iterable[tuple[str, Part]], *, transpose: bool = True) -> tuple[Rule, ...]:
+    """Rows of several linear layers that a checkpoint keeps as one; each part lies along the output axis."""
+    return tuple(
+        rule
+        for target, part in parts
+        for rule in (
+            Rule(f"{source}.weight", f"{target}.kernel", (part, Transpose()) if transpose else (part,)),
+            Rule(f"{source}.bias", f"{target}.bias", (Part(0, part.index, part.count, part.width, part.groups),)),
+        )
     )
 
 
-TABLE = Table(
-    prefix="model.",
-    rules=(
-        Rule("embed_tokens.weight", "backbone.tokens.table"),
-        Rule(f"{_LAYER}.input_layernorm.weight", "backbone.layers.attention_norm.scale"),
-        *_linear("self_attn.q_proj", "attention.query"),
-        *_linear("self_attn.k_proj", "attention.key"),
-        *_linear("self_attn.v_proj", "attention.value"),
-        *_linear("self_attn.o_proj", "attention.out"),
-        Rule(f"{_LAYER}.self_attn.q_norm.weight", "backbone.layers.attention.query_norm.scale"),
-        Rule(f"{_LAYER}.self_attn.k_norm.weight", "backbone.layers.attention.key_norm.scale"),
-        Rule(f"{_LAYER}.post_attention_layernorm.weight", "backbone.layers.mlp_norm.scale"),
-        *_linear("mlp.gate_proj", "gate"),
-        *_linear("mlp.up_proj", "up"),
-        *_linear("mlp.down_proj", "down"),
-        Rule("norm.weight", "backbone.norm.scale"),
-    ),
-    ignore=(
-        Ignore(
-            f"{_LAYER}.self_attn.rotary_emb.inv_freq",
-            "a buffer: rotary frequencies, computed from the config",
-        ),
-        Ignore("rotary_emb.inv_freq", "a buffer: rotary frequencies, computed from the config"),
-        Ignore("lm_head.weight", "vocabulary projection, not used by classification"),
-    ),
-    embedding="embed_tokens.weight",
+def qkv(target: str, *, heads: int = 1, kv_heads: int = 1, groups: int = 1, axis: int = 0) -> list[tuple[str, Part]]:
+    """Parts of a fused query, key, value: ``heads`` units of query, then ``kv_heads`` of each of the others."""
+    count = heads + 2 * kv_heads
+    return [
+        (f"{target}.query", Part(axis, 0, count, heads, groups)),
+        (f"{target}.key", Part(axis, heads, count, kv_heads, groups)),
+        (f"{target}.value", Part(axis, heads + kv_heads, count, kv_heads, groups)),
+    ]
+
+
+def norm(source: str, target: str) -> tuple[Rule, Rule]:
+    """Rows of a norm, scale and bias."""
+    return Rule(f"{source}.weight", f"{target}.scale"), Rule(f"{source}.bias", f"{target}.bias")
+
+
+ATTENTION = "backbone.layers.attention"
+MLP = "backbone.layers.mlp"
+BUFFER = "a buffer: rotary frequencies, computed from the config"
+LM_HEAD = Ignore("lm_head.{rest}", "vocabulary projection, not used by classification")
+
+LLAMA_NORMS = {"input_layernorm": "attention_norm", "post_attention_layernorm": "mlp_norm"}
+LLAMA_ATTENTION = (
+    *linear("layers.{layer}.self_attn.q_proj", f"{ATTENTION}.query"),
+    *linear("layers.{layer}.self_attn.k_proj", f"{ATTENTION}.key"),
+    *linear("layers.{layer}.self_attn.v_proj", f"{ATTENTION}.value"),
+    *linear("layers.{layer}.self_attn.o_proj", f"{ATTENTION}.out"),
+    *norm("layers.{layer}.self_attn.q_norm", f"{ATTENTION}.query_norm"),
+    *norm("layers.{layer}.self_attn.k_norm", f"{ATTENTION}.key_norm"),
+)
+LLAMA_MLP = (
+    *linear("layers.{layer}.mlp.gate_proj", f"{MLP}.gate"),
+    *linear("layers.{layer}.mlp.up_proj", f"{MLP}.up"),
+    *linear("layers.{layer}.mlp.down_proj", f"{MLP}.down"),
 )
 
 
-def _family(prefix: str, config: Callable[[Fields], DecoderConfig]) -> Family:
+def llama_table(
+    *,
+    norms: Mapping[str, str] = LLAMA_NORMS,
+    attention: tuple[Rule, ...] = LLAMA_ATTENTION,
+    mlp: tuple[Rule, ...] = LLAMA_MLP,
+    final_norm: str = "norm",
+    prefix: str = "model.",
+    ignore: tuple[Ignore, ...] = (),
+    more: tuple[Rule, ...] = (),
+) -> Table:
+    """The rows of a decoder with Llama's names.
+
+    Args:
+        norms: name in the checkpoint's layers -> norm of ``Layer``.
+        attention, mlp: rows of those.
+        final_norm: name of the norm after the last layer.
+        prefix: before backbone names.
+        ignore, more: further rows.
+    """
+    return Table(
+        prefix=prefix,
+        rules=(
+            Rule("embed_tokens.weight", "backbone.tokens.table"),
+            *(
+                row
+                for name, ours in norms.items()
+                for row in norm(f"layers.{{layer}}.{name}", f"backbone.layers.{ours}")
+            ),
+            *attention,
+            *mlp,
+            *norm(final_norm, "backbone.norm"),
+            *more,
+        ),
+        ignore=(
+            Ignore("layers.{layer}.self_attn.rotary_emb.inv_freq", BUFFER),
+            Ignore("rotary_emb.inv_freq", BUFFER),
+            LM_HEAD,
+            *ignore,
+        ),
+        embedding="embed_tokens.weight",
+    )
+
+
+def family(
+    prefix_class: str,
+    config: Callable[[Fields], DecoderConfig],
+    table: Table | Callable[[DecoderConfig], Table],
+    *,
+    head_bias: bool = False,
+) -> Family:
+    """A decoder's ``Family``; ``table`` may depend on sizes, where a checkpoint fuses layers of unequal width."""
     return Family(
         name="decoder",
         backbone=Decoder,
         config=config,
         head=lambda _: HeadStyle("LAST"),
-        table=TABLE,
-        prefix_class=prefix,
+        table=table if isinstance(table, Table) else Table(prefix="", rules=()),
+        table_of=None if isinstance(table, Table) else table,
+        prefix_class=prefix_class,
+        head_bias=head_bias,
     )
-
-
-FAMILIES = {
-    "llama": _family("Llama", _llama),
-    "mistral": _family("Mistral", _mistral),
-    "qwen2": _family("Qwen2", _qwen2),
-    "qwen3": _family("Qwen3", _qwen3),
-}
