@@ -10,6 +10,7 @@ import pytest
 from aiohttp import ClientConnectionError
 
 from jaxpool import LLM
+from jaxpool.buckets import plan
 from jaxpool.engine import Row
 from jaxpool.errors import EngineError
 from jaxpool_serving.batcher import Batcher, QueueFullError
@@ -31,6 +32,22 @@ async def until(condition: Callable[[], bool]) -> None:
 @pytest.fixture
 def engine(tampered: LLM) -> TamperedEngine:
     return tampered.engine  # type: ignore[return-value]
+
+
+def test_batches_are_nearly_as_good_as_planned_ones(engine: TamperedEngine) -> None:
+    batcher = Batcher(engine, max_queued=1)  # type: ignore[arg-type]
+    rng = np.random.default_rng(0)
+    waiting = np.clip(rng.lognormal(np.log(12), 0.8, 256), 1, 48).astype(np.int64)
+    planned = sum(engine.cost.seconds(b.bucket) for b in plan(waiting, engine.buckets, engine.cost, engine.buckets))
+    spent = 0.0
+    while waiting.size:
+        rows, bucket = batcher._choose(waiting)
+        assert 0 in rows
+        assert len(rows) == len(set(rows.tolist())) <= bucket.rows
+        assert waiting[rows].max() <= bucket.length
+        spent += engine.cost.seconds(bucket)
+        waiting = np.delete(waiting, rows)
+    assert spent < 1.15 * planned
 
 
 async def test_one_poisoned_row_fails_alone(llm: LLM, tampered: LLM, engine: TamperedEngine) -> None:
