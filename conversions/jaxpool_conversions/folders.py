@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
@@ -38,8 +39,9 @@ def new_folder(destination: Path) -> Iterator[Path]:
     except BaseException as error:
         if partial is not None:
             shutil.rmtree(partial, ignore_errors=True)
-        if isinstance(error, OSError) or _is_io_error(error):
-            raise CheckpointError(f"{destination} cannot be written: {error}; nothing was left behind") from error
+        reason = _reason(error)
+        if reason is not None:
+            raise CheckpointError(f"{destination} cannot be written: {reason}; nothing was left behind") from error
         raise
 
 
@@ -48,7 +50,8 @@ def copy_companions(source: Path, destination: Path) -> None:
     for pattern in _COMPANIONS:
         for path in source.glob(pattern):
             target = destination / path.relative_to(source)
-            if path.is_file() and not path.name.endswith(".index.json") and not target.exists():
+            skipped = path.name.endswith(".index.json") or path.name == "jaxpool.json"  # of weights, of a store
+            if path.is_file() and not skipped and not target.exists():
                 target.parent.mkdir(exist_ok=True)
                 shutil.copyfile(path, target)
 
@@ -59,8 +62,9 @@ def _umask() -> int:
     return mask
 
 
-def _is_io_error(error: BaseException) -> bool:
-    """Libraries that write files report the operating system's errors as text."""
-    return isinstance(error, Exception) and any(
-        words in str(error) for words in ("No space left", "File too large", "os error", "OS error")
-    )
+def _reason(error: BaseException) -> str | None:
+    """What the operating system said, or None if it said nothing; libraries pass its words on as text."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    words = (os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS))
+    return next((said for said in words if said in str(error)), None)

@@ -113,13 +113,17 @@ def read_head(folder: str | Path) -> HeadSource:
         raise CheckpointError(f"{Path(folder) / _MANIFEST} is damaged ({error}); {_REMEDY}") from error
 
 
-def open_store(folder: str | Path, targets: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
+def open_store(
+    folder: str | Path, targets: Mapping[str, jax.ShapeDtypeStruct], table: Table | None = None
+) -> dict[str, jax.Array]:
     """Put the parameters of a store onto devices.
 
     Args:
         folder: the store.
         targets: shape, dtype and sharding of each parameter, as for
             :func:`~jaxpool_conversions.load.load`. A dtype other than the stored one is cast to.
+        table: the family's rules of today; a store whose ``meta`` has the fingerprint of others under ``table`` is
+            refused.
 
     Raises:
         CheckpointError: the store is damaged, incomplete, or holds other parameters than ``targets``.
@@ -127,7 +131,11 @@ def open_store(folder: str | Path, targets: Mapping[str, jax.ShapeDtypeStruct]) 
     import jax
 
     folder = Path(folder)
-    stored = {path: tuple(shape) for path, (_, shape) in read_manifest(folder)["parameters"].items()}
+    manifest = read_manifest(folder)
+    made_by = manifest.get("meta", {}).get("table")
+    if table is not None and made_by not in (None, fingerprint(table)):
+        raise CheckpointError(f"{folder} was made with other conversion rules than this jaxpool has; {_REMEDY}")
+    stored = {path: tuple(shape) for path, (_, shape) in manifest["parameters"].items()}
     wanted = {path: target.shape for path, target in targets.items()}
     if stored != wanted:
         differing = sorted(p for p in stored.keys() | wanted.keys() if stored.get(p) != wanted.get(p))
@@ -216,10 +224,10 @@ def _source_files(folder: Path) -> dict[str, list[int | str]]:
 
 @contextmanager
 def _quiet_orbax() -> Iterator[None]:
-    """Without Orbax's warnings about its own internals."""
+    """Without Orbax's warnings about its own internals, and the traces it logs of errors that it raises anyway."""
     logger = logging.getLogger("absl")
     level = logger.level
-    logger.setLevel(logging.ERROR)
+    logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:

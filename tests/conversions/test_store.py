@@ -158,6 +158,12 @@ def test_another_format_version(stored: Path, made: SimpleNamespace) -> None:
     refused(stored, made, "format 99", "reads 1")
 
 
+def test_a_store_made_by_other_rules(stored: Path, made: SimpleNamespace) -> None:
+    assert open_store(stored, made.targets(), made.table)
+    with pytest.raises(CheckpointError, match=r"other conversion rules.*jaxpool convert"):
+        open_store(stored, made.targets(), replace(made.table, rules=made.table.rules[1:]))
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 1}', '{"format": 1, "parameters": 3, "head": {}}'])
 def test_a_damaged_manifest(stored: Path, made: SimpleNamespace, text: str) -> None:
     (stored / "jaxpool.json").write_text(text)
