@@ -6,12 +6,12 @@ fits; else one WeightsError lists the names. No values are read here.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from itertools import product
 
 from jaxpool.errors import WeightsError
+from jaxpool_conversions import places
 from jaxpool_conversions.reader import Index
 from jaxpool_conversions.rules import HeadSource, Part, Rule, Step, Table, Transpose
 
@@ -30,10 +30,13 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Fill:
-    """What fills one parameter: one source, or one per layer if it is stacked."""
+    """What fills one parameter: a source for each index into its first ``depth`` axes.
 
-    sources: tuple[Source, ...]
-    stacked: bool
+    The whole parameter (0), one source per layer (1), or per layer and expert (2).
+    """
+
+    sources: dict[tuple[int, ...], Source]
+    depth: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +70,14 @@ def account(
     Raises:
         WeightsError: names (at most ten of each kind) of what is unmapped, duplicate, missing or misshapen.
     """
-    found: dict[tuple[str, int], list[Source]] = {}
+    found: dict[str, dict[tuple[int, ...], list[Source]]] = {path: {} for path in targets}
     accounts = Accounts()
     unmapped: list[str] = []
     for name in sorted(shapes):
         matches = _match(name, table)
-        active = [(rule, layer) for rule, layer in matches if _exists(rule, layer, targets)]
-        for rule, layer in active:
-            found.setdefault((rule.target, layer), []).append(Source(name, rule.steps))
+        active = [(rule, place) for rule, given in matches if (place := places.find(rule, given, targets)) is not None]
+        for rule, (path, place) in active:
+            found[path].setdefault(place, []).append(Source(name, rule.steps))
         if active or name in (head.weight, head.bias):
             continue
         reason = _ignored_because(name, table)
@@ -85,31 +88,29 @@ def account(
         else:
             unmapped.append(name)
 
-    duplicate = [
-        f"{_target_name(path, layer, table)} from " + " and ".join(s.name for s in sources)
-        for (path, layer), sources in found.items()
-        if len(sources) > 1
-    ]
+    duplicate: list[str] = []
     missing: list[str] = []
     misshapen: list[str] = []
     for path, shape in targets.items():
         if path in (HEAD_KERNEL, HEAD_BIAS):
             continue
-        rules = [rule for rule in (*table.rules, *table.head) if rule.target == path]
-        stacked = bool(shape) and any(_stacked(rule) for rule in rules)
-        layers, leaf = (range(shape[0]), shape[1:]) if stacked else (range(1), shape)
-        fills = []
-        for layer in layers:
-            sources = found.get((path, layer), [])
-            if not sources:
-                missing.append(_missing(path, layer, rules, table))
+        rules = [rule for rule in (*table.rules, *table.head) if rule.target == places.split(path)[0]]
+        # Experts come one by one or fused; the first found decides, and the other layout is then one too many.
+        depth = max(map(len, found[path]), default=max(map(places.depth, rules), default=0))
+        fills = {}
+        for place in product(*map(range, shape[:depth])):
+            covering = [source for n in range(depth + 1) for source in found[path].get(place[:n], [])]
+            if not covering:
+                missing.append(_missing(path, place, rules, table))
                 continue
-            fills.append(sources[0])
-            name, steps = sources[0].name, sources[0].steps
-            if shape_after(shapes[name], steps) != leaf:
-                needed = _shape_before(leaf, steps)
+            if len(covering) > 1:
+                duplicate.append(f"{_place(path, place)} from " + " and ".join(source.name for source in covering))
+            fills[place] = covering[-1]
+            name, steps = covering[-1].name, covering[-1].steps
+            if shape_after(shapes[name], steps) != shape[depth:]:
+                needed = _shape_before(shape[depth:], steps)
                 misshapen.append(f"{name} {list(shapes[name])}, where {path} needs {needed}")
-        accounts.fills[path] = Fill(tuple(fills), stacked)
+        accounts.fills[path] = Fill(fills, depth)
     _refuse(unmapped, duplicate, missing, misshapen)
     return accounts
 
@@ -119,13 +120,13 @@ def shape_after(shape: tuple[int, ...], steps: Sequence[Step]) -> tuple[int, ...
     for step in steps:
         match step:
             case Transpose():
-                if len(shape) != 2:
+                if len(shape) < 2:
                     return None
-                shape = (shape[1], shape[0])
-            case Part(axis, _, count):
-                if axis >= len(shape) or shape[axis] % count:
+                shape = (*shape[:-2], shape[-1], shape[-2])
+            case Part(axis, _, count, width, groups):
+                if axis >= len(shape) or shape[axis] % (count * groups):
                     return None
-                shape = (*shape[:axis], shape[axis] // count, *shape[axis + 1 :])
+                shape = (*shape[:axis], shape[axis] // count * width, *shape[axis + 1 :])
     return shape
 
 
@@ -135,32 +136,65 @@ def _shape_before(leaf: tuple[int, ...], steps: Sequence[Step]) -> list[int]:
     for step in reversed(steps):
         match step:
             case Transpose():
-                shape.reverse()
-            case Part(axis, _, count):
-                shape[axis] *= count
+                shape[-2:] = shape[:-3:-1]
+            case Part(axis, _, count, width, _):
+                shape[axis] = shape[axis] * count // width
     return shape
 
 
 def source_index(index: Index, steps: Sequence[Step], shape: tuple[int, ...]) -> Index:
-    """The slice of a source (of ``shape``) that the slice ``index`` of the result of ``steps`` comes from."""
+    """The slice of a source (of ``shape``) that the slice ``index`` of the result of ``steps`` comes from.
+
+    Where a part is taken of several groups, ``index`` must lie within one of them (``runs``).
+    """
     befores = [shape_after(shape, steps[:count]) for count in range(len(steps))]
     for step, before in zip(reversed(steps), reversed(befores)):
         assert before is not None, "account() has checked the shapes"
         match step:
             case Transpose():
-                index = (index[1], index[0])
-            case Part(axis, number, count):
-                shift = number * (before[axis] // count)
+                index = (*index[:-2], index[-1], index[-2])
+            case Part(axis, number, count, width, groups):
+                unit = before[axis] // (count * groups)
+                group = index[axis].start // (unit * width)
+                shift = (group * (count - width) + number) * unit
                 moved = slice(index[axis].start + shift, index[axis].stop + shift)
                 index = (*index[:axis], moved, *index[axis + 1 :])
     return index
 
 
-@cache
-def _pattern(template: str) -> re.Pattern[str]:
-    """``{layer}`` captures a layer number; ``{rest}``, in ignore rows, is any run of characters."""
-    literal = re.escape(template).replace(r"\{layer\}", r"(?P<layer>0|[1-9]\d*)").replace(r"\{rest\}", ".*")
-    return re.compile(literal)
+def runs(index: Index, steps: Sequence[Step], shape: tuple[int, ...]) -> Iterator[tuple[Index, Index]]:
+    """Cuts the slice ``index`` of the result of ``steps`` such that each run lies in one slice of the source.
+
+    Yields:
+        For each run, its slice of the source and its slice of what ``index`` selects.
+    """
+    axis, length = _grouped(steps, shape)
+    if axis is None:
+        yield source_index(index, steps, shape), (slice(None),) * len(index)
+        return
+    start, stop = index[axis].start, index[axis].stop
+    for first in range(start - start % length, stop, length):
+        run = slice(max(first, start), min(first + length, stop))
+        place = slice(run.start - start, run.stop - start)
+        rest = (slice(None),) * (len(index) - axis - 1)
+        yield (
+            source_index((*index[:axis], run, *index[axis + 1 :]), steps, shape),
+            ((slice(None),) * axis + (place,) + rest),
+        )
+
+
+def _grouped(steps: Sequence[Step], shape: tuple[int, ...]) -> tuple[int | None, int]:
+    """The axis of the result along which groups of the source alternate, and how much of it each gives."""
+    axis, length = None, 0
+    for position, step in enumerate(steps):
+        match step:
+            case Part(part_axis, _, count, width, groups) if groups > 1:
+                before = shape_after(shape, steps[:position])
+                assert before is not None, "account() has checked the shapes"
+                axis, length = part_axis, before[part_axis] // (count * groups) * width
+            case Transpose() if axis is not None and axis >= len(shape) - 2:
+                axis = 2 * len(shape) - 3 - axis
+    return axis, length
 
 
 def bare(name: str, table: Table) -> str:
@@ -168,12 +202,11 @@ def bare(name: str, table: Table) -> str:
     return name.removeprefix(table.prefix)
 
 
-def _match(name: str, table: Table) -> list[tuple[Rule, int]]:
-    """The rules for a source name (without the prefix, or as it is) and its layer, 0 if not stacked."""
-    rules = (*table.rules, *table.head)
+def _match(name: str, table: Table) -> list[tuple[Rule, tuple[int, ...]]]:
+    """The rules for a source name (without the prefix, or as it is) and the numbers in it."""
     for candidate in dict.fromkeys((bare(name, table), name)):
-        matches = [(rule, _pattern(rule.source).fullmatch(candidate)) for rule in rules]
-        hits = [(rule, int(m.groupdict().get("layer") or 0)) for rule, m in matches if m is not None]
+        given = [(rule, places.numbers(rule, candidate)) for rule in (*table.rules, *table.head)]
+        hits = [(rule, found) for rule, found in given if found is not None]
         if hits:
             return hits
     return []
@@ -181,34 +214,25 @@ def _match(name: str, table: Table) -> list[tuple[Rule, int]]:
 
 def _ignored_because(name: str, table: Table) -> str | None:
     for row in table.ignore:
-        if any(_pattern(row.source).fullmatch(candidate) for candidate in (name, bare(name, table))):
+        if any(places.pattern(row.source).fullmatch(candidate) for candidate in (name, bare(name, table))):
             return row.reason
     if any(bare(name, table) in (f"{other}.weight", f"{other}.bias") for other in table.head_names):
         return "another head is in use"
     return None
 
 
-def _stacked(rule: Rule) -> bool:
-    return "{layer}" in rule.source
+def _target(rule: Rule, given: tuple[int, ...]) -> str:
+    return _place(rule.target, given)
 
 
-def _exists(rule: Rule, layer: int, targets: Mapping[str, tuple[int, ...]]) -> bool:
-    if rule.target not in targets:
-        return False
-    shape = targets[rule.target]
-    return not _stacked(rule) or (bool(shape) and layer < shape[0])
+def _place(path: str, place: tuple[int, ...]) -> str:
+    _, start, step = places.split(path)
+    layer = f"layer {start + step * place[0]} of " if place else ""
+    return (f"expert {place[1]} in " if len(place) > 1 else "") + layer + path
 
 
-def _target(rule: Rule, layer: int) -> str:
-    return f"layer {layer} of {rule.target}" if _stacked(rule) else rule.target
-
-
-def _target_name(path: str, layer: int, table: Table) -> str:
-    return next(_target(rule, layer) for rule in (*table.rules, *table.head) if rule.target == path)
-
-
-def _missing(path: str, layer: int, rules: Iterable[Rule], table: Table) -> str:
-    names = [rule.source.replace("{layer}", str(layer)) for rule in rules]
+def _missing(path: str, place: tuple[int, ...], rules: Iterable[Rule], table: Table) -> str:
+    names = [places.source(rule, path, place[: places.depth(rule)]) for rule in rules]
     if not names:
         return f"{path} (no rule of the table fills it)"
     return " or ".join(names) + (f" (also looked for with prefix {table.prefix!r})" if table.prefix else "")

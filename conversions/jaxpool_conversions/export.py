@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from jaxpool.errors import WeightsError
+from jaxpool_conversions import places
 from jaxpool_conversions.accounting import HEAD_BIAS, HEAD_KERNEL, listed
 from jaxpool_conversions.folders import copy_companions, new_folder
 from jaxpool_conversions.rules import HeadSource, Part, Rule, Table, Transpose
@@ -39,10 +40,9 @@ def export(leaves: Mapping[str, np.ndarray | jax.Array], table: Table, head: Hea
     written: set[str] = set()
     outside = {name.split(".")[0] for name in table.head_names}  # modules beside the backbone, not in it
     for rule in (*table.rules, *table.head):
-        if rule.target not in arrays or rule.target in written:
-            continue
-        written.add(rule.target)
-        for name, values in _unstack(rule, arrays[rule.target]):
+        paths = [path for path in arrays if places.split(path)[0] == rule.target and path not in written]
+        written.update(paths)
+        for name, values in (pair for path in paths for pair in _unstack(rule, path, arrays[path])):
             full = name if name.split(".")[0] in outside else table.prefix + name
             part, whole = _undo(rule, values)
             if part is None:
@@ -50,11 +50,7 @@ def export(leaves: Mapping[str, np.ndarray | jax.Array], table: Table, head: Hea
             else:
                 parts.setdefault(full, {})[part.index] = (part, whole)
     for name, pieces in parts.items():
-        part = next(iter(pieces.values()))[0]
-        if sorted(pieces) != list(range(part.count)):
-            raise WeightsError(f"{name} needs {part.count} parts, but the parameters give {sorted(pieces)}")
-        whole = np.concatenate([pieces[i][1] for i in range(part.count)], axis=part.axis)
-        tensors[name] = np.asarray(whole, order="C")
+        tensors[name] = np.ascontiguousarray(_joined(name, [pieces[index] for index in sorted(pieces)]))
     tensors.update(_head_tensors(arrays, table, head))
     left = sorted(arrays.keys() - written - {HEAD_KERNEL, HEAD_BIAS})
     if left:
@@ -91,22 +87,36 @@ def save_checkpoint(
             copy_companions(Path(tokenizer_folder), partial)
 
 
-def _unstack(rule: Rule, values: np.ndarray) -> list[tuple[str, np.ndarray]]:
-    if "{layer}" not in rule.source:
-        return [(rule.source, values)]
-    return [(rule.source.replace("{layer}", str(layer)), row) for layer, row in enumerate(values)]
+def _unstack(rule: Rule, path: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    for place, name in places.sources(rule, path, values.shape):
+        yield name, values[place]
 
 
 def _undo(rule: Rule, values: np.ndarray) -> tuple[Part | None, np.ndarray]:
     """The source that a rule made ``values`` of, or the part of a source that is still to be joined."""
     for position, step in reversed(list(enumerate(rule.steps))):
         if isinstance(step, Transpose):
-            values = values.T
+            values = values.swapaxes(-1, -2)
         elif position:
             raise WeightsError(f"the rule for {rule.source} takes a part after another step, which has no way back")
         else:
             return step, values
     return None, values
+
+
+def _joined(name: str, pieces: list[tuple[Part, np.ndarray]]) -> np.ndarray:
+    """The fused tensor of its parts, in order; group by group where they alternate."""
+    first = pieces[0][0]
+    units = [unit for part, _ in pieces for unit in range(part.index, part.index + part.width)]
+    if units != list(range(first.count)):
+        raise WeightsError(f"{name} needs {first.count} parts, but the parameters give {units}")
+    axis, groups = first.axis, first.groups
+    split = [
+        values.reshape(*values.shape[:axis], groups, values.shape[axis] // groups, *values.shape[axis + 1 :])
+        for _, values in pieces
+    ]
+    whole = np.concatenate(split, axis=axis + 1)
+    return whole.reshape(*whole.shape[:axis], -1, *whole.shape[axis + 2 :])
 
 
 def _head_tensors(arrays: Mapping[str, np.ndarray], table: Table, head: HeadSource) -> dict[str, np.ndarray]:

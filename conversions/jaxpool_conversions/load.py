@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxpool.errors import WeightsError
-from jaxpool_conversions.accounting import HEAD_BIAS, HEAD_KERNEL, Fill, Source, account, source_index
+from jaxpool_conversions.accounting import HEAD_BIAS, HEAD_KERNEL, Fill, Source, account, runs
 from jaxpool_conversions.heads import FROM_2_WAY_SOFTMAX
 from jaxpool_conversions.reader import Index, Reader
 from jaxpool_conversions.rules import HeadSource, Table, Transpose
@@ -58,7 +58,7 @@ def load(
     shapes = {name: reader.shape(name) for name in reader.names()}
     accounts = account(shapes, table, head, {path: target.shape for path, target in targets.items()})
     _check_head(head, targets)
-    used = {source.name for fill in accounts.fills.values() for source in fill.sources}
+    used = {source.name for fill in accounts.fills.values() for source in fill.sources.values()}
     for name in sorted(used | {head.weight} | ({head.bias} if head.bias else set())):
         _refuse_unless_float(name, reader.dtype(name))
 
@@ -92,36 +92,41 @@ class _Slices:
         return self._done[bounds]
 
     def _assemble(self, index: Index) -> np.ndarray:
-        if self._fill is None:
-            values = _head_values(self._reader, self._head, self._path)[index]
-            out = _aligned(values.shape, self._dtype)
-            out[...] = _cast(values, self._dtype, self._head.weight)
-            return out
         out = _aligned(tuple(part.stop - part.start for part in index), self._dtype)
-        if self._fill.stacked:
-            for row, layer in enumerate(range(index[0].start, index[0].stop)):
-                _copy(self._reader, self._fill.sources[layer], index[1:], out[row])
+        if self._fill is None:
+            name = self._head.weight if self._path == HEAD_KERNEL else self._head.bias
+            out[...] = _cast(_head_values(self._reader, self._head, name)[index], self._dtype, name or "")
         else:
-            _copy(self._reader, self._fill.sources[0], index, out)
+            starts = [part.start for part in index[: self._fill.depth]]
+            for row in np.ndindex(out.shape[: self._fill.depth]):
+                source = self._fill.sources[tuple(start + i for start, i in zip(starts, row))]
+                _copy(self._reader, source, index[self._fill.depth :], out[(*row, ...)])
         return out
 
 
 def _copy(reader: Reader, source: Source, index: Index, out: np.ndarray) -> None:
     """Fill ``out`` with the slice ``index`` of a source after its steps, two megabytes at a time."""
-    shape = reader.shape(source.name)
-    wanted = source_index(index, source.steps, shape)
     transposed = sum(isinstance(step, Transpose) for step in source.steps) % 2 == 1
+    for wanted, place in runs(index, source.steps, reader.shape(source.name)):
+        _copy_run(reader, source.name, wanted, out[place] if place else out, transposed=transposed)
+
+
+def _copy_run(reader: Reader, name: str, wanted: Index, out: np.ndarray, *, transposed: bool) -> None:
+    """Fill ``out`` with one slice of a source tensor."""
     if not wanted:
-        out[...] = _cast(reader.read(source.name), out.dtype, source.name)
+        out[...] = _cast(reader.read(name), out.dtype, name)
         return
     begin, end = wanted[0].start, wanted[0].stop
-    row_bytes = prod(part.stop - part.start for part in wanted[1:]) * reader.dtype(source.name).itemsize
-    rows = max(_STRIP, _PIECE_BYTES // max(1, row_bytes))
+    row_bytes = prod(part.stop - part.start for part in wanted[1:]) * reader.dtype(name).itemsize
+    rows = max(_STRIP if len(wanted) < 3 else 1, _PIECE_BYTES // max(1, row_bytes))
     for start in range(begin, end, rows):
         stop = min(start + rows, end)
-        values = _cast(reader.read(source.name, (slice(start, stop), *wanted[1:])), out.dtype, source.name)
-        if transposed:
+        values = _cast(reader.read(name, (slice(start, stop), *wanted[1:])), out.dtype, name)
+        if transposed and values.ndim == 2:
             _transpose(values, out[:, start - begin : stop - begin])
+        elif transposed:
+            for matrix, place in zip(values, out[start - begin : stop - begin]):
+                _transpose(matrix, place)
         else:
             out[start - begin : stop - begin] = values
 
@@ -134,9 +139,8 @@ def _transpose(values: np.ndarray, out: np.ndarray) -> None:
         out[:, row : row + _STRIP] = values[row : row + _STRIP].T
 
 
-def _head_values(reader: Reader, head: HeadSource, path: str) -> np.ndarray:
+def _head_values(reader: Reader, head: HeadSource, name: str | None) -> np.ndarray:
     """The whole kernel (``[width, labels]``) or bias (``[labels]``) of the last linear layer of the head."""
-    name = head.weight if path == HEAD_KERNEL else head.bias
     if name is None:
         return np.zeros(head.num_labels, np.float32)
     if head.rows is None:
@@ -146,7 +150,7 @@ def _head_values(reader: Reader, head: HeadSource, path: str) -> np.ndarray:
         values = np.concatenate([reader.read(name, (slice(row, row + 1), *rest)) for row in head.rows])
         if head.method == FROM_2_WAY_SOFTMAX:
             values = values[1:].astype(np.float32) - values[:1].astype(np.float32)
-    return values.T if path == HEAD_KERNEL else values
+    return values.T if name == head.weight else values
 
 
 def _check_head(head: HeadSource, targets: Mapping[str, jax.ShapeDtypeStruct]) -> None:

@@ -1,8 +1,9 @@
 """Conversion tables as data: one row per parameter, readable in both directions.
 
 A rule maps a source tensor (Hugging Face name) to a parameter path. ``{layer}`` in the source captures the layer
-index; the parameter is then a stacked leaf whose leading axis is the layer. Because sources are templates and
-not regular expressions, the same table also writes Hugging Face checkpoints (``export.py``).
+index; the parameter is then a stacked leaf whose leading axis is the layer. ``{expert}`` captures the index into a
+second stacked axis; a source that holds all experts of a layer at once is another rule for the same target. Because
+sources are templates and not regular expressions, the same table also writes Hugging Face checkpoints (``export.py``).
 """
 
 from __future__ import annotations
@@ -13,16 +14,22 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Transpose:
-    """Swaps the two axes of a matrix: torch keeps ``[out, in]``, we keep ``[in, out]``."""
+    """Swaps the last two axes: torch keeps ``[out, in]``, we keep ``[in, out]``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The ``index``-th of ``count`` equal slices of the source along ``axis`` (a fused qkv, say)."""
+    """Units ``index`` to ``index + width`` of ``count`` equal ones of the source along ``axis`` (a fused qkv, say).
+
+    Where query, key and value alternate head by head, the axis is ``groups`` equal groups (heads), each of ``count``
+    units; the part takes its units from every group, in order.
+    """
 
     axis: int
     index: int
     count: int
+    width: int = 1
+    groups: int = 1
 
 
 Step = Transpose | Part

@@ -1,0 +1,83 @@
+"""Layers of several kinds, in whatever pattern: stacked by place in the period, scanned over periods.
+
+A group holds the layers ``start, start + step, start + 2 * step ...`` under the name ``from<start>by<step>``, which is
+all that conversion needs to know which layer of a checkpoint lies where.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+from jaxpool.models.layers import scan_layers, stacked
+
+
+class Segment(NamedTuple):
+    """``repeats`` times the same ``period`` of kinds, from layer ``start`` on."""
+
+    start: int
+    period: int
+    repeats: int
+
+
+@cache
+def segments(kinds: tuple[Hashable, ...]) -> tuple[Segment, ...]:
+    """Cuts a sequence of layer kinds into repeating segments, such that the fewest layers are compiled.
+
+    Eight layers of ``a`` are one segment of period 1; ``a b a b a b`` one of period 2; three ``a``, then five ``b`` two.
+    """
+    best: list[tuple[int, tuple[Segment, ...]]] = [(0, ())] * (len(kinds) + 1)
+    for start in reversed(range(len(kinds))):
+        options = []
+        for period in range(1, len(kinds) - start + 1):
+            end = start + period
+            while True:  # every whole number of repeats that fits
+                cost, rest = best[end]
+                options.append((period + cost, (Segment(start, period, (end - start) // period), *rest)))
+                if kinds[end : end + period] != kinds[start : start + period]:
+                    break
+                end += period
+        best[start] = min(options, key=lambda option: (option[0], len(option[1])))
+    return best[0][1]
+
+
+class Groups(nnx.Module):
+    """One stacked module per group; see the module docstring."""
+
+    def __init__(self, build: Callable[[Any], nnx.Module], kinds: tuple[Hashable, ...]) -> None:
+        for start, period, repeats in segments(kinds):
+            for place in range(start, start + period):
+                setattr(self, f"from{place}by{period}", stacked(lambda kind=kinds[place]: build(kind), repeats))
+        self.segments = segments(kinds)
+
+
+def grouped(build: Callable[[Any], nnx.Module], kinds: Sequence[Hashable]) -> nnx.Module:
+    """Layers of the given kinds, to be run by :func:`scan_groups`; of one kind only: plainly ``stacked``."""
+    kinds = tuple(kinds)
+    return stacked(lambda: build(kinds[0]), len(kinds)) if len(set(kinds)) == 1 else Groups(build, kinds)
+
+
+def scan_groups(
+    layers: nnx.Module, x: jax.Array, run: Callable[..., jax.Array], per_layer: jax.Array | None = None
+) -> jax.Array:
+    """As ``scan_layers``, for what :func:`grouped` made; compiles one period of each segment."""
+    if not isinstance(layers, Groups):
+        return scan_layers(layers, x, run, per_layer)
+    for start, period, repeats in layers.segments:
+        places = [getattr(layers, f"from{place}by{period}") for place in range(start, start + period)]
+        values = None if per_layer is None else per_layer[start : start + period * repeats]
+        values = None if values is None else values.reshape(repeats, period, *values.shape[1:])
+
+        def body(
+            carry: jax.Array, step: tuple[list[nnx.Module], jax.Array | None], period: int = period
+        ) -> tuple[jax.Array, None]:
+            for place in range(period):
+                carry = run(step[0][place], carry, None if step[1] is None else step[1][place])
+            return carry, None
+
+        x = jax.lax.scan(body, x, (places, values))[0]
+    return x

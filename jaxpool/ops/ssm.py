@@ -1,0 +1,110 @@
+"""Selective state spaces (Mamba-1; Gu and Dao 2023, arXiv:2312.00752) and the short convolution before them.
+
+Shape letters: B rows, T tokens, I inner channels, N state size per channel, L convolution taps, C chunks, Q tokens
+of a chunk. Everything is causal, so right padding needs no mask: it cannot reach a real token.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+CHUNK = 16
+"""Tokens per step of the chunked form: enough work to fill a device, little enough memory (see ``_chunked``)."""
+
+
+class Steps(NamedTuple):
+    """What the recurrence reads of each token; float32, tokens in front.
+
+    Attributes:
+        x_TBI: inputs.
+        dt_TBI: step sizes, not negative.
+        b_TBN: what of the input enters each state.
+        c_TBN: what of each state is read.
+    """
+
+    x_TBI: jax.Array
+    dt_TBI: jax.Array
+    b_TBN: jax.Array
+    c_TBN: jax.Array
+
+
+def selective_scan(
+    x_BTI: jax.Array, dt_BTI: jax.Array, a_NI: jax.Array, b_BTN: jax.Array, c_BTN: jax.Array
+) -> jax.Array:
+    """``h_t = exp(dt_t a) h_(t-1) + dt_t b_t x_t``, ``y_t = c_t h_t``, from ``h = 0``.
+
+    One token after another on the CPU, where the state stays in the cache; in chunks elsewhere, where a step of one
+    token is too small to fill the device. Both compute in float32 and agree to rounding.
+
+    Args:
+        x_BTI: inputs, any float dtype.
+        dt_BTI: step sizes (after softplus), not negative.
+        a_NI: decay rates, negative. A state of size N for every channel; channels last, since they are many.
+        b_BTN: input weights.
+        c_BTN: output weights.
+
+    Returns:
+        float32 ``[B, T, I]``.
+    """
+    steps = Steps(*(jnp.moveaxis(v, 1, 0).astype(jnp.float32) for v in (x_BTI, dt_BTI, b_BTN, c_BTN)))
+    y_TBI = jax.lax.platform_dependent(steps, a_NI.astype(jnp.float32), cpu=serial, default=chunked)
+    return jnp.moveaxis(y_TBI, 0, 1)
+
+
+def serial(steps: Steps, a_NI: jax.Array) -> jax.Array:
+    """One token per step: ``[T, B, I]``. Holds one state ``[B, N, I]`` and nothing of the others."""
+
+    def step(h_BNI: jax.Array, token: Steps) -> tuple[jax.Array, jax.Array]:
+        h_BNI = _decay(token, a_NI) * h_BNI + _entry(token)
+        return h_BNI, _read(h_BNI, token)
+
+    return jax.lax.scan(step, _zero(steps, a_NI), steps)[1]
+
+
+def chunked(steps: Steps, a_NI: jax.Array) -> jax.Array:
+    """``CHUNK`` tokens per step, a parallel prefix inside: ``[T, B, I]``. Holds ``CHUNK`` states."""
+    n_tokens = steps.x_TBI.shape[0]
+    pad = -n_tokens % CHUNK
+    # Zeros take no step: dt = 0 decays nothing and lets nothing in.
+    chunks = jax.tree.map(
+        lambda v: jnp.pad(v, ((0, pad), (0, 0), (0, 0))).reshape(-1, CHUNK, *v.shape[1:]),
+        steps,
+    )
+
+    def step(h_BNI: jax.Array, chunk: Steps) -> tuple[jax.Array, jax.Array]:
+        def join(left: tuple[jax.Array, jax.Array], right: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            return left[0] * right[0], right[0] * left[1] + right[1]
+
+        decay_QBNI, entered_QBNI = jax.lax.associative_scan(join, (_decay(chunk, a_NI), _entry(chunk)))
+        h_QBNI = decay_QBNI * h_BNI + entered_QBNI
+        return h_QBNI[-1], _read(h_QBNI, chunk)
+
+    y_CQBI = jax.lax.scan(step, _zero(steps, a_NI), chunks)[1]
+    return y_CQBI.reshape(-1, *y_CQBI.shape[2:])[:n_tokens]
+
+
+def _zero(steps: Steps, a_NI: jax.Array) -> jax.Array:
+    return jnp.zeros((steps.x_TBI.shape[1], *a_NI.shape), jnp.float32)
+
+
+def _decay(token: Steps, a_NI: jax.Array) -> jax.Array:
+    return jnp.exp(token.dt_TBI[..., None, :] * a_NI)
+
+
+def _entry(token: Steps) -> jax.Array:
+    return (token.dt_TBI * token.x_TBI)[..., None, :] * token.b_TBN[..., :, None]
+
+
+def _read(h: jax.Array, token: Steps) -> jax.Array:
+    return jnp.sum(h * token.c_TBN[..., :, None], axis=-2)
+
+
+def causal_conv(x_BTI: jax.Array, kernel_LI: jax.Array, bias_I: jax.Array | None) -> jax.Array:
+    """Each channel's own convolution over the last L tokens: ``[B, T, I]`` in the dtype of ``x_BTI``."""
+    taps, n_tokens = kernel_LI.shape[0], x_BTI.shape[1]
+    padded = jnp.pad(x_BTI, ((0, 0), (taps - 1, 0), (0, 0)))
+    y_BTI = sum(padded[:, i : i + n_tokens] * kernel_LI[i] for i in range(taps))
+    return y_BTI if bias_I is None else y_BTI + bias_I
