@@ -83,7 +83,7 @@ def convert(
     from jaxpool.loading import head_source, stored_dtype
     from jaxpool.programs import abstract
     from jaxpool.resolve import resolve
-    from jaxpool.tokens import read_tokenizer
+    from jaxpool.vocabulary import read_tokenizer
     from jaxpool_conversions.load import load
     from jaxpool_conversions.reader import Reader
     from jaxpool_conversions.store import fingerprint, is_store, write_store

@@ -93,7 +93,7 @@ def open_engine(
                 open_store,
             )  # imports Orbax, a second that others need not wait
 
-            arrays = open_store(folder, targets)
+            arrays = open_store(folder, targets, spec.family.table)
         else:
             arrays = load(reader, spec.family.table, spec.source, targets)
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 import threading
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +17,7 @@ from jax.sharding import Mesh
 
 from jaxpool import sharding
 from jaxpool.buckets import Bucket
+from jaxpool.cache import private_folder
 from jaxpool.errors import EngineError
 from jaxpool.models.classifier import Classifier
 from jaxpool.ops.attention import choose
@@ -189,10 +189,9 @@ def pad(
 
 
 def enable_cache() -> Path | None:
-    """Keeps compiled programs between processes, in ``$JAXPOOL_CACHE_DIR`` or ``~/.cache/jaxpool/xla``.
+    """Keeps compiled programs between processes, in ``xla`` of our cache folder (see ``cache.private_folder``).
 
-    A cache directory already configured in JAX is left alone; ``JAXPOOL_CACHE_DIR=off`` keeps nothing. A cached program
-    is code: a directory that others may write to is refused with a warning in the log.
+    A cache directory already configured in JAX is left alone.
 
     Returns:
         The directory in use, or None.
@@ -200,22 +199,9 @@ def enable_cache() -> Path | None:
     configured = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
     if configured:
         return Path(configured)
-    asked = os.environ.get("JAXPOOL_CACHE_DIR")
-    if asked == "off":
-        return None
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "jaxpool" / "xla"
-    folder = Path(asked) if asked else base
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        status = folder.stat()
-    except OSError as error:
-        logger.warning("compiled programs are not kept: %s", error)
-        return None
-    foreign = hasattr(os, "getuid") and status.st_uid != os.getuid()
-    if foreign or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        logger.warning("compiled programs are not kept: others may write to %s", folder)
-        return None
-    jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    folder = private_folder("xla")
+    if folder is not None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return folder

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import stat
 import tempfile
 from collections.abc import Mapping
 from copy import deepcopy
@@ -21,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxpool import __version__
+from jaxpool.cache import private_folder
 from jaxpool.checkpoint import Overrides, label_map, read_config
 from jaxpool.vocabulary import TOKENIZER_FILES, Vocabulary, read_tokenizer
 
@@ -80,24 +79,8 @@ def _path(folder: Path, words: Path | None, hf_overrides: Overrides) -> Path | N
             content = file.read_bytes()
             key.update(f"{file.name} {len(content)} {words is None}".encode())
             key.update(content)
-    cache = _cache()
+    cache = private_folder("checkpoints")
     return cache and cache / f"{key.hexdigest()}.json"
-
-
-def _cache() -> Path | None:
-    """``checkpoints`` in ``$JAXPOOL_CACHE_DIR`` or ``~/.cache/jaxpool``, if nobody else may write there."""
-    asked = os.environ.get("JAXPOOL_CACHE_DIR")
-    if asked == "off":
-        return None
-    home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-    folder = (Path(asked) if asked else Path(home) / "jaxpool") / "checkpoints"
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        status = folder.stat()
-    except OSError:
-        return None
-    foreign = hasattr(os, "getuid") and status.st_uid != os.getuid()
-    return None if foreign or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) else folder
 
 
 def _save(path: Path, config: Any, vocabulary: Vocabulary | None) -> None:

@@ -148,13 +148,13 @@ def test_a_cache_others_may_write_to_is_refused(tmp_path: Path, monkeypatch: pyt
     configured = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
     try:
-        shared = tmp_path / "shared"
-        shared.mkdir()
+        shared = tmp_path / "shared" / "xla"
+        shared.mkdir(parents=True)
         shared.chmod(0o777)
-        monkeypatch.setenv("JAXPOOL_CACHE_DIR", str(shared))
+        monkeypatch.setenv("JAXPOOL_CACHE_DIR", str(shared.parent))
         assert enable_cache() is None
         monkeypatch.setenv("JAXPOOL_CACHE_DIR", str(tmp_path / "mine"))
-        assert enable_cache() == tmp_path / "mine"
+        assert enable_cache() == tmp_path / "mine" / "xla"
         monkeypatch.setenv("JAXPOOL_CACHE_DIR", "off")
         jax.config.update("jax_compilation_cache_dir", None)
         assert enable_cache() is None
