@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -108,7 +109,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model("--max-num-batched-tokens", metavar="N", type=positive, help="most tokens of a batch, padding included")
     http = parser.add_argument_group("server").add_argument
     http("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    http("--port", type=int, default=8000, help="port, 0 for any free one (default: %(default)s)")
+    http("--port", type=_port, default=8000, help="port, 0 for any free one (default: %(default)s)")
     http("--served-model-name", metavar="NAME", help="name in requests and responses (default: from --model)")
     http("--api-key", action="append", metavar="KEY", help=f"bearer token, repeatable (or {API_KEY}; default: none)")
     limits = parser.add_argument_group("limits").add_argument
@@ -125,6 +126,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=defaults.shutdown_timeout,
         help="for requests in flight after SIGTERM (default: %(default)s)",
     )
+
+
+def _port(word: str) -> int:
+    if not (word.isascii() and word.isdigit() and int(word) < 2**16):
+        raise argparse.ArgumentTypeError(f"must be a port from 0 to 65535, not {word!r}")
+    return int(word)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -195,11 +202,14 @@ async def serve(app: web.Application, host: str, port: int) -> bool:
 
     options = app[OPTIONS]
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=options.shutdown_timeout, access_log=None)
+    # The address is taken before the model is: a port in use should not cost a load.
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.create_server((host, port), family=family, backlog=1024)
     await runner.setup()
     try:
-        await web.TCPSite(runner, host, port).start()
-        port = runner.addresses[0][1]
-        _say(f"listening on http://{host}:{port}, loading {options.model_name}")
+        await web.SockSite(runner, listening).start()
+        address = f"[{host}]" if family is socket.AF_INET6 else host
+        _say(f"listening on http://{address}:{listening.getsockname()[1]}, loading {options.model_name}")
         served = app[SERVED]
         stopping = loop.create_task(stop.wait())
         first: set[asyncio.Future[Any]] = {served, stopping}

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -78,6 +79,17 @@ async def queued(session: aiohttp.ClientSession) -> int:
             await asyncio.sleep(0.02)
 
 
+def refused(*arguments: str, **environment: str) -> str:
+    """What the real command says when it does not even start."""
+    command = [str(Path(sys.executable).parent / "jaxpool"), "serve", *arguments]
+    done = subprocess.run(
+        command, env=os.environ | environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
 SMALL = ("--max-model-len", "16", "--max-num-batched-tokens", "64")  # two programs
 
 
@@ -113,11 +125,14 @@ async def test_sigterm_while_loading_exits_0_at_once() -> None:
 
 
 def test_an_empty_api_key_does_not_open_the_server() -> None:
-    command = [str(Path(sys.executable).parent / "jaxpool"), "serve", "--port", "0"]
-    environment = os.environ | {"JAXPOOL_API_KEY": ""}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode != 0
-    assert "API key is empty" in done.stderr
+    assert "API key is empty" in refused("--port", "0", JAXPOOL_API_KEY="")
+
+
+def test_a_port_in_use_is_one_sentence_and_costs_no_load() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        said = refused("--port", str(taken.getsockname()[1]), "--model", str(MODELS / "gpt2-cls"))
+    assert "in use" in said
+    assert "loading" not in said
 
 
 def test_a_missing_model_is_one_sentence_and_a_failure() -> None:
