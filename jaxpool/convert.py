@@ -133,6 +133,8 @@ def _replacing(target: Path) -> Iterator[Path]:
         if target.exists():
             target.rename(old)
         new.rename(target)
+    except CheckpointError as error:
+        raise CheckpointError(str(error).replace(str(new), str(target))) from error
     except OSError as error:
         raise CheckpointError(f"{target} cannot be written: {error.strerror or error}") from error
     finally:

@@ -16,7 +16,6 @@ from typing import Any
 from jaxpool.errors import ValidationError
 from jaxpool.prompts import Options, Prompt, TextPrompt, TokensPrompt, parse
 from jaxpool.vocabulary import Vocabulary
-from jaxpool.vocabulary import read_tokenizer as read_tokenizer
 
 SHORTER = "Please reduce the length of the input prompt."
 
