@@ -186,5 +186,6 @@ class Batcher:
         return min(fitting, key=self.engine.cost.seconds)
 
     def _seconds_to_drain(self) -> int:
-        """Honest Retry-After: what waits now divided by the measured rate, 1 to 60 s."""
-        return int(min(max(self.queued / max(self._rows_per_second, 1e-6), 1), 60))
+        """Honest Retry-After: what waits now divided by the measured rate, 1 to 60 s (1 before any measure)."""
+        seconds = self.queued / self._rows_per_second if self._rows_per_second else 1.0
+        return int(min(max(seconds, 1.0), 60.0))

@@ -47,7 +47,9 @@ async def classify(request: web.Request) -> web.Response:
         raise RequestError(404, "NotFoundError", f"The model `{body.model}` does not exist.")
     served = _served(request.app)
     prompts = body.prompts()
-    _check(body, len(prompts), options.max_inputs, served.llm.engine.spec.max_length)
+    # a request larger than the queue would be answered 429 for ever
+    most = min(options.max_inputs, options.max_queued_texts)
+    _check(body, len(prompts), most, served.llm.engine.spec.max_length)
 
     with served.batcher.room(len(prompts)):
         loop = asyncio.get_running_loop()
