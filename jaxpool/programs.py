@@ -55,11 +55,14 @@ def abstract(spec: Spec, platform: str = "cpu") -> Classifier:
 
 
 def logits(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
-    """Raw logits, float32 ``[B, C]``: backbone, pooling, head."""
+    """Raw logits, float32 ``[B, C]``: backbone, pooling, head (or head, then pooling, where the model is ``late``)."""
     # On accelerators float32 matmuls are rounded to bfloat16 or TF32 passes unless this is said.
     with jax.default_matmul_precision("float32" if spec.dtype == "float32" else "default"):
         hidden_BTD = model.backbone(inputs.ids, inputs.types, inputs.lengths)
-    return model.head(pool(hidden_BTD, inputs.lengths, spec.pooling))
+    ends_BT = None if spec.eos_token is None else inputs.ids == spec.eos_token
+    if spec.late:
+        return pool(model.head(hidden_BTD), inputs.lengths, spec.pooling, ends_BT)
+    return model.head(pool(hidden_BTD, inputs.lengths, spec.pooling, ends_BT))
 
 
 def scores(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:

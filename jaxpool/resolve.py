@@ -12,7 +12,7 @@ from jaxpool.errors import ConfigError, ValidationError
 from jaxpool.models.classifier import HeadConfig
 from jaxpool.params import PoolerConfig
 from jaxpool.pooling import Activation, Pooling
-from jaxpool_conversions.families import Family, find
+from jaxpool_conversions.families import Family, HeadStyle, find
 from jaxpool_conversions.families.fields import Fields
 from jaxpool_conversions.rules import HeadSource
 
@@ -68,7 +68,7 @@ class Spec:
         config: the family's config dataclass (``BertConfig`` …).
         head: shape of the head.
         source: where the head's last layer comes from in the checkpoint.
-        pooling: CLS, LAST or MEAN.
+        pooling: CLS, LAST, MEAN or EOS.
         activation: applied to logits where the request wants it.
         use_activation: whether a request that does not say wants it.
         logit_mean, logit_sigma: calibration, or None.
@@ -76,6 +76,8 @@ class Spec:
         problem: what the labels mean: one of them, any of them, or a number.
         max_length: longest text in tokens.
         dtype: compute and storage dtype of the backbone (``float32`` or ``bfloat16``).
+        eos_token: whose last occurrence EOS pooling reads.
+        late: whether the head reads every token and its logits are pooled.
     """
 
     architecture: str
@@ -92,6 +94,8 @@ class Spec:
     problem: Problem
     max_length: int
     dtype: str
+    eos_token: int | None = None
+    late: bool = False
     task: str = "classify"
     supported_tasks: tuple[str, ...] = ("classify", "token_classify")
 
@@ -165,10 +169,13 @@ def resolve(
             dense=style.dense,
             dense_bias=style.dense_bias,
             norm_eps=style.norm_eps,
+            norm_bias=style.norm_bias,
             dtype=_head_dtype(config, compute),
         ),
         source=source,
-        pooling=_pooling(pooler_config, style.pooling),
+        pooling=_pooling(pooler_config, style),
+        eos_token=style.eos_token,
+        late=style.late and pooler_config.seq_pooling_type is None,
         activation=activation_of(config),
         use_activation=style.use_activation if pooler_config.use_activation is None else pooler_config.use_activation,
         logit_mean=mean,
@@ -260,9 +267,9 @@ def _calibration(pooler_config: PoolerConfig) -> tuple[float | None, float | Non
     return mean, sigma
 
 
-def _pooling(pooler_config: PoolerConfig, default: Pooling) -> Pooling:
-    kind = pooler_config.seq_pooling_type or default
-    if kind not in get_args(Pooling):
+def _pooling(pooler_config: PoolerConfig, style: HeadStyle) -> Pooling:
+    kind = pooler_config.seq_pooling_type or style.pooling
+    if kind not in get_args(Pooling) or (kind == "EOS" and style.eos_token is None):
         raise NotImplementedError(f"pooling type {kind!r}; jaxpool pools {', '.join(get_args(Pooling))}.")
     return kind  # type: ignore[return-value]
 

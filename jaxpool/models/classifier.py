@@ -31,6 +31,7 @@ class HeadConfig:
         dense: activation of a dense layer before it (``tanh`` for BERT), or None for no such layer.
         dense_bias: whether the dense layer has a bias.
         norm_eps: epsilon of a LayerNorm after that activation (ModernBERT), or None for no norm.
+        norm_bias: whether that norm has a bias.
         dtype: dtype of its weights and maths; float32 unless asked otherwise.
     """
 
@@ -40,6 +41,7 @@ class HeadConfig:
     dense: str | None = None
     dense_bias: bool = True
     norm_eps: float | None = None
+    norm_bias: bool = True
     dtype: str = "float32"
 
 
@@ -49,7 +51,7 @@ class Head(nnx.Module):
     def __init__(self, config: HeadConfig) -> None:
         c, dtype = config, jnp.dtype(config.dtype)
         self.dense = Linear(c.width, c.width, (None, None), bias=c.dense_bias, dtype=dtype) if c.dense else None
-        self.norm = LayerNorm(c.width, c.norm_eps, dtype) if c.norm_eps is not None else None
+        self.norm = LayerNorm(c.width, c.norm_eps, dtype, bias=c.norm_bias) if c.norm_eps is not None else None
         self.out = Linear(c.width, c.labels, (None, None), bias=c.bias, dtype=dtype)
         self.config = config
 

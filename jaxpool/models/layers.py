@@ -84,9 +84,9 @@ class Linear(nnx.Module):
 class LayerNorm(nnx.Module):
     """Layer normalisation over the last axis, computed in float32 (Ba et al. 2016, arXiv:1607.06450)."""
 
-    def __init__(self, width: int, eps: float, dtype: jnp.dtype) -> None:
+    def __init__(self, width: int, eps: float, dtype: jnp.dtype, *, bias: bool = True) -> None:
         self.scale = param((width,), ("embed",), dtype, fill=1.0)
-        self.bias = param((width,), ("embed",), dtype)
+        self.bias = param((width,), ("embed",), dtype) if bias else None
         self.eps = eps
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -95,7 +95,8 @@ class LayerNorm(nnx.Module):
         mean = jnp.mean(x32, -1, keepdims=True)
         variance = jnp.mean(jnp.square(x32 - mean), -1, keepdims=True)
         y = (x32 - mean) * jax.lax.rsqrt(variance + self.eps)
-        return (y * self.scale[...].astype(jnp.float32) + self.bias[...].astype(jnp.float32)).astype(x.dtype)
+        y = y * self.scale[...].astype(jnp.float32)
+        return (y if self.bias is None else y + self.bias[...].astype(jnp.float32)).astype(x.dtype)
 
 
 class RMSNorm(nnx.Module):

@@ -25,6 +25,7 @@ class MlpConfig:
         gated: ``down(activation(gate(x)) * up(x))`` (Shazeer 2020, arXiv:2002.05202) instead of
             ``down(activation(up(x)))``.
         bias: whether all projections carry a bias.
+        down_bias: whether the last one does, where that differs; None: as ``bias`` says.
     """
 
     width: int
@@ -32,6 +33,7 @@ class MlpConfig:
     activation: str
     gated: bool = True
     bias: bool = False
+    down_bias: bool | None = None
 
     @property
     def flops_per_token(self) -> float:
@@ -50,7 +52,8 @@ class Mlp(nnx.Module):
         c = config
         self.gate = Linear(c.width, c.inner, ("embed", "mlp"), bias=c.bias, dtype=dtype) if c.gated else None
         self.up = Linear(c.width, c.inner, ("embed", "mlp"), bias=c.bias, dtype=dtype)
-        self.down = Linear(c.inner, c.width, ("mlp", "embed"), bias=c.bias, dtype=dtype)
+        down_bias = c.bias if c.down_bias is None else c.down_bias
+        self.down = Linear(c.inner, c.width, ("mlp", "embed"), bias=down_bias, dtype=dtype)
         self.activation = c.activation
 
     def __call__(self, x_BTD: jax.Array, lengths_B: jax.Array) -> jax.Array:

@@ -28,6 +28,9 @@ class HeadStyle:
         dense: activation of a dense layer before the last linear layer, or None for no dense layer.
         dense_bias: whether that layer has a bias.
         norm_eps: epsilon of a LayerNorm after the activation, or None for no norm.
+        norm_bias: whether that norm has a bias.
+        eos_token: the token whose last occurrence ``pooling="EOS"`` reads, or None.
+        late: whether the head reads every token, and logits are pooled instead of hidden states (EuroBERT).
         use_activation: whether scores leave activated where neither the user nor the request says; reward models
             answer raw scores.
     """
@@ -36,6 +39,9 @@ class HeadStyle:
     dense: str | None = None
     dense_bias: bool = True
     norm_eps: float | None = None
+    norm_bias: bool = True
+    eos_token: int | None = None
+    late: bool = False
     use_activation: bool = True
 
 
