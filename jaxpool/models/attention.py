@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpool.models.layers import Linear
+from jaxpool.models.layers import Linear, param
 from jaxpool.models.norms import Norm, NormConfig
 from jaxpool.ops.attention import Implementation, Window, attend
 from jaxpool.ops.rope import rotate
@@ -39,6 +39,7 @@ class AttentionConfig:
         interleaved: whether rotation pairs neighbours ``(2i, 2i + 1)`` or halves ``(i, i + R)``.
         softcap: scores become ``softcap * tanh(score / softcap)``; None for no cap.
         clip: queries, keys and values are cut to ``[-clip, clip]``; None for no limit.
+        sinks: whether each head has a learned score for attending to nothing (gpt-oss).
     """
 
     width: int
@@ -55,6 +56,7 @@ class AttentionConfig:
     interleaved: bool = False
     softcap: float | None = None
     clip: float | None = None
+    sinks: bool = False
 
     @property
     def flops_per_token(self) -> float:
@@ -86,6 +88,7 @@ class SelfAttention(nnx.Module):
         self.value = Linear(c.width, kv_width, ("embed", "kv_heads"), bias=c.qkv_bias, dtype=dtype, units=c.kv_heads)
         self.out = Linear(q_width, c.width, ("heads", "embed"), bias=c.out_bias, dtype=dtype, units=c.heads)
         self.query_norm, self.key_norm = c._norm(c.heads, dtype), c._norm(c.kv_heads, dtype)
+        self.sinks = param((c.heads,), ("heads",), dtype) if c.sinks else None
         self.config, self.implementation = config, implementation
 
     def __call__(
@@ -124,6 +127,7 @@ class SelfAttention(nnx.Module):
             window=window,
             bias_HTS=bias_HTS,
             softcap=c.softcap,
+            sinks_H=None if self.sinks is None else self.sinks[...],
             implementation=self.implementation,
         )
         return self.out(y_BTHh.reshape(n_rows, n_tokens, -1))

@@ -16,7 +16,8 @@ import numpy as np
 from flax import nnx
 
 from jaxpool.models.attention import Turn
-from jaxpool.models.layers import Embedding, Linear, scan_layers, stacked
+from jaxpool.models.groups import grouped, scan_groups
+from jaxpool.models.layers import Embedding, Linear
 from jaxpool.models.norms import Norm, NormConfig
 from jaxpool.ops.attention import Implementation, Window
 from jaxpool.ops.rope import Rope, angles
@@ -51,7 +52,8 @@ class DecoderConfig:
     """Shape and switches of one decoder, in our words; made from a Hugging Face config by ``families/``.
 
     Attributes:
-        attention, mlp: of every layer.
+        attention: of every layer.
+        mlp: of every layer; or a tuple, where layers differ.
         norm: kind of the layers' norms.
         norms: where they stand: ``before`` the attention and the MLP, ``after`` them, on ``both`` sides, or on the
             ``sum`` with the residual.
@@ -75,7 +77,7 @@ class DecoderConfig:
     width: int
     layers: int
     attention: AttentionKind
-    mlp: MlpKind
+    mlp: MlpKind | tuple[MlpKind, ...]
     norm: NormConfig
     norms: Literal["before", "after", "both", "sum"] = "before"
     parallel: Literal["one", "two"] | None = None
@@ -108,9 +110,14 @@ class DecoderConfig:
         return self.attention.causal
 
     @property
+    def mlps(self) -> tuple[MlpKind, ...]:
+        """The MLP of each layer."""
+        return self.mlp if isinstance(self.mlp, tuple) else (self.mlp,) * self.layers
+
+    @property
     def flops_per_token(self) -> float:
         """Matrix-multiplication FLOPs of one token through all layers, without attention scores."""
-        return self.layers * (self.attention.flops_per_token + self.mlp.flops_per_token)
+        return self.layers * self.attention.flops_per_token + sum(mlp.flops_per_token for mlp in self.mlps)
 
     @property
     def flops_per_pair(self) -> float:
@@ -135,7 +142,7 @@ class Sight(NamedTuple):
 class Layer(nnx.Module):
     """Attention and MLP with their residuals and norms."""
 
-    def __init__(self, config: DecoderConfig, dtype: jnp.dtype, implementation: Implementation) -> None:
+    def __init__(self, config: DecoderConfig, mlp: MlpKind, dtype: jnp.dtype, implementation: Implementation) -> None:
         c = config
 
         def norm(wanted: bool) -> Norm | None:
@@ -146,7 +153,7 @@ class Layer(nnx.Module):
         self.attention = c.attention.make(dtype, implementation)
         self.attention_out_norm = norm(after)
         self.mlp_norm = norm(before and c.parallel != "one")
-        self.mlp = c.mlp.make(dtype)
+        self.mlp = mlp.make(dtype)
         self.mlp_out_norm = norm(after)
         self.config = config
 
@@ -188,7 +195,7 @@ class Decoder(nnx.Module):
         self.project_in = Linear(width, c.width, (None, "embed"), bias=False, dtype=dtype) if projected else None
         self.project_out = Linear(c.width, width, ("embed", None), bias=False, dtype=dtype) if projected else None
         self.embedding_norm = Norm(c.embedding_norm, (c.width,), dtype) if c.embedding_norm else None
-        self.layers = stacked(lambda: Layer(c, dtype, implementation), c.layers)
+        self.layers = grouped(lambda mlp: Layer(c, mlp, dtype, implementation), c.mlps)
         self.norm = Norm(c.final_norm, (c.width,), dtype) if c.final_norm else None
         self.config = config
 
@@ -205,7 +212,7 @@ class Decoder(nnx.Module):
             return layer(x_BTD, lengths_B, sight)
 
         own = (_which(c), jnp.array([n_tokens if w is None else w for w in windows]) if len(windows) > 1 else None)
-        x_BTD = _normed(self.norm, scan_layers(self.layers, self._embed(ids_BT), run, own))
+        x_BTD = _normed(self.norm, scan_groups(self.layers, self._embed(ids_BT), run, own))
         return x_BTD if self.project_out is None else self.project_out(x_BTD)
 
     def _embed(self, ids_BT: jax.Array) -> jax.Array:

@@ -28,7 +28,7 @@ class Segment(NamedTuple):
 def segments(kinds: tuple[Hashable, ...]) -> tuple[Segment, ...]:
     """Cuts a sequence of layer kinds into repeating segments, such that the fewest layers are compiled.
 
-    Eight layers of ``a`` are one segment of period 1; ``a b a b a b`` one of period 2; three ``a``, then five ``b`` two.
+    Eight times ``a`` is one segment of period 1; ``a b a b a b`` one of period 2; ``a a a b b b b`` two of period 1.
     """
     best: list[tuple[int, tuple[Segment, ...]]] = [(0, ())] * (len(kinds) + 1)
     for start in reversed(range(len(kinds))):
@@ -61,23 +61,27 @@ def grouped(build: Callable[[Any], nnx.Module], kinds: Sequence[Hashable]) -> nn
     return stacked(lambda: build(kinds[0]), len(kinds)) if len(set(kinds)) == 1 else Groups(build, kinds)
 
 
-def scan_groups(
-    layers: nnx.Module, x: jax.Array, run: Callable[..., jax.Array], per_layer: jax.Array | None = None
-) -> jax.Array:
+def scan_groups(layers: nnx.Module, x: jax.Array, run: Callable[..., jax.Array], per_layer: Any = None) -> jax.Array:
     """As ``scan_layers``, for what :func:`grouped` made; compiles one period of each segment."""
     if not isinstance(layers, Groups):
         return scan_layers(layers, x, run, per_layer)
-    for start, period, repeats in layers.segments:
-        places = [getattr(layers, f"from{place}by{period}") for place in range(start, start + period)]
-        values = None if per_layer is None else per_layer[start : start + period * repeats]
-        values = None if values is None else values.reshape(repeats, period, *values.shape[1:])
-
-        def body(
-            carry: jax.Array, step: tuple[list[nnx.Module], jax.Array | None], period: int = period
-        ) -> tuple[jax.Array, None]:
-            for place in range(period):
-                carry = run(step[0][place], carry, None if step[1] is None else step[1][place])
-            return carry, None
-
-        x = jax.lax.scan(body, x, (places, values))[0]
+    for segment in layers.segments:
+        x = _scan_segment(layers, segment, x, run, per_layer)
     return x
+
+
+def _scan_segment(
+    layers: Groups, segment: Segment, x: jax.Array, run: Callable[..., jax.Array], per_layer: Any
+) -> jax.Array:
+    start, period, repeats = segment
+    places = [getattr(layers, f"from{start + i}by{period}") for i in range(period)]
+    own = [
+        jax.tree.map(lambda v, i=i: v[start + i : start + period * repeats : period], per_layer) for i in range(period)
+    ]
+
+    def body(carry: jax.Array, step: tuple[list[nnx.Module], list[Any]]) -> tuple[jax.Array, None]:
+        for layer, values in zip(*step):
+            carry = run(layer, carry, values)
+        return carry, None
+
+    return jax.lax.scan(body, x, (places, own))[0]

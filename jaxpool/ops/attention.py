@@ -51,6 +51,7 @@ def attend(
     window: Window = None,
     bias_HTS: jax.Array | None = None,
     softcap: float | None = None,
+    sinks_H: jax.Array | None = None,
     implementation: Implementation = "xla",
 ) -> jax.Array:
     """Scaled dot-product attention over right-padded rows, with grouped key/value heads.
@@ -58,7 +59,7 @@ def attend(
     Args:
         q_BTHh: queries; H must be a multiple of K.
         k_BSKh: keys.
-        v_BSKh: values.
+        v_BSKh: values; their heads may be of another size.
         lengths_B: number of real tokens per row (at least 1); keys beyond it are never seen. Queries beyond it
             yield finite numbers of no meaning.
         causal: a query sees only keys at or before its own position.
@@ -68,12 +69,13 @@ def attend(
         bias_HTS: added to the scores after scaling (relative positions, ALiBi), float32; T may be 1 if it is the
             same for every query.
         softcap: scores become ``softcap * tanh(score / softcap)`` before the bias; None for no cap.
+        sinks_H: per head, the score of a key without value: attention that goes nowhere (gpt-oss).
         implementation: see ``choose``.
 
     Returns:
-        ``[B, T, H, h]`` in the dtype of the queries.
+        ``[B, T, H, h]``, h that of the values, in the dtype of the queries.
     """
-    plain = bias_HTS is None and softcap is None
+    plain = bias_HTS is None and softcap is None and sinks_H is None and v_BSKh.shape == k_BSKh.shape
     if implementation == "cudnn" and plain and (window is None or isinstance(window, int)):
         return jax.nn.dot_product_attention(
             q_BTHh,
@@ -87,7 +89,9 @@ def attend(
             implementation="cudnn",
         )
     n_tokens = q_BTHh.shape[1]
-    dense = partial(_dense, lengths_B=lengths_B, causal=causal, window=window, scale=scale, softcap=softcap)
+    dense = partial(
+        _dense, lengths_B=lengths_B, causal=causal, window=window, scale=scale, softcap=softcap, sinks_H=sinks_H
+    )
     if n_tokens <= 2 * QUERY_BLOCK or n_tokens % QUERY_BLOCK:
         return dense(q_BTHh, k_BSKh, v_BSKh, jnp.arange(n_tokens), bias_HTS)
     starts = jnp.arange(0, n_tokens, QUERY_BLOCK)
@@ -100,7 +104,7 @@ def attend(
         return dense(q_BtHh, k_BSKh, v_BSKh, start + jnp.arange(QUERY_BLOCK), bias_HtS)
 
     blocks_NBtHh = jax.lax.map(block, starts)
-    return jnp.moveaxis(blocks_NBtHh, 0, 1).reshape(q_BTHh.shape)
+    return jnp.moveaxis(blocks_NBtHh, 0, 1).reshape(*q_BTHh.shape[:-1], v_BSKh.shape[-1])
 
 
 def _dense(
@@ -115,6 +119,7 @@ def _dense(
     window: Window,
     scale: float,
     softcap: float | None,
+    sinks_H: jax.Array | None,
 ) -> jax.Array:
     n_rows, n_queries, n_heads, size = q_BTHh.shape
     n_kv = k_BSKh.shape[2]
@@ -132,5 +137,12 @@ def _dense(
     if window is not None:
         seen_BTS = seen_BTS & ((ahead_TS if causal else jnp.abs(ahead_TS)) < window)
     scores_BKGTS = jnp.where(seen_BTS[:, None, None], scores_BKGTS, NEVER)
-    weights_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1).astype(q_BTHh.dtype)
-    return jnp.einsum("bkgts,bskh->btkgh", weights_BKGTS, v_BSKh).reshape(n_rows, n_queries, n_heads, size)
+    if sinks_H is None:
+        weights_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1)
+    else:
+        sink_KG11 = sinks_H.astype(jnp.float32).reshape(n_kv, -1, 1, 1)
+        best_BKGT1 = jnp.maximum(scores_BKGTS.max(-1, keepdims=True), sink_KG11)
+        weights_BKGTS = jnp.exp(scores_BKGTS - best_BKGT1)
+        weights_BKGTS /= weights_BKGTS.sum(-1, keepdims=True) + jnp.exp(sink_KG11 - best_BKGT1)
+    y_BTKGh = jnp.einsum("bkgts,bskh->btkgh", weights_BKGTS.astype(q_BTHh.dtype), v_BSKh)
+    return y_BTKGh.reshape(n_rows, n_queries, n_heads, -1)

@@ -19,16 +19,16 @@ class Steps(NamedTuple):
     """What the recurrence reads of each token; float32, tokens in front.
 
     Attributes:
-        x_TBI: inputs.
-        dt_TBI: step sizes, not negative.
-        b_TBN: what of the input enters each state.
-        c_TBN: what of each state is read.
+        x: inputs, ``[T, B, I]``.
+        dt: step sizes, not negative, ``[T, B, I]``.
+        b: what of the input enters each state, ``[T, B, N]``.
+        c: what of each state is read, ``[T, B, N]``.
     """
 
-    x_TBI: jax.Array
-    dt_TBI: jax.Array
-    b_TBN: jax.Array
-    c_TBN: jax.Array
+    x: jax.Array
+    dt: jax.Array
+    b: jax.Array
+    c: jax.Array
 
 
 def selective_scan(
@@ -66,7 +66,7 @@ def serial(steps: Steps, a_NI: jax.Array) -> jax.Array:
 
 def chunked(steps: Steps, a_NI: jax.Array) -> jax.Array:
     """``CHUNK`` tokens per step, a parallel prefix inside: ``[T, B, I]``. Holds ``CHUNK`` states."""
-    n_tokens = steps.x_TBI.shape[0]
+    n_tokens = steps.x.shape[0]
     pad = -n_tokens % CHUNK
     # Zeros take no step: dt = 0 decays nothing and lets nothing in.
     chunks = jax.tree.map(
@@ -87,19 +87,19 @@ def chunked(steps: Steps, a_NI: jax.Array) -> jax.Array:
 
 
 def _zero(steps: Steps, a_NI: jax.Array) -> jax.Array:
-    return jnp.zeros((steps.x_TBI.shape[1], *a_NI.shape), jnp.float32)
+    return jnp.zeros((steps.x.shape[1], *a_NI.shape), jnp.float32)
 
 
 def _decay(token: Steps, a_NI: jax.Array) -> jax.Array:
-    return jnp.exp(token.dt_TBI[..., None, :] * a_NI)
+    return jnp.exp(token.dt[..., None, :] * a_NI)
 
 
 def _entry(token: Steps) -> jax.Array:
-    return (token.dt_TBI * token.x_TBI)[..., None, :] * token.b_TBN[..., :, None]
+    return (token.dt * token.x)[..., None, :] * token.b[..., :, None]
 
 
 def _read(h: jax.Array, token: Steps) -> jax.Array:
-    return jnp.sum(h * token.c_TBN[..., :, None], axis=-2)
+    return jnp.sum(h * token.c[..., :, None], axis=-2)
 
 
 def causal_conv(x_BTI: jax.Array, kernel_LI: jax.Array, bias_I: jax.Array | None) -> jax.Array:
