@@ -3,21 +3,26 @@
 BERT (Devlin et al. 2018, arXiv:1810.04805) normalises after each residual addition and adds learned positions and
 segment types. RoBERTa (Liu et al. 2019, arXiv:1907.11692) counts positions differently; ELECTRA and ALBERT (Lan et al.
 2019, arXiv:1909.11942) have narrow embeddings, ALBERT shares layers; MPNet adds a relative bias; Megatron normalises
-before. Shape letters as in ``layers.py``; E width of the embeddings.
+before; RoFormer and ESM-2 rotate; X-MOD adapts to a language. Shape letters as in ``layers.py``; E width of the
+embeddings.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpool.models.attention import AttentionConfig, SelfAttention, Turn
+from jaxpool.models.adapter import Adapter, AdapterConfig
+from jaxpool.models.attention import AttentionConfig, Turn
+from jaxpool.models.convolution import GroupedLinear
 from jaxpool.models.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, scan_layers, stacked
 from jaxpool.ops.attention import Implementation
 from jaxpool.ops.relative import bias_by_distance, buckets
+from jaxpool.ops.rope import Rope, angles
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +32,23 @@ class BertConfig:
     Attributes:
         positions: longest text, in tokens, that has a learned position each; None for no learned positions.
         types: number of segment types, 0 for none.
-        padding_id: None: positions count 0, 1, 2, …. Else they count the tokens that are not this one, starting at
+        first_position: position of the first token.
+        padding_id: None: positions count all tokens. Else they count the tokens that are not this one, starting at
             ``padding_id + 1``; tokens that are it, wherever they stand, have position ``padding_id``.
         embed_width: width of the embeddings if they are projected to ``width`` afterwards, or None.
         embed_norm: whether embeddings are normalised.
+        embed_eps: epsilon of that norm where it is not ``norm_eps``.
         extra: rows of a further embedding whose row 0 is added to every token (ERNIE's task types), 0 for none.
         pre_norm: whether layers normalise what enters their halves, with one more norm at the end, or what leaves.
         shared: how many distinct layers there are if equal runs of layers share weights, or None.
         relative: buckets of a relative position bias, one table for all layers (MPNet), 0 for none.
+        rope: rotary positions, or None.
+        rotations: rows of a stored table of sines, then cosines, that rotates neighbours (RoFormer), 0 for none.
+        mask_id: token whose embedding counts as zero, the others being scaled up for it (ESM), or None.
+        adapter: what follows the MLP in every layer (X-MOD), or None.
+        mixer: attention other than ``SelfAttention``, a config with ``make``, or None.
+        groups: groups of the two linear layers of the MLP, each a matrix of its own; ``(1, 1)`` for plain layers.
+        pointwise: whether those are stored as convolutions of width one (SqueezeBERT).
     """
 
     vocab: int
@@ -46,23 +60,32 @@ class BertConfig:
     mlp: int
     activation: str
     norm_eps: float
+    first_position: int = 0
     padding_id: int | None = None
     embed_width: int | None = None
     embed_norm: bool = True
+    embed_eps: float | None = None
     extra: int = 0
     pre_norm: bool = False
     shared: int | None = None
     relative: int = 0
+    rope: Rope | None = None
+    rotations: int = 0
+    mask_id: int | None = None
+    adapter: AdapterConfig | None = None
+    mixer: Any = None
+    groups: tuple[int, int] = (1, 1)
+    pointwise: bool = False
 
     @property
     def head_size(self) -> int:
         """Width of one attention head."""
-        return self.width // self.heads
+        return self.width // self.heads if self.mixer is None else self.mixer.head_size
 
     @property
-    def attention(self) -> AttentionConfig:
-        """The attention of every layer."""
-        return AttentionConfig(
+    def attention(self) -> Any:
+        """The attention of every layer, a config with ``make``."""
+        return self.mixer or AttentionConfig(
             width=self.width,
             heads=self.heads,
             kv_heads=self.heads,
@@ -71,6 +94,7 @@ class BertConfig:
             causal=False,
             qkv_bias=True,
             out_bias=True,
+            interleaved=bool(self.rotations),
         )
 
     @property
@@ -96,12 +120,18 @@ class Layer(nnx.Module):
     """Attention, then MLP, each added to what entered it; normalised before or after."""
 
     def __init__(self, config: BertConfig, dtype: jnp.dtype, implementation: Implementation) -> None:
-        self.attention = SelfAttention(config.attention, dtype, implementation)
-        self.attention_norm = LayerNorm(config.width, config.norm_eps, dtype)
-        self.up = Linear(config.width, config.mlp, ("embed", "mlp"), bias=True, dtype=dtype)
-        self.down = Linear(config.mlp, config.width, ("mlp", "embed"), bias=True, dtype=dtype)
-        self.mlp_norm = LayerNorm(config.width, config.norm_eps, dtype)
-        self.config = config
+        c = config
+        self.attention = c.attention.make(dtype, implementation)
+        self.attention_norm = LayerNorm(c.width, c.norm_eps, dtype)
+        if c.pointwise or c.groups != (1, 1):
+            self.up = GroupedLinear(c.width, c.mlp, c.groups[0], pointwise=c.pointwise, dtype=dtype)
+            self.down = GroupedLinear(c.mlp, c.width, c.groups[1], pointwise=c.pointwise, dtype=dtype)
+        else:
+            self.up = Linear(c.width, c.mlp, ("embed", "mlp"), bias=True, dtype=dtype)
+            self.down = Linear(c.mlp, c.width, ("mlp", "embed"), bias=True, dtype=dtype)
+        self.mlp_norm = LayerNorm(c.width, c.norm_eps, dtype)
+        self.adapter = None if c.adapter is None else Adapter(c.adapter, dtype)
+        self.config = c
 
     def __call__(
         self,
@@ -113,13 +143,17 @@ class Layer(nnx.Module):
         """``[B, T, D] -> [B, T, D]``; ``turn`` and ``bias_HTS`` as for ``SelfAttention``."""
         if self.config.pre_norm:
             x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), lengths_B, turn, bias_HTS=bias_HTS)
-            return x_BTD + self.mlp(self.mlp_norm(x_BTD))
+            return self.adapt(x_BTD + self.mlp(self.mlp_norm(x_BTD)))
         x_BTD = self.attention_norm(x_BTD + self.attention(x_BTD, lengths_B, turn, bias_HTS=bias_HTS))
-        return self.mlp_norm(x_BTD + self.mlp(x_BTD))
+        return self.mlp_norm(self.adapt(x_BTD + self.mlp(x_BTD)))
 
     def mlp(self, x_BTD: jax.Array) -> jax.Array:
         """Two linear layers with the activation between them."""
         return self.down(ACTIVATIONS[self.config.activation](self.up(x_BTD)))
+
+    def adapt(self, x_BTD: jax.Array) -> jax.Array:
+        """Through the adapter, if there is one."""
+        return x_BTD if self.adapter is None else self.adapter(x_BTD, self.mlp_norm)
 
 
 class Bert(nnx.Module):
@@ -128,37 +162,48 @@ class Bert(nnx.Module):
     def __init__(self, config: BertConfig, dtype: jnp.dtype, implementation: Implementation) -> None:
         c, narrow = config, config.embed_width or config.width
         self.tokens = Embedding(c.vocab, narrow, dtype, axis="vocab")
-        first = 0 if c.padding_id is None else c.padding_id + 1
+        first = c.first_position if c.padding_id is None else c.padding_id + 1
         self.positions = None if c.positions is None else Embedding(first + c.positions, narrow, dtype)
         self.types = Embedding(c.types, narrow, dtype) if c.types else None
         self.extra = Embedding(c.extra, narrow, dtype) if c.extra else None
-        self.norm = LayerNorm(narrow, c.norm_eps, dtype) if c.embed_norm else None
+        self.norm = LayerNorm(narrow, c.embed_eps or c.norm_eps, dtype) if c.embed_norm else None
         self.project = Linear(narrow, c.width, (None, "embed"), bias=True, dtype=dtype) if c.embed_width else None
         self.relative = Embedding(c.relative, c.heads, dtype) if c.relative else None
+        # Angles need more than eight bits of precision: the table stays float32 in every dtype.
+        self.rotations = Embedding(c.rotations, c.head_size, jnp.dtype("float32")) if c.rotations else None
         self.layers = stacked(lambda: Layer(c, dtype, implementation), c.shared or c.layers)
         self.final_norm = LayerNorm(c.width, c.norm_eps, dtype) if c.pre_norm else None
         self.config = config
 
     def __call__(self, ids_BT: jax.Array, types_BT: jax.Array | None, lengths_B: jax.Array) -> jax.Array:
         """Hidden states ``[B, T, D]`` of int32 token ids and segment types, rows right-padded to T."""
-        c, bias_HTS = self.config, None
+        bias_HTS, turn = None, self.turn(ids_BT.shape[1], lengths_B)
         if self.relative is not None:
-            bias_HTS = bias_by_distance(self.relative.table[...], buckets(ids_BT.shape[1], c.relative))
+            bias_HTS = bias_by_distance(self.relative.table[...], buckets(ids_BT.shape[1], self.config.relative))
         x_BTD = scan_layers(
             self.layers,
-            self.embed(ids_BT, types_BT),
-            lambda layer, x, _: layer(x, lengths_B, bias_HTS=bias_HTS),
-            order=c.order,
+            self.embed(ids_BT, types_BT, lengths_B),
+            lambda layer, x, _: layer(x, lengths_B, turn, bias_HTS),
+            order=self.config.order,
         )
         return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
 
-    def embed(self, ids_BT: jax.Array, types_BT: jax.Array | None) -> jax.Array:
+    def turn(self, length: int, lengths_B: jax.Array) -> Turn | None:
+        """Cosines and sines of rotary positions, if the model has them."""
+        if self.rotations is not None:
+            sin_TR, cos_TR = jnp.split(self.rotations(jnp.arange(length)), 2, axis=-1)
+            return cos_TR, sin_TR
+        return None if self.config.rope is None else angles(self.config.rope, length, lengths_B)
+
+    def embed(self, ids_BT: jax.Array, types_BT: jax.Array | None, lengths_B: jax.Array) -> jax.Array:
         """What enters the first layer, ``[B, T, D]``."""
-        x_BTE = self.tokens(ids_BT)
+        c, x_BTE = self.config, self.tokens(ids_BT)
+        if c.mask_id is not None:
+            x_BTE = _without_masks(x_BTE, ids_BT == c.mask_id, lengths_B)
         if self.types is not None and types_BT is not None:
             x_BTE = x_BTE + self.types(types_BT)
         if self.positions is not None:
-            x_BTE = x_BTE + self.positions(positions(ids_BT, self.config.padding_id))
+            x_BTE = x_BTE + self.positions(positions(ids_BT, c.first_position, c.padding_id))
         if self.extra is not None:
             x_BTE = x_BTE + self.extra(jnp.array(0))
         if self.norm is not None:
@@ -166,9 +211,17 @@ class Bert(nnx.Module):
         return x_BTE if self.project is None else self.project(x_BTE)
 
 
-def positions(ids_BT: jax.Array, padding_id: int | None) -> jax.Array:
-    """Position of every token, as ``BertConfig.padding_id`` says: int32 ``[T]``, or ``[B, T]`` if tokens decide."""
+def positions(ids_BT: jax.Array, first: int, padding_id: int | None) -> jax.Array:
+    """Position of every token, as ``BertConfig`` says: int32 ``[T]``, or ``[B, T]`` if tokens decide."""
     if padding_id is None:
-        return jnp.arange(ids_BT.shape[1])
+        return first + jnp.arange(ids_BT.shape[1])
     counted_BT = (ids_BT != padding_id).astype(jnp.int32)
     return jnp.cumsum(counted_BT, axis=1) * counted_BT + padding_id
+
+
+def _without_masks(x_BTE: jax.Array, masked_BT: jax.Array, lengths_B: jax.Array) -> jax.Array:
+    """Mask tokens become zero, the rest is scaled to what training saw: 12 % of all tokens were masks (ESM)."""
+    real_BT = jnp.arange(masked_BT.shape[1])[None, :] < lengths_B[:, None]
+    share_B = (masked_BT & real_BT).sum(1) / lengths_B
+    scaled_BTE = x_BTE.astype(jnp.float32) * ((1 - 0.15 * 0.8) / (1 - share_B))[:, None, None]
+    return jnp.where(masked_BT[:, :, None], 0.0, scaled_BTE).astype(x_BTE.dtype)

@@ -43,9 +43,16 @@ def spec_of(made: Any, **options: Any) -> Spec:
     return resolve(made, lambda family, labels, width: HeadSource("score.weight", None, labels or 2), **options)
 
 
+TYPED = {"esmfold_config": {"esm_type": "x"}, "vocab_list": ["a"], "languages": ["en_XX", "de_DE"],
+         "default_language": "de_DE", "normalization_type": "layer_norm"}  # fmt: skip
+"""Fields that config classes type narrowly, or that must stay meaningful -> another value."""
+
+
 def changed(value: Any, name: str) -> Any:
     if name == "rope_parameters":
         return {"rope_type": "linear", "rope_theta": 77.0, "factor": 2.0}
+    if name in TYPED:
+        return TYPED[name]
     if name == "layer_types":
         return ["sliding_attention"] * len(value)
     if isinstance(value, bool):
@@ -60,7 +67,9 @@ def changed(value: Any, name: str) -> Any:
 
 
 WINDOWS = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 1}
-BASE: dict[str, dict[str, Any]] = {"qwen2": WINDOWS, "qwen3": WINDOWS, "ernie": {"use_task_id": True}}
+ESM = {"vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32, "position_embedding_type": "rotary",
+       "token_dropout": True, "emb_layer_norm_before": True}  # fmt: skip
+BASE: dict[str, dict[str, Any]] = {"qwen2": WINDOWS, "qwen3": WINDOWS, "ernie": {"use_task_id": True}, "esm": ESM}
 """Settings under which fields matter that otherwise lie idle."""
 
 

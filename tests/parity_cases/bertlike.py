@@ -16,6 +16,7 @@ DISTILBERT = {
     "max_position_embeddings": 64,
 }
 LUKE = {"entity_vocab_size": 11, "entity_emb_size": 24}
+ESM = BERT | {"pad_token_id": 1, "mask_token_id": 32, "vocab_size": 33}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "roberta": ("roberta", ROBERTA | {"num_labels": 2}),
@@ -57,4 +58,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "luke": ("luke", ROBERTA | LUKE | {"num_labels": 2}),
     "luke-plain-attention": ("luke", ROBERTA | LUKE | {"num_labels": 7, "use_entity_aware_attention": False,
                                                        "entity_emb_size": 48}),
+    "roformer": ("roformer", BERT | {"num_labels": 2}),
+    "roformer-projected": ("roformer", BERT | {"num_labels": 7, "embedding_size": 20, "hidden_act": "relu",
+                                               "num_attention_heads": 2}),
+    "esm-rotary": ("esm", ESM | {"num_labels": 2, "position_embedding_type": "rotary", "token_dropout": True}),
+    "esm-absolute": ("esm", ESM | {"num_labels": 7, "position_embedding_type": "absolute", "rope_theta": 50.0,
+                                   "emb_layer_norm_before": True}),
+    "esm-rotary-theta": ("esm", ESM | {"num_labels": 1, "position_embedding_type": "rotary", "rope_theta": 50.0}),
 }  # fmt: skip

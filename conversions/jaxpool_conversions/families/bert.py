@@ -54,11 +54,11 @@ def config(fields: Fields, **changes: Any) -> BertConfig:
     # Both make a decoder of it, which has no sequence classifier in transformers either.
     fields.require("is_decoder", False)
     fields.require("add_cross_attention", False)
+    limit = fields.get("max_position_embeddings")  # of no meaning but that, to resolve.py, if none are learned
     if "positions" not in changes:
         fields.require("position_embedding_type", "absolute", None)
-        # Read only where positions are learned: elsewhere it is a limit, which resolve.py reads.
         first = 0 if changes.get("padding_id") is None else changes["padding_id"] + 1
-        changes["positions"] = fields.get("max_position_embeddings") - first
+        changes["positions"] = limit - first
     read = {
         "vocab": "vocab_size",
         "types": "type_vocab_size",
@@ -104,12 +104,15 @@ def table(
 
 
 def family(prefix_class: str, read: Any, conversion: Table, dense: str = "tanh", types: bool = True) -> Family:
-    """A family on the ``Bert`` backbone whose head is a dense layer on the first token, then a linear one."""
+    """A family on the ``Bert`` backbone whose head is a dense layer on the first token, then a linear one.
+
+    ``dense`` is the activation between them, or ``hidden_act`` for what the config says under that name.
+    """
     return Family(
         name="bert",
         backbone=Bert,
         config=read,
-        head=lambda _: HeadStyle("CLS", dense=dense),
+        head=lambda fields: HeadStyle("CLS", dense=fields.get(dense) if dense == "hidden_act" else dense),
         table=conversion,
         prefix_class=prefix_class,
         head_bias=True,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from jaxpool_conversions.rules import Rule, Transpose
 
-TABLES = ("tokens", "positions", "types", "extra", "relative")
+TABLES = ("tokens", "positions", "types", "extra", "relative", "rotations")
 """Last part of the paths that are embeddings."""
 
 
@@ -36,6 +36,11 @@ def norm(source: str, target: str) -> tuple[Rule, ...]:
 def embedding(source: str, target: str) -> tuple[Rule, ...]:
     """A ``torch.nn.Embedding``."""
     return (Rule(f"{source}.weight", f"{target}.table"),)
+
+
+def grouped(source: str, target: str) -> tuple[Rule, ...]:
+    """A ``GroupedLinear``, kept as the checkpoint has it."""
+    return Rule(f"{source}.weight", f"{target}.kernels"), Rule(f"{source}.bias", f"{target}.bias")
 
 
 def _kind(path: str) -> Callable[[str, str], tuple[Rule, ...]]:
