@@ -306,7 +306,8 @@ def _head_dtype(config: Any, compute: str) -> str:
 
 
 def _max_length(config: Any, folder: Path | None, asked: int | None, tokenizer_limit: int | None, ours: Any) -> int:
-    limits = [value for name in LENGTH_FIELDS if isinstance(value := getattr(config, name, None), int)]
+    parts = (config, getattr(config, "text_config", None))  # of models of text and images, the text part
+    limits = [value for part in parts for name in LENGTH_FIELDS if isinstance(value := getattr(part, name, None), int)]
     learned = getattr(ours, "positions", None)
     if learned is not None:
         limits.append(learned)

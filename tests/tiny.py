@@ -31,12 +31,12 @@ def save(
         config: fields of the transformers config.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(seed)
     settings = AutoConfig.for_model(model_type, **{"pad_token_id": 0, **config})
-    cls = {"sequence": AutoModelForSequenceClassification, "causal": AutoModelForCausalLM}[head]
-    model = cls.from_config(settings, dtype=torch.float32)
+    settings.dtype = torch.float32
+    model = AutoModelForCausalLM.from_config(settings) if head == "causal" else classifier(settings)(settings)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             # Far enough from the initial values that no bias, norm or small weight could be forgotten unseen.
@@ -44,6 +44,19 @@ def save(
             weight.copy_(weight + noise if "norm" in name.lower() or "ln_" in name else noise)
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     return folder
+
+
+def classifier(config: Any) -> Any:
+    """The sequence classifier class of transformers for a config; made as transformers does where it has none."""
+    from transformers import AutoModel, AutoModelForSequenceClassification
+    from transformers.modeling_layers import GenericForSequenceClassification
+
+    known = AutoModelForSequenceClassification._model_mapping
+    if type(config) in known.keys():
+        return known[type(config)]
+    model = AutoModel._model_mapping[type(config)]
+    name = model.__name__.removesuffix("Model") + "ForSequenceClassification"
+    return type(name, (GenericForSequenceClassification, model.__base__), {})
 
 
 def prompts(vocab: int, lengths: tuple[int, ...] = LENGTHS, seed: int = 1) -> list[list[int]]:
@@ -55,11 +68,13 @@ def prompts(vocab: int, lengths: tuple[int, ...] = LENGTHS, seed: int = 1) -> li
 def torch_logits(folder: Path, ids: list[list[int]], types: list[list[int]] | None = None) -> np.ndarray:
     """Raw logits of transformers in float32, one text at a time: ``[texts, labels]``."""
     import torch
-    from transformers import AutoModelForSequenceClassification
+    from transformers import AutoConfig
 
-    model = AutoModelForSequenceClassification.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
-    ).eval()
+    model = (
+        classifier(AutoConfig.from_pretrained(folder))
+        .from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+        .eval()
+    )
     out = []
     with torch.no_grad():
         for i, row in enumerate(ids):

@@ -61,7 +61,8 @@ def rope(fields: Fields, head_size: int, *, partial: bool = False, parameters: M
                 "attention_factor": _yarn_attention(given, factor),
                 "beta_fast": given.get("beta_fast") or 32.0,
                 "beta_slow": given.get("beta_slow") or 1.0,
-                "truncate": given.get("truncate", True),
+                # transformers looks for it beside the layer types, where it never is.
+                "truncate": given.get("truncate", True) if parameters is None else True,
             }
         case "longrope":
             factor = given.get("factor") or longest / original
@@ -88,3 +89,13 @@ def _yarn_attention(given: Mapping[str, Any], factor: float) -> float:
 
 def _yarn_scale(factor: float, scale: float) -> float:
     return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1.0
+
+
+def layer_ropes(
+    fields: Fields, head_size: int, *, partial: bool = False
+) -> tuple[tuple[Rope, ...], tuple[int | None, ...]]:
+    """The rotary tables of a model whose layer types have one each, and which table each layer uses."""
+    types, given = fields.get("layer_types"), fields.get("rope_parameters")
+    kinds = sorted(set(types))
+    ropes = tuple(rope(fields, head_size, partial=partial, parameters=given[kind]) for kind in kinds)
+    return ropes, tuple(map(kinds.index, types))
