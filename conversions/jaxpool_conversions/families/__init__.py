@@ -89,8 +89,11 @@ def find(model_type: str, architecture: str | None = None) -> Family:
     """
     known = families()
     if model_type not in known:
+        from jaxpool_conversions.families.not_yet import NOT_YET
+
+        reason = f", because {NOT_YET[model_type]}" if model_type in NOT_YET else ""
         name = f"{architecture} (model_type {model_type!r})" if architecture else f"model_type {model_type!r}"
         raise UnsupportedArchitectureError(
-            f"{name} is not supported yet. Supported model types: {', '.join(sorted(known))}."
+            f"{name} is not supported yet{reason}. Supported model types: {', '.join(sorted(known))}."
         )
     return known[model_type]
