@@ -16,6 +16,7 @@ DISTILBERT = {
     "max_position_embeddings": 64,
 }
 LUKE = {"entity_vocab_size": 11, "entity_emb_size": 24}
+XMOD = ROBERTA | {"languages": ["en_XX", "de_DE"], "default_language": "de_DE"}
 ESM = BERT | {"pad_token_id": 1, "mask_token_id": 32, "vocab_size": 33}
 
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -65,4 +66,9 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "esm-absolute": ("esm", ESM | {"num_labels": 7, "position_embedding_type": "absolute", "rope_theta": 50.0,
                                    "emb_layer_norm_before": True}),
     "esm-rotary-theta": ("esm", ESM | {"num_labels": 1, "position_embedding_type": "rotary", "rope_theta": 50.0}),
+    "xmod": ("xmod", XMOD | {"num_labels": 2}),
+    "xmod-pre-norm": ("xmod", XMOD | {"num_labels": 7, "pre_norm": True, "adapter_layer_norm": True,
+                                      "ln_before_adapter": False, "adapter_reduction_factor": 3}),
+    "xmod-bare": ("xmod", XMOD | {"num_labels": 1, "adapter_reuse_layer_norm": False, "hidden_act": "relu"}),
+    "xmod-added-raw": ("xmod", XMOD | {"num_labels": 2, "ln_before_adapter": False, "default_language": "en_XX"}),
 }  # fmt: skip
