@@ -42,6 +42,9 @@ def save(
             # Far enough from the initial values that no bias, norm or small weight could be forgotten unseen.
             noise = torch.randn(weight.shape) * (0.3 if weight.ndim == 1 else 0.12)
             weight.copy_(weight + noise if "norm" in name.lower() or "ln_" in name else noise)
+        for name, bias in model.named_buffers():
+            if name.endswith("correction_bias"):  # learned, though not by gradients
+                bias.copy_(torch.randn(bias.shape) * 0.3)
     model.to(getattr(torch, dtype)).save_pretrained(folder)
     return folder
 

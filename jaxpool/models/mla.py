@@ -1,0 +1,128 @@
+"""Multi-head latent attention (DeepSeek-V2, arXiv:2405.04434): keys and values from one narrow vector per token.
+
+Part of every key is rotated by position and shared by all heads; the rest, and the values, are expanded from the latent
+vector. Shape letters as in ``layers.py``; v size of one value head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxpool.models.attention import Turn
+from jaxpool.models.layers import Linear, RMSNorm
+from jaxpool.ops.attention import Implementation, Window, attend
+from jaxpool.ops.rope import rotate
+
+
+@dataclass(frozen=True, slots=True)
+class LatentAttentionConfig:
+    """Shape and switches of one latent attention layer.
+
+    Attributes:
+        width: of the hidden states.
+        heads: of queries, keys and values.
+        query_rank: size of the latent query vector, or None where queries are projected directly.
+        rank: size of the latent key and value vector.
+        plain, rotated: the two parts of a query or key head.
+        value: width of one value head.
+        scale: factor on the scores.
+        causal: whether a token sees only itself and what precedes it.
+        bias: whether the projections into latent vectors, and the one out, carry a bias.
+        norm_eps: of the norms on latent vectors.
+        interleaved: whether rotation pairs neighbours ``(2i, 2i + 1)`` or halves ``(i, i + R)``.
+    """
+
+    width: int
+    heads: int
+    query_rank: int | None
+    rank: int
+    plain: int
+    rotated: int
+    value: int
+    scale: float
+    causal: bool
+    bias: bool
+    norm_eps: float
+    interleaved: bool
+
+    @property
+    def head_size(self) -> int:
+        """Width of one query or key head."""
+        return self.plain + self.rotated
+
+    @property
+    def flops_per_token(self) -> float:
+        """Matrix-multiplication FLOPs of one token, without scores."""
+        queries = self.heads * self.head_size
+        query = self.width * queries
+        if self.query_rank is not None:
+            query = self.query_rank * (self.width + queries)
+        latent = self.width * (self.rank + self.rotated) + self.rank * self.heads * (self.plain + self.value)
+        return 2.0 * (query + latent + self.heads * self.value * self.width)
+
+    @property
+    def flops_per_pair(self) -> float:
+        """FLOPs per (query, key) pair: scores and weighted sum."""
+        return 2.0 * self.heads * (self.head_size + self.value)
+
+    def make(self, dtype: jnp.dtype, implementation: Implementation) -> LatentAttention:
+        """The module."""
+        return LatentAttention(self, dtype, implementation)
+
+
+class LatentAttention(nnx.Module):
+    """Projects to latent vectors and from there to heads, attends, projects back."""
+
+    def __init__(self, config: LatentAttentionConfig, dtype: jnp.dtype, implementation: Implementation) -> None:
+        c = config
+        queries, latent = c.heads * c.head_size, c.query_rank
+        if latent is None:
+            self.query = Linear(c.width, queries, ("embed", "heads"), bias=False, dtype=dtype, units=c.heads)
+        else:
+            self.query_in = Linear(c.width, latent, ("embed", None), bias=c.bias, dtype=dtype)
+            self.query_norm = RMSNorm(latent, c.norm_eps, dtype, axis=None)
+            self.query_out = Linear(latent, queries, (None, "heads"), bias=False, dtype=dtype, units=c.heads)
+        self.latent_in = Linear(c.width, c.rank + c.rotated, ("embed", None), bias=c.bias, dtype=dtype)
+        self.latent_norm = RMSNorm(c.rank, c.norm_eps, dtype, axis=None)
+        expanded = c.heads * (c.plain + c.value)
+        self.expand = Linear(c.rank, expanded, (None, "heads"), bias=False, dtype=dtype, units=c.heads)
+        self.out = Linear(c.heads * c.value, c.width, ("heads", "embed"), bias=c.bias, dtype=dtype, units=c.heads)
+        self.config, self.implementation = config, implementation
+
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        lengths_B: jax.Array,
+        turn: Turn | None = None,
+        window: Window = None,
+        bias_HTS: jax.Array | None = None,
+    ) -> jax.Array:
+        """``[B, T, D] -> [B, T, D]``; arguments as in ``SelfAttention``, of which ``turn`` is needed."""
+        assert turn is not None, "a decoder with latent attention has rotary positions"
+        c, (n_rows, n_tokens, _) = self.config, x_BTD.shape
+        if c.query_rank is None:
+            q_BTX = self.query(x_BTD)
+        else:
+            q_BTX = self.query_out(self.query_norm(self.query_in(x_BTD)))
+        q_BTHh = q_BTX.reshape(n_rows, n_tokens, c.heads, c.head_size)
+        latent_BTX, shared_BTh = jnp.split(self.latent_in(x_BTD), (c.rank,), axis=-1)
+        kv_BTHh = self.expand(self.latent_norm(latent_BTX)).reshape(n_rows, n_tokens, c.heads, c.plain + c.value)
+        k_BTHh, v_BTHv = jnp.split(kv_BTHh, (c.plain,), axis=-1)
+        shared_BT1h = rotate(shared_BTh[:, :, None], *turn, interleaved=c.interleaved)
+        turned_BTHh = rotate(q_BTHh[..., c.plain :], *turn, interleaved=c.interleaved)
+        y_BTHv = attend(
+            jnp.concatenate([q_BTHh[..., : c.plain], turned_BTHh], axis=-1),
+            jnp.concatenate([k_BTHh, jnp.broadcast_to(shared_BT1h, (*k_BTHh.shape[:3], c.rotated))], axis=-1),
+            v_BTHv,
+            lengths_B=lengths_B,
+            causal=c.causal,
+            scale=c.scale,
+            window=window,
+            bias_HTS=bias_HTS,
+            implementation=self.implementation,
+        )
+        return self.out(y_BTHv.reshape(n_rows, n_tokens, -1))
