@@ -38,7 +38,8 @@ def export(leaves: Mapping[str, np.ndarray | jax.Array], table: Table, head: Hea
     tensors: dict[str, np.ndarray] = {}
     parts: dict[str, dict[int, tuple[Part, np.ndarray]]] = {}
     written: set[str] = set()
-    outside = {name.split(".")[0] for name in table.head_names}  # modules beside the backbone, not in it
+    # modules beside the backbone, not in it
+    outside = {name.split(".")[0] for name in table.head_names} | set(table.outside)
     for rule in (*table.rules, *table.head):
         paths = [path for path in arrays if places.split(path)[0] == rule.target and path not in written]
         written.update(paths)

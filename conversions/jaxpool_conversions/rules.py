@@ -62,6 +62,8 @@ class Table:
         rules: backbone rows; sources without prefix.
         head: rows of the head without its last linear layer (a dense pooler, say); sources without prefix.
         head_names: top-level module names that may hold the last linear layer, in order of preference.
+        outside: top-level modules of ``head`` that stand beside the backbone, so without prefix; those that
+            ``head_names`` name do anyway.
         ignore: sources read by nobody.
         embedding: source name of the token embedding (rows for a tied LM head).
     """
@@ -70,6 +72,7 @@ class Table:
     rules: tuple[Rule, ...]
     head: tuple[Rule, ...] = ()
     head_names: tuple[str, ...] = ("score", "classifier")
+    outside: tuple[str, ...] = ()
     ignore: tuple[Ignore, ...] = ()
     embedding: str = ""
 

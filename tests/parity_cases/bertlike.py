@@ -66,6 +66,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "esm-absolute": ("esm", ESM | {"num_labels": 7, "position_embedding_type": "absolute", "rope_theta": 50.0,
                                    "emb_layer_norm_before": True}),
     "esm-rotary-theta": ("esm", ESM | {"num_labels": 1, "position_embedding_type": "rotary", "rope_theta": 50.0}),
+    "ibert": ("ibert", ROBERTA | {"num_labels": 2}),
+    "ibert-7-labels": ("ibert", ROBERTA | {"num_labels": 7, "layer_norm_eps": 1e-5, "type_vocab_size": 2}),
     "xmod": ("xmod", XMOD | {"num_labels": 2}),
     "xmod-pre-norm": ("xmod", XMOD | {"num_labels": 7, "pre_norm": True, "adapter_layer_norm": True,
                                       "ln_before_adapter": False, "adapter_reduction_factor": 3}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 from jaxpool.models.bert import BertConfig
@@ -99,6 +100,18 @@ def _luke(fields: Fields) -> BertConfig:
     return _roberta(fields)
 
 
+def _ibert(fields: Fields) -> BertConfig:
+    fields.require("quant_mode", False)
+    fields.get("force_dequant")  # which parts stay in float in quant mode
+    fields.require("hidden_act", "gelu")
+    return _roberta(fields)
+
+
+_IBERT_BUFFERS = (
+    "weight_integer", "weight_scaling_factor", "bias_integer", "fc_scaling_factor", "act_scaling_factor", "x_min",
+    "x_max", "shift",
+)  # fmt: skip
+
 _MEGATRON = NAMES | {
     "layers.attention_norm": f"{LAYER}.attention.ln",
     "layers.mlp_norm": f"{LAYER}.ln",
@@ -125,11 +138,14 @@ FAMILIES = {
     "distilbert": family(
         "DistilBert",
         _distilbert,
-        table(
-            "distilbert.",
-            _DISTILBERT,
-            head=(linear("pre_classifier", "head.dense"), ("classifier",)),
-            ignore=(Ignore("vocab_{rest}", "masked-language-model head"),),
+        replace(
+            table(
+                "distilbert.",
+                _DISTILBERT,
+                head=(linear("pre_classifier", "head.dense"), ("classifier",)),
+                ignore=(Ignore("vocab_{rest}", "masked-language-model head"),),
+            ),
+            outside=("pre_classifier",),
         ),
         dense="relu",
         types=False,
@@ -191,6 +207,15 @@ FAMILIES = {
                     for x in ("w2e", "e2w", "e2e")
                 ),
             ),
+        ),
+    ),
+    "ibert": family(
+        "IBert",
+        _ibert,
+        table(
+            "ibert.",
+            head=CLASSIFIER,
+            ignore=tuple(Ignore(f"{{rest}}.{name}", "a buffer of quant mode") for name in _IBERT_BUFFERS),
         ),
     ),
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from jaxpool.errors import ConfigError
 from jaxpool.models.mobilebert import MobileBert, MobileBertConfig
 from jaxpool_conversions.families import Family, HeadStyle
@@ -9,7 +11,7 @@ from jaxpool_conversions.families.bert import LAYER, NAMES, table
 from jaxpool_conversions.families.fields import Fields
 from jaxpool_conversions.rules import Ignore, Table
 
-_NORMS = {"no_norm": "none", "layer_norm": "layer"}
+_NORMS: dict[str, Literal["none", "layer"]] = {"no_norm": "none", "layer_norm": "layer"}
 
 
 def _config(fields: Fields) -> MobileBertConfig:
