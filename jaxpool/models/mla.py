@@ -104,10 +104,7 @@ class LatentAttention(nnx.Module):
         """``[B, T, D] -> [B, T, D]``; arguments as in ``SelfAttention``, of which ``turn`` is needed."""
         assert turn is not None, "a decoder with latent attention has rotary positions"
         c, (n_rows, n_tokens, _) = self.config, x_BTD.shape
-        if c.query_rank is None:
-            q_BTX = self.query(x_BTD)
-        else:
-            q_BTX = self.query_out(self.query_norm(self.query_in(x_BTD)))
+        q_BTX = self.query(x_BTD) if c.query_rank is None else self.query_out(self.query_norm(self.query_in(x_BTD)))
         q_BTHh = q_BTX.reshape(n_rows, n_tokens, c.heads, c.head_size)
         latent_BTX, shared_BTh = jnp.split(self.latent_in(x_BTD), (c.rank,), axis=-1)
         kv_BTHh = self.expand(self.latent_norm(latent_BTX)).reshape(n_rows, n_tokens, c.heads, c.plain + c.value)

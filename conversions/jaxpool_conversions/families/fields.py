@@ -13,6 +13,7 @@ INERT = frozenset(
         "initializer_range", "attention_dropout", "attention_probs_dropout_prob", "hidden_dropout_prob",
         "classifier_dropout", "resid_pdrop", "embd_pdrop", "attn_pdrop", "summary_first_dropout",
         "initializer_factor", "pretraining_tp",
+        "router_aux_loss_coef", "output_router_logits",
         "dropout", "qa_dropout", "seq_classif_dropout", "classifier_dropout_prob", "summary_last_dropout",
         # generation only
         "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id",

@@ -11,8 +11,8 @@ from jaxpool_conversions.families import Family, HeadStyle
 from jaxpool_conversions.families.fields import Fields
 from jaxpool_conversions.rules import Ignore, Part, Rule, Table, Transpose
 
-_HOW = ("use_mamba_kernels", "use_mambapy", "use_associative_scan", "output_router_logits", "router_aux_loss_coef")
-"""How transformers computes the same numbers, and what concerns training."""
+_HOW = ("use_mamba_kernels", "use_mambapy", "use_associative_scan")
+"""How transformers computes the same numbers."""
 
 
 def _config(fields: Fields) -> JambaConfig:

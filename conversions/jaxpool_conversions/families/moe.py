@@ -51,8 +51,6 @@ def expert_rows(module: str, gate: str, up: str, down: str, *, fused: str = "exp
 
 def mixture(fields: Fields, router: Router, *, inner: str = "intermediate_size", **switches: Any) -> MoeConfig:
     """A mixture whose experts have the config's activation and the inner width of the field ``inner``."""
-    for training in ("output_router_logits", "router_aux_loss_coef"):
-        fields.get(training)
     usual = {"width": fields.get("hidden_size"), "inner": fields.get(inner), "activation": fields.get("hidden_act")}
     return MoeConfig(**usual | {"router": router} | switches)
 
@@ -127,13 +125,14 @@ def _phimoe_ropes(fields: Fields) -> dict[str, tuple[Rope, ...]]:
     given = dict(fields.get("rope_parameters") or {})
     if given.get("rope_type", "default") == "default":
         return {}
-    if given["short_mscale"] != given["long_mscale"]:
+    factor, long = given.get("short_mscale"), given.get("long_mscale")
+    if factor is None or factor != long:
         raise ConfigError(
-            f"config.json sets rope_parameters.short_mscale={given['short_mscale']!r} and another long_mscale="
-            f"{given['long_mscale']!r}, which jaxpool does not implement; it implements equal ones."
+            f"config.json sets rope_parameters with short_mscale={factor!r} and long_mscale={long!r}, which jaxpool "
+            "does not implement for model_type 'phimoe'; it implements two equal numbers."
         )
     head_size = fields.get("hidden_size") // fields.get("num_attention_heads")
-    return {"ropes": (rope(fields, head_size, parameters=given | {"attention_factor": given["short_mscale"]}),)}
+    return {"ropes": (rope(fields, head_size, parameters=given | {"attention_factor": factor}),)}
 
 
 def _granitemoe(fields: Fields) -> DecoderConfig:

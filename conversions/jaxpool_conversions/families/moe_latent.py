@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from jaxpool.errors import ConfigError
 from jaxpool.models.decoder import DecoderConfig
 from jaxpool.models.mla import LatentAttentionConfig
 from jaxpool.models.mlp import MlpConfig
@@ -27,9 +28,9 @@ from jaxpool_conversions.rules import Ignore, Rule, Table
 
 
 def _latent(fields: Fields, *, interleaved: bool) -> LatentAttentionConfig:
-    for folded in ("head_dim", "num_key_value_heads"):  # follow from the sizes below; every head has its own key
-        fields.get(folded)
     plain, rotated = fields.get("qk_nope_head_dim"), fields.get("qk_rope_head_dim")
+    _equal(fields, "num_key_value_heads", "num_attention_heads")  # every head has its own key, expanded
+    _equal(fields, "head_dim", "qk_rope_head_dim")  # as transformers sets it, to build rotary tables from
     return LatentAttentionConfig(
         width=fields.get("hidden_size"),
         heads=fields.get("num_attention_heads"),
@@ -44,6 +45,14 @@ def _latent(fields: Fields, *, interleaved: bool) -> LatentAttentionConfig:
         norm_eps=1e-6,  # theirs is not configurable
         interleaved=interleaved,
     )
+
+
+def _equal(fields: Fields, name: str, other: str) -> None:
+    if fields.get(name) != fields.get(other):
+        raise ConfigError(
+            f"config.json sets {name}={fields.get(name)!r} and {other}={fields.get(other)!r}; in the latent attention "
+            f"of model_type {fields.model_type!r} they must be equal."
+        )
 
 
 def _yarn_scale(given: dict[str, Any]) -> float:
