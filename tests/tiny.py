@@ -55,17 +55,24 @@ def classifier(config: Any) -> Any:
     from transformers.modeling_layers import GenericForSequenceClassification
 
     known = AutoModelForSequenceClassification._model_mapping
-    if type(config) in known.keys():
+    if type(config) in list(known.keys()):  # no `in` of its own
         return known[type(config)]
     model = AutoModel._model_mapping[type(config)]
     name = model.__name__.removesuffix("Model") + "ForSequenceClassification"
     return type(name, (GenericForSequenceClassification, model.__base__), {})
 
 
-def prompts(vocab: int, lengths: tuple[int, ...] = LENGTHS, seed: int = 1) -> list[list[int]]:
-    """Random token ids of the given lengths; never 0, which is the padding id."""
+def prompts(vocab: int, lengths: tuple[int, ...] = LENGTHS, seed: int = 1, end: int | None = None) -> list[list[int]]:
+    """Random token ids of the given lengths; never 0, which is the padding id.
+
+    Texts end with ``end``, if it is given, except that long ones go on for a little.
+    """
     rng = np.random.default_rng(seed)
-    return [rng.integers(1, vocab, n).tolist() for n in lengths]
+    ids = [rng.integers(1, vocab, n).tolist() for n in lengths]
+    if end is not None:
+        for row in ids:
+            row[-4 if len(row) > 16 else -1] = end
+    return ids
 
 
 def torch_logits(folder: Path, ids: list[list[int]], types: list[list[int]] | None = None) -> np.ndarray:

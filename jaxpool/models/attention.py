@@ -39,6 +39,7 @@ class AttentionConfig:
         interleaved: whether rotation pairs neighbours ``(2i, 2i + 1)`` or halves ``(i, i + R)``.
         softcap: scores become ``softcap * tanh(score / softcap)``; None for no cap.
         clip: queries, keys and values are cut to ``[-clip, clip]``; None for no limit.
+        query_growth: ``(beta, length)``: queries grow by ``1 + beta * log(1 + position // length)``; None: they do not.
         sinks: whether each head has a learned score for attending to nothing (gpt-oss).
     """
 
@@ -56,6 +57,7 @@ class AttentionConfig:
     interleaved: bool = False
     softcap: float | None = None
     clip: float | None = None
+    query_growth: tuple[float, int] | None = None
     sinks: bool = False
 
     @property
@@ -117,6 +119,10 @@ class SelfAttention(nnx.Module):
             q_BTHh, k_BTKh = (rotate(y, *turn, interleaved=c.interleaved) for y in (q_BTHh, k_BTKh))
         if c.norm_over != "width" and c.norm_rotated:
             q_BTHh, k_BTKh = self._normalise(q_BTHh, k_BTKh)
+        if c.query_growth is not None:
+            beta, length = c.query_growth
+            growth_T = 1 + beta * jnp.log1p(jnp.arange(n_tokens) // length)
+            q_BTHh = q_BTHh * growth_T[:, None, None].astype(q_BTHh.dtype)
         y_BTHh = attend(
             q_BTHh,
             k_BTKh,

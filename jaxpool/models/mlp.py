@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpool.models.layers import ACTIVATIONS, Linear
+from jaxpool.models.layers import ACTIVATIONS, Linear, param
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class MlpConfig:
     Attributes:
         width: of the hidden states.
         inner: between the projections.
-        activation: name in ``ACTIVATIONS``.
+        activation: name in ``ACTIVATIONS``, or ``xielu``.
         gated: ``down(activation(gate(x)) * up(x))`` (Shazeer 2020, arXiv:2002.05202) instead of
             ``down(activation(up(x)))``.
         bias: whether all projections carry a bias.
@@ -54,11 +54,27 @@ class Mlp(nnx.Module):
         self.up = Linear(c.width, c.inner, ("embed", "mlp"), bias=c.bias, dtype=dtype)
         down_bias = c.bias if c.down_bias is None else c.down_bias
         self.down = Linear(c.inner, c.width, ("mlp", "embed"), bias=down_bias, dtype=dtype)
-        self.activation = c.activation
+        self.activation = Xielu(dtype) if c.activation == "xielu" else ACTIVATIONS[c.activation]
 
     def __call__(self, x_BTD: jax.Array, lengths_B: jax.Array) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``; ``lengths_B`` is for mixtures of experts, which leave padding out."""
-        act = ACTIVATIONS[self.activation]
         if self.gate is None:
-            return self.down(act(self.up(x_BTD)))
-        return self.down(act(self.gate(x_BTD)) * self.up(x_BTD))
+            return self.down(self.activation(self.up(x_BTD)))
+        return self.down(self.activation(self.gate(x_BTD)) * self.up(x_BTD))
+
+
+class Xielu(nnx.Module):
+    """An activation with two learned slopes and two stored constants (Huang and Schlag 2024, arXiv:2411.13010)."""
+
+    def __init__(self, dtype: jnp.dtype) -> None:
+        self.alpha_p, self.alpha_n = param((1,), (None,), dtype), param((1,), (None,), dtype)
+        self.beta, self.eps = param((), (), dtype), param((), (), dtype)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """``[...] -> [...]``; float32 inside."""
+        y, beta, eps = (v.astype(jnp.float32) for v in (x, self.beta[...], self.eps[...]))
+        alpha_p = jax.nn.softplus(self.alpha_p[...].astype(jnp.float32))
+        alpha_n = beta + jax.nn.softplus(self.alpha_n[...].astype(jnp.float32))
+        above = alpha_p * y * y + beta * y
+        below = (jnp.expm1(jnp.minimum(y, eps)) - y) * alpha_n + beta * y
+        return jnp.where(y > 0, above, below).astype(x.dtype)

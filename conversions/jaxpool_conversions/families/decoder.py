@@ -147,6 +147,7 @@ def llama_table(
     mlp: tuple[Rule, ...] = LLAMA_MLP,
     final_norm: str = "norm",
     prefix: str = "model.",
+    embedding: str = "embed_tokens",
     ignore: tuple[Ignore, ...] = (),
     more: tuple[Rule, ...] = (),
 ) -> Table:
@@ -157,12 +158,13 @@ def llama_table(
         attention, mlp: rows of those.
         final_norm: name of the norm after the last layer.
         prefix: before backbone names.
+        embedding: name of the token embedding.
         ignore, more: further rows.
     """
     return Table(
         prefix=prefix,
         rules=(
-            Rule("embed_tokens.weight", "backbone.tokens.table"),
+            Rule(f"{embedding}.weight", "backbone.tokens.table"),
             *(
                 row
                 for name, ours in norms.items()
@@ -179,7 +181,7 @@ def llama_table(
             LM_HEAD,
             *ignore,
         ),
-        embedding="embed_tokens.weight",
+        embedding=f"{embedding}.weight",
     )
 
 
