@@ -15,7 +15,7 @@ from parity_cases.first import LLAMA
 def test_float32_logits_equal_torch(case: str, tmp_path: Path) -> None:
     model_type, config = CASES[case]
     folder = tiny.save(tmp_path, model_type, **config)
-    ids = tiny.prompts(config["vocab_size"])
+    ids = tiny.prompts(config["vocab_size"], end=config.get("eos_token_id"))
     theirs = tiny.torch_logits(folder, ids)
     assert np.ptp(theirs, axis=0).min() > 1e-2, "the checkpoint must tell texts apart, or the comparison says nothing"
     np.testing.assert_allclose(tiny.jaxpool_logits(folder, ids), theirs, atol=1e-4, rtol=0)
