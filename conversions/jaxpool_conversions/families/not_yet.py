@@ -20,7 +20,6 @@ NOT_YET: dict[str, str] = {
     "doge": _RARE,
     "esmc": _RARE,
     "flaubert": _RARE,
-    "gemma3": "the composite of Gemma 3 with a vision tower; its text part is gemma3_text",
     "gpt-sw3": "its model_type is gpt2 in every published config",
     "hunyuan_v1_moe": "its shared expert and router have variants not checked yet",
     "ibert": "its integer arithmetic depends on ranges gathered in training",
