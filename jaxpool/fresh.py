@@ -1,0 +1,108 @@
+"""Opens a checkpoint for training: with its own head if the labels are the same, else with a fresh one.
+
+A fresh head is presented as if it were stored in the checkpoint. Everything after that (strict accounting, loading,
+export) is the ordinary way and knows nothing of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxpool.errors import MissingHeadError
+from jaxpool.resolve import Spec, resolve
+from jaxpool_conversions.families import Family
+from jaxpool_conversions.heads import find_head
+from jaxpool_conversions.reader import Index, Reader
+from jaxpool_conversions.rules import HeadSource
+
+_SPREAD = 0.02  # standard deviation of fresh weights, as in BERT and GPT-2
+
+
+class ReaderWithHead(Reader):
+    """A checkpoint whose head is replaced or added; all other tensors are read from the files."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._fresh: dict[str, np.ndarray] = {}
+
+    def add_head(self, family: Family, labels: int, width: int, seed: int) -> None:
+        """A new last linear layer, and a new dense layer before it if the family has one that is missing."""
+        rng = np.random.default_rng(seed)
+        name = family.table.head_names[0]
+        self._fresh[f"{name}.weight"] = rng.normal(0, _SPREAD, (labels, width)).astype(np.float32)
+        if family.head_bias:
+            self._fresh[f"{name}.bias"] = np.zeros(labels, np.float32)
+        stored = super().names()
+        for rule in family.table.head:
+            if not {rule.source, family.table.prefix + rule.source} & stored:
+                shape = (width, width) if rule.target.endswith(".kernel") else (width,)
+                values = rng.normal(0, _SPREAD, shape) if len(shape) == 2 else np.zeros(shape)
+                self._fresh[family.table.prefix + rule.source] = values.astype(np.float32)
+
+    def names(self) -> frozenset[str]:
+        """Names of all tensors, the fresh ones included."""
+        return super().names() | self._fresh.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """As in the base class."""
+        return self._fresh[name].shape if name in self._fresh else super().shape(name)
+
+    def dtype(self, name: str) -> np.dtype:
+        """As in the base class."""
+        return self._fresh[name].dtype if name in self._fresh else super().dtype(name)
+
+    def read(self, name: str, index: Index | None = None) -> np.ndarray:
+        """As in the base class."""
+        if name not in self._fresh:
+            return super().read(name, index)
+        return self._fresh[name][index if index is not None else ...].copy()
+
+
+def open_for_training(
+    folder: Path, config: Any, labels: Sequence[str], seed: int, tokenizer_limit: int | None
+) -> tuple[ReaderWithHead, Spec, bool]:
+    """Opens a checkpoint of any head for these labels.
+
+    Args:
+        folder: the checkpoint.
+        config: its transformers config; its labels are replaced where the head is.
+        labels: names of the labels.
+        seed: of a fresh head.
+        tokenizer_limit: the tokenizer's own maximum length.
+
+    Returns:
+        The reader (to be closed), the float32 classifier it will fill, and whether its head is fresh.
+    """
+    same = set(config.id2label.values()) == set(labels) and len(config.id2label) == len(labels)
+    if not same:
+        config.id2label = dict(enumerate(labels))
+        config.label2id = {label: i for i, label in enumerate(labels)}
+    for stale in ("classifier_from_token", "method"):  # what is trained is an ordinary head
+        if hasattr(config, stale):
+            delattr(config, stale)
+    config.problem_type = "single_label_classification"
+    reader, fresh = ReaderWithHead(folder), False
+
+    def source(family: Family, _: int | None, width: int) -> HeadSource:
+        nonlocal fresh
+        if same:
+            try:
+                return find_head(reader, family.table, num_labels=len(labels), width=width)
+            except MissingHeadError:
+                pass
+        reader.add_head(family, len(labels), width, seed)
+        fresh = True
+        return find_head(reader, family.table, num_labels=len(labels), width=width)
+
+    try:
+        spec = resolve(
+            config, source, folder=folder, convert="classify", dtype="float32", tokenizer_limit=tokenizer_limit
+        )
+    except BaseException:
+        reader.close()
+        raise
+    return reader, spec, fresh
