@@ -16,6 +16,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxpool.errors import CheckpointError
+from jaxpool_conversions.legacy import MAGIC, LegacyTorchFile
 from jaxpool_conversions.unpickle import TorchFile
 
 # Pages of a memory map count as resident for as long as the map lives, so it is closed after this many bytes;
@@ -180,7 +181,7 @@ class Reader:
 
     def _add(self, path: Path) -> None:
         _refuse_pointer(path)
-        file: WeightFile = TorchFile(path) if path.suffix == ".bin" else SafetensorsFile(path)
+        file: WeightFile = _torch_file(path) if path.suffix == ".bin" else SafetensorsFile(path)
         self._files.append(file)
         for name in file.names():
             if name in self._sources:
@@ -259,6 +260,11 @@ def _find(folder: Path) -> tuple[list[Path], dict[str, str]]:
         f"no weights in {folder}: looked for model.safetensors, model.safetensors.index.json, *.safetensors, "
         f"pytorch_model.bin and pytorch_model.bin.index.json{seen}"
     )
+
+
+def _torch_file(path: Path) -> TorchFile:
+    with path.open("rb") as file:
+        return LegacyTorchFile(path) if file.read(len(MAGIC)) == MAGIC else TorchFile(path)
 
 
 def _read_index(path: Path) -> dict[str, str]:

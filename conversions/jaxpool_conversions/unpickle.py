@@ -41,7 +41,7 @@ _ALLOWED_GLOBALS = {*_STORAGE_DTYPES, _REBUILD_TENSOR, _REBUILD_PARAMETER, _ORDE
 
 # A state dict takes about 200 bytes of pickle per tensor, so this is some hundred thousand tensors. The
 # machine below allocates in proportion to the length of the pickle and to nothing that the pickle says.
-_MAX_PICKLE_BYTES = 64 << 20
+MAX_PICKLE_BYTES = 64 << 20
 
 
 class _Refused(Exception):  # noqa: N818 (an answer, turned into CheckpointError where the file is known)
@@ -56,7 +56,7 @@ class _Symbol:
 
 
 @dataclass(frozen=True, slots=True)
-class _Storage:
+class Storage:
     """A flat array: the zip record ``key`` read as ``size`` elements of ``dtype``."""
 
     key: str
@@ -68,7 +68,7 @@ class _Storage:
 class _View:
     """A tensor: strides and offset (in elements) over a storage."""
 
-    storage: _Storage
+    storage: Storage
     offset: int
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -78,8 +78,10 @@ class TorchFile:
     """One ``.bin`` file written by ``torch.save``.
 
     Raises:
-        CheckpointError: the file is truncated, hostile, a legacy (non-zip) pickle, or no dict of tensors.
+        CheckpointError: the file is truncated, hostile, not a zip, or no dict of tensors.
     """
+
+    _starts: dict[Storage, int]
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -87,7 +89,7 @@ class TorchFile:
             with zipfile.ZipFile(path) as archive:
                 self._records = {info.filename: info for info in archive.infolist()}
                 self._root = self._find_root()
-                pickled = archive.read(self._stored(self._root + "data.pkl", _MAX_PICKLE_BYTES))
+                pickled = archive.read(self._stored(self._root + "data.pkl", MAX_PICKLE_BYTES))
                 order = self._root + "byteorder"
                 if order in self._records and archive.read(self._stored(order, 16)) != b"little":
                     raise CheckpointError(f"{path} holds big-endian tensors; save it again as safetensors")
@@ -121,17 +123,20 @@ class TorchFile:
         if start == b"PK\x03\x04":
             return f"{self._path} is truncated or damaged ({error}); fetch it again"
         return (
-            f"{self._path} is not in the zip format of torch 1.6 and newer (a legacy pickle, perhaps, which "
-            "cannot be read safely); load it once with torch and save it with safetensors.torch.save_file"
+            f"{self._path} is neither in the zip format of torch 1.6 and newer nor in the one before it; "
+            "load it once with torch and save it with safetensors.torch.save_file"
         )
 
-    def _state_dict(self, pickled: bytes) -> dict[str, _View]:
+    def _interpret(self, pickled: bytes | BinaryIO) -> Any:
         try:
-            state = _interpret(pickled)
+            return interpret(pickled)
         except _Refused as refusal:
             raise CheckpointError(f"{self._path} is refused: {refusal}; do not trust this checkpoint") from None
         except (ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError) as error:
             raise CheckpointError(f"{self._path} has a damaged pickle ({error}); fetch it again") from error
+
+    def _state_dict(self, pickled: bytes | BinaryIO) -> dict[str, _View]:
+        state = self._interpret(pickled)
         if not isinstance(state, dict):
             raise CheckpointError(f"{self._path} holds no dictionary of tensors but a {type(state).__name__}")
         for name, value in state.items():
@@ -142,7 +147,7 @@ class TorchFile:
                 )
         return state
 
-    def _start(self, file: BinaryIO, storage: _Storage) -> int:
+    def _start(self, file: BinaryIO, storage: Storage) -> int:
         """Byte offset of a storage in the file, behind the zip's local header (which torch pads)."""
         info = self._stored(f"{self._root}data/{storage.key}")
         file.seek(info.header_offset)
@@ -208,8 +213,11 @@ def _row_major(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(prod(shape[axis + 1 :]) for axis in range(len(shape)))
 
 
-def _interpret(pickled: bytes) -> Any:
-    """Run the pickle on a stack machine that knows dictionaries, tuples, lists, scalars and :func:`_call`."""
+def interpret(pickled: bytes | BinaryIO) -> Any:
+    """Run the pickle on a stack machine that knows dictionaries, tuples, lists, scalars and :func:`_call`.
+
+    An open file is left standing behind the pickle.
+    """
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}
@@ -297,12 +305,14 @@ def _symbol(name: str) -> _Symbol:
     return _Symbol(name)
 
 
-def _storage(reference: Any) -> _Storage:
-    kind, storage_type, key, _device, size = _expect(reference, tuple)
+def _storage(reference: Any) -> Storage:
+    kind, storage_type, key, _device, size, *part = _expect(reference, tuple)
+    if part not in ([], [None]):  # before torch 1.6 a storage could be part of another one
+        raise _Refused("it has a storage inside another storage")
     dtype = _STORAGE_DTYPES.get(_expect(storage_type, _Symbol).name)
     if kind != "storage" or dtype is None or _expect(size, int) < 0:
         raise TypeError("a reference to something that is no storage")
-    return _Storage(_expect(key, str), dtype, size)
+    return Storage(_expect(key, str), dtype, size)
 
 
 def _call(function: Any, args: Any) -> Any:
@@ -315,7 +325,7 @@ def _call(function: Any, args: Any) -> Any:
         storage, offset, shape, strides = args[:4]
         for number in (offset, *_expect(shape, tuple), *_expect(strides, tuple)):
             _expect(number, int)
-        return _View(_expect(storage, _Storage), offset, shape, strides)
+        return _View(_expect(storage, Storage), offset, shape, strides)
     if name == _REBUILD_PARAMETER:
         return _expect(args[0], _View)
     raise _Refused(f"its pickle calls {name} in a way that torch.save does not write")

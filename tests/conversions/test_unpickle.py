@@ -89,12 +89,6 @@ def test_the_state_dict_of_a_module_in_shards(tmp_path: Path) -> None:
         assert reader.names() == set(names)
 
 
-def test_a_legacy_pickle_is_refused_with_the_way_out(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    with pytest.raises(CheckpointError, match=r"pytorch_model\.bin is not in the zip format.*safetensors"):
-        saved(tmp_path, {"a": torch.ones(3)}, _use_new_zipfile_serialization=False)
-
-
 @pytest.mark.parametrize("state", [3, ["a"], {"a": 3}, {"a": {"b": 1}}])
 def test_something_else_than_a_dictionary_of_tensors(tmp_path: Path, state: Any) -> None:
     with pytest.raises(CheckpointError, match=r"pytorch_model\.bin (holds|has a damaged)"):
