@@ -12,23 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jaxpool.errors import InputFileError, JaxpoolError, ValidationError
+from jaxpool.errors import CheckpointError, InputFileError, JaxpoolError, ValidationError
 from jaxpool.labelled import Labelled, check, label_order, read_labelled, split
 
 if TYPE_CHECKING:
     from jaxpool.resolve import Spec
     from jaxpool.training import Epoch, Recipe
-
-_TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab*",
-    "merges.txt",
-    "*.model",
-    "*.tiktoken",
-    "chat_template.jinja",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +98,6 @@ def _run(
     log: Callable[[str], object],
 ) -> Fitted:
     import numpy as np
-    from transformers import AutoTokenizer
 
     from jaxpool import programs, sharding
     from jaxpool.buckets import grid
@@ -118,14 +106,17 @@ def _run(
     from jaxpool.tokens import Tokenizer
     from jaxpool.training import Texts, Trainer, Vectors
     from jaxpool.training import train as run
+    from jaxpool.vocabulary import lower_cases, read_tokenizer
     from jaxpool_conversions.load import load
 
     programs.enable_cache()
     folder = locate(model)
     config = read_config(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = read_tokenizer(folder)
+    if tokenizer is None:
+        raise CheckpointError(f"{folder} has no tokenizer files, so texts cannot be read; copy them into it first.")
     reader, spec, fresh = open_for_training(
-        folder, config, label_order(training.labels), recipe.seed, getattr(tokenizer, "model_max_length", None)
+        folder, config, label_order(training.labels), recipe.seed, tokenizer.model_max_length
     )
     with reader:
         network = programs.abstract(spec)
@@ -133,7 +124,7 @@ def _run(
     log(f"{'a fresh' if fresh else 'the existing'} head for {', '.join(spec.labels)}")
 
     longest = min(recipe.max_length or 512, spec.max_length)
-    encoder = Tokenizer(tokenizer, max_length=spec.max_length, vocab_size=spec.vocab_size)
+    encoder = Tokenizer(tokenizer, max_length=spec.max_length, vocab_size=spec.vocab_size, lower=lower_cases(folder))
     menu = [bucket.length for bucket in grid(longest, longest, max_rows=1, coarse=True)]
     trainer = Trainer(network, spec, recipe)
 
@@ -172,6 +163,7 @@ def save(output: Path, leaves: Mapping[str, Any], spec: Spec, config: Any, token
     """
     from safetensors.numpy import save_file
 
+    from jaxpool.vocabulary import TOKENIZER_FILES
     from jaxpool_conversions.export import export
 
     config.architectures = [f"{spec.family.prefix_class}ForSequenceClassification"]
@@ -184,7 +176,7 @@ def save(output: Path, leaves: Mapping[str, Any], spec: Spec, config: Any, token
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as name:
             part = Path(name) / "checkpoint"
             part.mkdir()
-            for pattern in _TOKENIZER_FILES:
+            for pattern in (*TOKENIZER_FILES, "special_tokens_map.json", "added_tokens.json", "*.jinja"):
                 for file in tokenizer_from.glob(pattern):
                     shutil.copyfile(file, part / file.name)
             config.save_pretrained(part)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +21,8 @@ LABELS = ("negative", "positive")
 
 
 @pytest.fixture(scope="module")
-def model() -> Iterator[LLM]:
-    yield LLM()
+def model() -> LLM:
+    return LLM()
 
 
 def positive(model: LLM, texts: list[str]) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -300,13 +301,18 @@ def test_bad_training_files(bert: Path, tmp_path: Path, lines: list[str], messag
     assert not (tmp_path / "out").exists()
 
 
-def test_an_unknown_validation_label_is_named(bert: Path, tmp_path: Path) -> None:
+def test_what_is_missing_is_named(bert: Path, tmp_path: Path) -> None:
     with pytest.raises(InputFileError, match=r"label 'unsure' \(3 rows\).*bad, good"):
         fit.fit(bert, toy(20, 1), tmp_path / "out", validation=toy(9, 1, neutral=True))
     with pytest.raises(InputFileError, match="does not exist"):
         fit.fit(bert, tmp_path / "none.csv", tmp_path / "out")
     with pytest.raises(CheckpointError, match="no folder"):
         fit.fit(tmp_path / "nothing", toy(20, 1), tmp_path / "out", log=lambda line: None)
+    (tmp_path / "mute").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(bert / name, tmp_path / "mute" / name)
+    with pytest.raises(CheckpointError, match="no tokenizer files"):
+        fit.fit(tmp_path / "mute", toy(20, 1), tmp_path / "out", log=lambda line: None)
 
 
 def test_divergence_is_an_error_and_leaves_nothing(bert: Path, tmp_path: Path) -> None:
