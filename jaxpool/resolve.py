@@ -155,7 +155,8 @@ def resolve(
         family = replace(family, table=family.table_of(ours))
     pooler_config = pooler_config or PoolerConfig()
     declared = None if getattr(config, "classifier_from_token", None) else config.num_labels
-    source = find_source(family, declared, ours.width)
+    width = getattr(ours, "pooled_width", ours.width)
+    source = find_source(family, declared, width)
     mean, sigma = _calibration(pooler_config)
     compute = _dtype(dtype, config, stored_dtype, platform)
     return Spec(
@@ -163,7 +164,7 @@ def resolve(
         family=family,
         config=ours,
         head=HeadConfig(
-            width=ours.width,
+            width=width,
             labels=source.num_labels,
             bias=source.bias is not None,
             dense=style.dense,
@@ -308,6 +309,7 @@ def _head_dtype(config: Any, compute: str) -> str:
 def _max_length(config: Any, folder: Path | None, asked: int | None, tokenizer_limit: int | None, ours: Any) -> int:
     parts = (config, getattr(config, "text_config", None))  # of models of text and images, the text part
     limits = [value for part in parts for name in LENGTH_FIELDS if isinstance(value := getattr(part, name, None), int)]
+    limits += [limit] if (limit := getattr(ours, "limit", None)) is not None else []
     learned = getattr(ours, "positions", None)
     if learned is not None:
         limits.append(learned)

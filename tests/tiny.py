@@ -80,11 +80,10 @@ def torch_logits(folder: Path, ids: list[list[int]], types: list[list[int]] | No
     import torch
     from transformers import AutoConfig
 
-    model = (
-        classifier(AutoConfig.from_pretrained(folder))
-        .from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
-        .eval()
-    )
+    config = AutoConfig.from_pretrained(folder)
+    # Falcon's own "eager" adds its biases twice.
+    implementation = "sdpa" if config.model_type == "falcon" else "eager"
+    model = classifier(config).from_pretrained(folder, dtype=torch.float32, attn_implementation=implementation).eval()
     out = []
     with torch.no_grad():
         for i, row in enumerate(ids):

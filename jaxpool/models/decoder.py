@@ -12,15 +12,15 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from jaxpool.models.attention import Turn
 from jaxpool.models.groups import grouped, scan_groups
 from jaxpool.models.layers import Embedding, Linear
 from jaxpool.models.norms import Norm, NormConfig
+from jaxpool.ops.alibi import Alibi, biases
 from jaxpool.ops.attention import Implementation, Window
-from jaxpool.ops.rope import Rope, angles
+from jaxpool.ops.rope import Rope, angles, sinusoids
 
 
 class AttentionKind(Protocol):
@@ -42,6 +42,7 @@ class AttentionKind(Protocol):
 class MlpKind(Protocol):
     """What an MLP config must offer; ``MlpConfig`` is one. Modules take ``(x_BTD, lengths_B)``."""
 
+    def __hash__(self) -> int: ...
     @property
     def flops_per_token(self) -> float: ...  # noqa: D102
     def make(self, dtype: jnp.dtype) -> Any: ...  # noqa: D102
@@ -67,7 +68,9 @@ class DecoderConfig:
             everything, everywhere.
         positions: usable learned positions, or None.
         position_offset: rows of the position table before that of position 0.
-        alibi: per head, what a key's score gains per position (Press et al. 2021, arXiv:2108.12409), or empty.
+        sinusoids: whether positions are fixed sines and cosines, added to the embedding.
+        alibi: biases on the scores, or None.
+        types: number of segment types, 0 for none.
         embedding_width: of the token embedding where it differs from ``width``; then projected in, and out.
         embedding_norm: kind of a norm on the embedding, or None.
         embedding_scale, residual_scale: factors on the embedding, and on what a layer adds.
@@ -88,11 +91,18 @@ class DecoderConfig:
     windows: tuple[int | None, ...] = ()
     positions: int | None = None
     position_offset: int = 0
-    alibi: tuple[float, ...] = ()
+    sinusoids: bool = False
+    alibi: Alibi | None = None
+    types: int = 0
     embedding_width: int | None = None
     embedding_norm: NormConfig | None = None
     embedding_scale: float = 1.0
     residual_scale: float = 1.0
+
+    @property
+    def pooled_width(self) -> int:
+        """Width of the hidden states that leave the decoder."""
+        return self.embedding_width or self.width
 
     @property
     def heads(self) -> int:
@@ -191,6 +201,7 @@ class Decoder(nnx.Module):
         c, width = config, config.embedding_width or config.width
         self.tokens = Embedding(c.vocab, width, dtype, axis="vocab")
         self.positions = Embedding(c.positions + c.position_offset, c.width, dtype) if c.positions else None
+        self.types = Embedding(c.types, c.width, dtype) if c.types else None
         projected = width != c.width
         self.project_in = Linear(width, c.width, (None, "embed"), bias=False, dtype=dtype) if projected else None
         self.project_out = Linear(c.width, width, ("embed", None), bias=False, dtype=dtype) if projected else None
@@ -200,22 +211,22 @@ class Decoder(nnx.Module):
         self.config = config
 
     def __call__(self, ids_BT: jax.Array, types_BT: jax.Array | None, lengths_B: jax.Array) -> jax.Array:
-        """Hidden states ``[B, T, D]`` of int32 token ids, rows right-padded to T; ``types_BT`` is not used."""
+        """Hidden states ``[B, T, D]`` of int32 token ids, rows right-padded to T, and segment types, if it has them."""
         c, n_tokens = self.config, ids_BT.shape[1]
         turns, windows = _turns(c, n_tokens, lengths_B), _windows(c, n_tokens)
-        bias_HTS = np.multiply.outer(np.array(c.alibi), np.arange(n_tokens))[:, None].astype(np.float32)
+        bias_HTS = None if c.alibi is None else jnp.asarray(biases(c.alibi, n_tokens))
 
         def run(layer: Layer, x_BTD: jax.Array, own: tuple[jax.Array | None, jax.Array | None]) -> jax.Array:
             which, window = own
             turn = turns if which is None or turns is None else (turns[0][which], turns[1][which])
-            sight = Sight(turn, windows[0] if window is None else window, bias_HTS if c.alibi else None)
+            sight = Sight(turn, windows[0] if window is None else window, bias_HTS)
             return layer(x_BTD, lengths_B, sight)
 
         own = (_which(c), jnp.array([n_tokens if w is None else w for w in windows]) if len(windows) > 1 else None)
-        x_BTD = _normed(self.norm, scan_groups(self.layers, self._embed(ids_BT), run, own))
+        x_BTD = _normed(self.norm, scan_groups(self.layers, self._embed(ids_BT, types_BT), run, own))
         return x_BTD if self.project_out is None else self.project_out(x_BTD)
 
-    def _embed(self, ids_BT: jax.Array) -> jax.Array:
+    def _embed(self, ids_BT: jax.Array, types_BT: jax.Array | None) -> jax.Array:
         c, x_BTD = self.config, self.tokens(ids_BT)
         if self.project_in is not None:
             x_BTD = self.project_in(x_BTD)
@@ -223,6 +234,10 @@ class Decoder(nnx.Module):
         x_BTD = x_BTD * jnp.asarray(c.embedding_scale, x_BTD.dtype)
         if self.positions is not None:
             x_BTD = x_BTD + self.positions(jnp.arange(ids_BT.shape[1]) + c.position_offset)
+        if c.sinusoids:
+            x_BTD = x_BTD + sinusoids(ids_BT.shape[1], c.width).astype(x_BTD.dtype)
+        if self.types is not None and types_BT is not None:
+            x_BTD = x_BTD + self.types(types_BT)
         return _normed(self.embedding_norm, x_BTD)
 
 

@@ -118,6 +118,13 @@ def angles(rope: Rope, length: int, lengths_B: jax.Array) -> tuple[jax.Array, ja
     return jnp.cos(angle) * rope.attention_factor, jnp.sin(angle) * rope.attention_factor
 
 
+def sinusoids(length: int, width: int) -> jax.Array:
+    """Fixed positions to add to embeddings, sines first (Vaswani et al. 2017, arXiv:1706.03762): float32 ``[T, D]``."""
+    frequency = 1.0 / np.float32(10000) ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
+    angle = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)[:, : width // 2]], axis=-1)
+
+
 def rotate(x_BTNh: jax.Array, cos: jax.Array, sin: jax.Array, *, interleaved: bool = False) -> jax.Array:
     """Rotates the first ``2 R`` numbers of each head; float32 inside.
 

@@ -31,7 +31,7 @@ def llama_like(
     *,
     norm: NormConfig | None = None,
     attention: Switches | AttentionKind = {},  # noqa: B006 - never written to
-    mlp: Switches | MlpKind = {},  # noqa: B006
+    mlp: Switches | MlpKind | tuple[MlpKind, ...] = {},  # noqa: B006
     ropes: tuple[Rope, ...] | None = None,
     partial_rope: bool = False,
     **switches: Any,
@@ -41,7 +41,7 @@ def llama_like(
     Args:
         fields: of ``config.json``.
         norm: of the layers and at the end; None: the usual RMS norm.
-        attention, mlp: what differs from Llama's, by name; or another kind altogether.
+        attention, mlp: what differs from Llama's, by name; or another kind altogether (of each layer, if a tuple).
         ropes: rotary tables; None: one, from ``rope_parameters``.
         partial_rope: whether the architecture honours ``partial_rotary_factor``.
         switches: what differs from Llama in ``DecoderConfig``.
@@ -51,7 +51,8 @@ def llama_like(
     fields.get("max_position_embeddings")  # a limit, not a size: resolve.py reads it
     of_attention = attention_like(fields, attention) if isinstance(attention, Mapping) else attention
     if isinstance(mlp, Mapping):
-        usual = {"width": width, "inner": fields.get("intermediate_size")}
+        usual = {"width": width}
+        usual |= {} if "inner" in mlp else {"inner": fields.get("intermediate_size")}
         usual |= {} if "activation" in mlp else {"activation": fields.get("hidden_act")}
         mlp = MlpConfig(**usual | dict(mlp))
     settings: dict[str, Any] = {"vocab": fields.get("vocab_size"), "layers": fields.get("num_hidden_layers")}
@@ -114,6 +115,14 @@ def qkv(target: str, *, heads: int = 1, kv_heads: int = 1, groups: int = 1, axis
     ]
 
 
+def by_head(source: str, heads: int) -> tuple[Rule, ...]:
+    """Rows of an attention whose queries, keys and values alternate head by head in one tensor."""
+    return (
+        *fused(f"{source}.query_key_value", qkv(ATTENTION, groups=heads)),
+        *linear(f"{source}.dense", f"{ATTENTION}.out"),
+    )
+
+
 def norm(source: str, target: str) -> tuple[Rule, Rule]:
     """Rows of a norm, scale and bias."""
     return Rule(f"{source}.weight", f"{target}.scale"), Rule(f"{source}.bias", f"{target}.bias")
@@ -148,6 +157,8 @@ def llama_table(
     final_norm: str = "norm",
     prefix: str = "model.",
     embedding: str = "embed_tokens",
+    embedding_norm: str = "embedding_norm",
+    layers: str = "layers",
     ignore: tuple[Ignore, ...] = (),
     more: tuple[Rule, ...] = (),
 ) -> Table:
@@ -158,7 +169,8 @@ def llama_table(
         attention, mlp: rows of those.
         final_norm: name of the norm after the last layer.
         prefix: before backbone names.
-        embedding: name of the token embedding.
+        embedding, embedding_norm: names of the token embedding and of a norm on it.
+        layers: name of the layers.
         ignore, more: further rows.
     """
     return Table(
@@ -168,10 +180,11 @@ def llama_table(
             *(
                 row
                 for name, ours in norms.items()
-                for row in norm(f"layers.{{layer}}.{name}", f"backbone.layers.{ours}")
+                for row in norm(f"{layers}.{{layer}}.{name}", f"backbone.layers.{ours}")
             ),
             *attention,
             *mlp,
+            *norm(embedding_norm, "backbone.embedding_norm"),
             *norm(final_norm, "backbone.norm"),
             *more,
         ),

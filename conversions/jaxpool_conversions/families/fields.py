@@ -43,7 +43,8 @@ class Fields:
 
     def get(self, name: str, default: Any = None) -> Any:
         """The field's value; ``default`` where the config class has no such field."""
-        self._read.add(name)
+        # Some classes offer a field under a second name.
+        self._read.add(getattr(self._config, "attribute_map", {}).get(name, name))
         return getattr(self._config, name, default)
 
     def require(self, name: str, *allowed: Any) -> None:

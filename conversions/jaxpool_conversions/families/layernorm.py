@@ -9,13 +9,12 @@ from jaxpool_conversions.families.decoder import (
     BUFFER,
     LLAMA_ATTENTION,
     MLP,
+    by_head,
     family,
-    fused,
     linear,
     llama_like,
     llama_table,
     norm,
-    qkv,
 )
 from jaxpool_conversions.families.fields import Fields
 from jaxpool_conversions.rules import Ignore, Rule, Table
@@ -38,7 +37,7 @@ def _gpt_neox_table(config: DecoderConfig) -> Table:
     return llama_table(
         prefix="gpt_neox.",
         embedding="embed_in",
-        attention=_by_head("layers.{layer}.attention", config),
+        attention=by_head("layers.{layer}.attention", config.heads),
         mlp=_DENSE_MLP,
         final_norm="final_layer_norm",
         ignore=(
@@ -66,7 +65,7 @@ def _persimmon_table(config: DecoderConfig) -> Table:
         *norm("layers.{layer}.self_attn.q_layernorm", f"{ATTENTION}.query_norm"),
         *norm("layers.{layer}.self_attn.k_layernorm", f"{ATTENTION}.key_norm"),
     )
-    attention = (*_by_head("layers.{layer}.self_attn", config), *norms)
+    attention = (*by_head("layers.{layer}.self_attn", config.heads), *norms)
     return llama_table(attention=attention, mlp=_DENSE_MLP, final_norm="final_layernorm")
 
 
@@ -104,14 +103,6 @@ def _nemotron(fields: Fields) -> DecoderConfig:
         attention={"qkv_bias": bias, "out_bias": bias},
         mlp={"gated": False, "bias": fields.get("mlp_bias")},
         partial_rope=True,
-    )
-
-
-def _by_head(source: str, config: DecoderConfig) -> tuple[Rule, ...]:
-    """Rows of an attention whose queries, keys and values alternate head by head in one tensor."""
-    return (
-        *fused(f"{source}.query_key_value", qkv(ATTENTION, groups=config.heads)),
-        *linear(f"{source}.dense", f"{ATTENTION}.out"),
     )
 
 
