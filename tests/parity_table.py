@@ -28,7 +28,7 @@ def main() -> None:
     for name, (model_type, config) in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
             checkpoint = tiny.save(Path(folder), model_type, **config)
-            ids = tiny.prompts(config["vocab_size"])
+            ids = tiny.prompts(config["vocab_size"], end=config.get("eos_token_id"))
             theirs, ours = tiny.torch_logits(checkpoint, ids), tiny.jaxpool_logits(checkpoint, ids)
         delta, spread = float(np.abs(ours - theirs).max()), float(np.abs(theirs).max())
         rows.setdefault(model_type, []).append((delta, spread, theirs.shape[1]))

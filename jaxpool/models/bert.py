@@ -48,6 +48,7 @@ class BertConfig:
         adapter: what follows the MLP in every layer (X-MOD), or None.
         mixer: attention other than ``SelfAttention``, a config with ``make``, or None.
         groups: groups of the two linear layers of the MLP, each a matrix of its own; ``(1, 1)`` for plain layers.
+        limit: longest text in tokens, where something other than ``positions`` bounds it, or None.
         pointwise: whether those are stored as convolutions of width one (SqueezeBERT).
     """
 
@@ -76,6 +77,7 @@ class BertConfig:
     mixer: Any = None
     groups: tuple[int, int] = (1, 1)
     pointwise: bool = False
+    limit: int | None = None
 
     @property
     def head_size(self) -> int:

@@ -49,6 +49,7 @@ def attend(
     causal: bool,
     scale: float,
     window: Window = None,
+    landmarks: int = 0,
     bias_HTS: jax.Array | None = None,
     softcap: float | None = None,
     sinks_H: jax.Array | None = None,
@@ -66,6 +67,7 @@ def attend(
         scale: factor on the scores.
         window: a query sees keys less than this many positions away (before, and after unless causal); None for
             no limit. May be a traced scalar, so that layers of different windows share one program.
+        landmarks: so many first keys are seen whatever the window.
         bias_HTS: added to the scores after scaling (relative positions, ALiBi), float32; T may be 1 if it is the
             same for every query.
         softcap: scores become ``softcap * tanh(score / softcap)`` before the bias; None for no cap.
@@ -75,7 +77,7 @@ def attend(
     Returns:
         ``[B, T, H, h]``, h that of the values, in the dtype of the queries.
     """
-    plain = bias_HTS is None and softcap is None and sinks_H is None and v_BSKh.shape == k_BSKh.shape
+    plain = bias_HTS is None and softcap is None and sinks_H is None and v_BSKh.shape == k_BSKh.shape and not landmarks
     if implementation == "cudnn" and plain and (window is None or isinstance(window, int)):
         return jax.nn.dot_product_attention(
             q_BTHh,
@@ -90,7 +92,14 @@ def attend(
         )
     n_tokens = q_BTHh.shape[1]
     dense = partial(
-        _dense, lengths_B=lengths_B, causal=causal, window=window, scale=scale, softcap=softcap, sinks_H=sinks_H
+        _dense,
+        lengths_B=lengths_B,
+        causal=causal,
+        window=window,
+        landmarks=landmarks,
+        scale=scale,
+        softcap=softcap,
+        sinks_H=sinks_H,
     )
     if n_tokens <= 2 * QUERY_BLOCK or n_tokens % QUERY_BLOCK:
         return dense(q_BTHh, k_BSKh, v_BSKh, jnp.arange(n_tokens), bias_HTS)
@@ -117,6 +126,7 @@ def _dense(
     lengths_B: jax.Array,
     causal: bool,
     window: Window,
+    landmarks: int,
     scale: float,
     softcap: float | None,
     sinks_H: jax.Array | None,
@@ -135,7 +145,8 @@ def _dense(
     if causal:
         seen_BTS = seen_BTS & (ahead_TS >= 0)
     if window is not None:
-        seen_BTS = seen_BTS & ((ahead_TS if causal else jnp.abs(ahead_TS)) < window)
+        near_TS = (ahead_TS if causal else jnp.abs(ahead_TS)) < window
+        seen_BTS = seen_BTS & (near_TS | (k_position_S < landmarks)[None, :])
     scores_BKGTS = jnp.where(seen_BTS[:, None, None], scores_BKGTS, NEVER)
     if sinks_H is None:
         weights_BKGTS = jax.nn.softmax(scores_BKGTS, axis=-1)

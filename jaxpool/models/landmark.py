@@ -1,0 +1,79 @@
+"""Attention within a window, except at the first token, which sees all and is seen by all: Longformer.
+
+Beltagy et al. 2020 (arXiv:2004.05150), with the one global token that its sequence classifier has. Shape letters as in
+``layers.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxpool.models.attention import Turn
+from jaxpool.models.layers import Linear
+from jaxpool.ops.attention import Implementation, attend
+
+
+@dataclass(frozen=True, slots=True)
+class LandmarkConfig:
+    """Shape of the attention.
+
+    Attributes:
+        window: a token sees tokens less than so many positions away, and the first.
+    """
+
+    width: int
+    heads: int
+    window: int
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.width // self.heads
+
+    def make(self, dtype: jnp.dtype, implementation: Implementation) -> Landmark:
+        """The module; no fused attention knows such a mask."""
+        return Landmark(self, dtype)
+
+
+class Landmark(nnx.Module):
+    """One set of projections for all tokens, another for what the first token sees."""
+
+    def __init__(self, config: LandmarkConfig, dtype: jnp.dtype) -> None:
+        c = config
+
+        def linear() -> Linear:
+            return Linear(c.width, c.width, ("embed", "heads"), bias=True, dtype=dtype, units=c.heads)
+
+        self.query, self.key, self.value = linear(), linear(), linear()
+        self.first_query, self.first_key, self.first_value = linear(), linear(), linear()
+        self.out = Linear(c.width, c.width, ("heads", "embed"), bias=True, dtype=dtype, units=c.heads)
+        self.config = c
+
+    def __call__(
+        self, x_BTD: jax.Array, lengths_B: jax.Array, turn: Turn | None = None, bias_HTS: jax.Array | None = None
+    ) -> jax.Array:
+        """``[B, T, D] -> [B, T, D]``; without rotation or bias."""
+        c = self.config
+
+        def heads(y: jax.Array) -> jax.Array:
+            return y.reshape(*y.shape[:2], c.heads, c.head_size)
+
+        def sees(query: Linear, key: Linear, value: Linear, x_BtD: jax.Array, window: int | None) -> jax.Array:
+            return attend(
+                heads(query(x_BtD)),
+                heads(key(x_BTD)),
+                heads(value(x_BTD)),
+                lengths_B=lengths_B,
+                causal=False,
+                scale=c.head_size**-0.5,
+                window=window,
+                landmarks=1,
+            )
+
+        y_BTHh = sees(self.query, self.key, self.value, x_BTD, c.window)
+        first_B1Hh = sees(self.first_query, self.first_key, self.first_value, x_BTD[:, :1], None)
+        return self.out(jnp.concatenate([first_B1Hh, y_BTHh[:, 1:]], axis=1).reshape(x_BTD.shape))
