@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from parity_cases import bertlike, bertlike_convolution
+from parity_cases import bertlike, bertlike_convolution, first
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from jaxpool import sharding
@@ -36,3 +36,22 @@ def test_every_exported_tensor_has_a_place_in_the_torch_model(case: str) -> None
 
     ignored = account(theirs, spec.family.table, head, {path: leaf.shape for path, leaf in leaves.items()}).ignored
     assert ours == {name: shape for name, shape in theirs.items() if name not in ignored}
+
+
+def test_norms_may_be_called_gamma_and_beta() -> None:
+    """As in the .bin files that were converted from TensorFlow."""
+    model_type, fields = first.CASES["bert"]
+    config = AutoConfig.for_model(model_type, architectures=["BertForSequenceClassification"], **fields)
+    with torch.device("meta"):
+        model = AutoModelForSequenceClassification.from_config(config)
+    shapes = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor.shape
+        for name, tensor in model.state_dict().items()
+    }
+    head = HeadSource("classifier.weight", "classifier.bias", config.num_labels)
+    spec = resolve(config, lambda family, labels, width: head)
+    targets = sharding.targets(abstract(spec), sharding.make_mesh())
+    fills = account(shapes, spec.family.table, head, {path: target.shape for path, target in targets.items()}).fills
+    assert [one.name for one in fills["backbone.norm.scale"].sources.values()] == ["bert.embeddings.LayerNorm.gamma"]
+    last = [one.name for one in fills["backbone.layers.mlp_norm.bias"].sources.values()]
+    assert last == [f"bert.encoder.layer.{i}.output.LayerNorm.beta" for i in range(3)]
