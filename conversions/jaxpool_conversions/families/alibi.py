@@ -78,6 +78,7 @@ def _falcon(fields: Fields) -> DecoderConfig:
     bias, new = fields.get("bias"), fields.get("new_decoder_architecture")
     heads, width = fields.get("num_attention_heads"), fields.get("hidden_size")
     one_key, parallel = fields.get("multi_query"), fields.get("parallel_attn")
+    fields.require("num_ln_in_parallel_attn", None, 1, 2)
     norms = fields.get("num_ln_in_parallel_attn") or (2 if new else 1)
     if new:
         fields.require("parallel_attn", True)
