@@ -16,8 +16,7 @@ from jaxpool_conversions.rules import Ignore, Rule, Table
 
 def _config(fields: Fields, **changes: Any) -> DebertaConfig:
     """What both versions share; ``changes`` say the rest."""
-    for name in ("pooler_dropout", "legacy"):  # training only; of the masked-language-model head
-        fields.get(name)
+    fields.get("legacy")  # of the masked-language-model head
     width, heads = fields.get("hidden_size"), fields.get("num_attention_heads")
     narrow, kinds = fields.get("embedding_size", width), fields.get("pos_att_type") or ()
     if not isinstance(kinds, list | tuple) or not set(kinds) <= {"c2p", "p2c"}:

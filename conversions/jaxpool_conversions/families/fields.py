@@ -15,8 +15,11 @@ INERT = frozenset(
         "initializer_factor", "pretraining_tp",
         "router_aux_loss_coef", "output_router_logits",
         "dropout", "qa_dropout", "seq_classif_dropout", "classifier_dropout_prob", "summary_last_dropout",
+        "dropout_rate", "hidden_dropout", "activation_dropout", "pooler_dropout", "embedding_dropout", "mlp_dropout",
+        "encoder_layerdrop", "decoder_layerdrop", "init_std", "initializer_std", "initializer_cutoff_factor",
         # generation only
         "use_cache", "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id",
+        "cls_token_id", "forced_bos_token_id", "forced_eos_token_id",
         # concerns the vocabulary projection, which classification does not use
         "tie_word_embeddings",
         # what transformers returns, or how it computes the same numbers

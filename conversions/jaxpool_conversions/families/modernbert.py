@@ -17,14 +17,10 @@ from jaxpool_conversions.rules import Ignore, Part, Table
 KINDS = ("full_attention", "sliding_attention")
 
 INERT = (
-    # training only
-    "initializer_cutoff_factor", "embedding_dropout", "mlp_dropout", "sparse_prediction", "sparse_pred_ignore_index",
-    # of the vocabulary projection
-    "decoder_bias",
+    # of the masked-language-model head
+    "sparse_prediction", "sparse_pred_ignore_index", "decoder_bias",
     # how flash attention computes the same
     "deterministic_flash_attn",
-    # for the tokenizer
-    "cls_token_id",
 )  # fmt: skip
 
 
@@ -73,6 +69,8 @@ def _head(fields: Fields) -> HeadStyle:
         dense_bias=fields.get("classifier_bias"),
         norm_eps=fields.get("norm_eps"),
         norm_bias=fields.get("norm_bias"),
+        embedding="LAST" if pooling == "LAST" else "CLS",  # vLLM's, whatever the classifier pools
+        token_dense=True,
     )
 
 

@@ -17,16 +17,6 @@ from jaxpool_conversions.rules import Ignore, Rule, Table
 
 SIDES = ("encoder", "decoder")
 
-INERT = (
-    # training only
-    "init_std", "encoder_layerdrop", "decoder_layerdrop", "activation_dropout", "dropout_rate",
-    # generation only
-    "forced_eos_token_id", "forced_bos_token_id",
-    # MVP's prompts, off unless use_prompt
-    "prompt_length", "prompt_mid_dim",
-)  # fmt: skip
-
-
 def _token(fields: Fields, name: str) -> int:
     """A token id that transformers would fail without."""
     token = fields.get(name)
@@ -36,7 +26,7 @@ def _token(fields: Fields, name: str) -> int:
 
 
 def _common(fields: Fields) -> None:
-    for name in INERT:
+    for name in ("prompt_length", "prompt_mid_dim"):  # MVP's prompts, off unless use_prompt
         fields.get(name)
     fields.require("is_encoder_decoder", True)
     fields.require("is_decoder", False)
