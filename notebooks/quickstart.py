@@ -39,7 +39,7 @@ for text, output in zip(texts, llm.classify(texts, use_tqdm=False)):
 output = llm.classify("What a lovely surprise!", use_tqdm=False)[0]
 print(output)
 print("tokens:", output.prompt_token_ids)
-print("labels:", output.outputs.labels)
+print("label:", output.outputs.label, "of", llm.labels)
 
 # %% [markdown]
 # ## Encode
@@ -71,62 +71,71 @@ probs = np.array([output.outputs.probs for output in llm.classify(reviews, use_t
 probs.shape
 
 # %%
-labels = llm.classify(reviews[0], use_tqdm=False)[0].outputs.labels
 order = np.argsort(probs[:, -1])
-figure, axes = plt.subplots(figsize=(8, 5), layout="constrained")
+figure, axes = plt.subplots(figsize=(8, 5), dpi=72, layout="constrained")
 left = np.zeros(len(reviews))
-for label, color, column in zip(labels, plt.cm.coolwarm_r(np.linspace(0.1, 0.9, len(labels))), probs[order].T):
+for label, color, column in zip(llm.labels, ("tab:red", "tab:blue"), probs[order].T):
     axes.barh([reviews[i] for i in order], column, left=left, color=color, label=label)
     left += column
 axes.axvline(0.5, color="black", linewidth=0.8)
 axes.set(xlim=(0, 1), xlabel="probability", title="What the model thinks of sixteen reviews")
-axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.22), ncols=len(labels), frameon=False)
+axes.legend(loc="lower center", bbox_to_anchor=(0.5, -0.2), ncols=2, frameon=False)
 plt.show()
 
 # %% [markdown]
 # ## Convert once, open faster
 #
-# `jaxpool convert` writes the weights the way the model wants them: renamed, transposed, stacked by layer.
-# `LLM` opens such a store like any checkpoint, and gives the same answers.
+# `jaxpool convert SOURCE TARGET` writes the weights the way the model wants them: renamed, transposed, stacked by
+# layer. `LLM` opens such a store like any checkpoint, and gives the same answers.
 
 # %%
 import tempfile
 
 from jaxpool.checkpoint import locate
-from jaxpool.cli import main as jaxpool
+from jaxpool.convert import convert
 
 store = Path(tempfile.mkdtemp()) / "sentiment"
-jaxpool(["convert", str(locate(None)), str(store)])  # on the command line: jaxpool convert SOURCE TARGET
+convert(locate(None), store)
 sorted(path.name for path in store.iterdir())
 
 # %%
-again = LLM(str(store))
-reopened = np.array([output.outputs.probs for output in again.classify(reviews, use_tqdm=False)])
+with LLM(store) as again:
+    reopened = np.array([output.outputs.probs for output in again.classify(reviews, use_tqdm=False)])
 print("largest difference:", np.abs(reopened - probs).max())
 
 # %% [markdown]
 # ## What a bucket is
 #
-# XLA compiles a program for one shape, so texts are padded to a **bucket** of rows × length. Few large
-# buckets waste time on padding, many small ones waste it on calls and compiles. The planner weighs all three
-# in seconds and cuts the texts, longest first, into the batches that cost least.
+# XLA compiles a program for one shape, so texts are padded to a **bucket** of rows × length. Few large buckets
+# waste time on padding, many small ones waste it on calls and compiles. The planner weighs all three in seconds
+# and cuts the texts, longest first, into the batches that cost least.
 
 # %%
 from jaxpool.buckets import plan
 
-lengths = np.array([len(output.prompt_token_ids) for output in llm.classify(reviews * 8, use_tqdm=False)])
-batches = plan(lengths, llm.engine.buckets, llm.engine.cost)
-for batch in batches:
-    inside = lengths[batch.rows]
-    rows, length = batch.bucket.rows, batch.bucket.length
-    print(f"{rows:4} x {length:<4} {len(inside):4} texts of {inside.min()} to {inside.max()} tokens")
-padded = sum(batch.bucket.tokens for batch in batches)
-print(f"{lengths.sum()} tokens in {padded} places: {1 - lengths.sum() / padded:.1%} padding")
+lengths = np.array([5, 300, 7, 12, 41, 9, 310, 15, 44, 120])
+menu, cost = llm.engine.buckets, llm.engine.cost
+for batch in plan(lengths, menu, cost, compiled=menu):  # as if every program were there already
+    print(f"{batch.bucket.rows} x {batch.bucket.length:<3} holds", *lengths[batch.rows])
 
 # %% [markdown]
-# Every program was compiled once, when a plan first needed it, and is kept on disk for the next start:
+# A program that is not there yet costs half a second, which the planner counts too: so few texts would not be worth
+# new programs, ten thousand are. Lengths as real texts have them:
+
+# %%
+many = np.random.default_rng(0).lognormal(np.log(60), 0.8, 10_000).clip(1, 512).astype(int)
+for count in (10, 100, 1_000, 10_000):
+    batches = plan(many[:count], menu, cost)
+    programs = {batch.bucket for batch in batches}
+    padding = 1 - many[:count].sum() / sum(batch.bucket.tokens for batch in batches)
+    print(f"{count:6} texts: {len(programs):3} programs, {len(batches):4} batches, {padding:5.1%} padding")
+
+# %% [markdown]
+# A program is compiled once, when a plan first needs it, and kept on disk for the next start. The second run of the
+# same texts compiles nothing:
 
 # %%
 before = llm.engine.compiles
 llm.classify(reviews, use_tqdm=False)
-print("programs compiled by the second run:", llm.engine.compiles - before)
+print("programs compiled:", llm.engine.compiles - before)
+llm.close()

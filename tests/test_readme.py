@@ -72,8 +72,8 @@ def test_files_and_pipes(tmp_path: Path) -> None:
 
 @pytest.fixture
 def address() -> Iterator[str]:
-    """The README's server, on a port that is free here."""
-    command = block("bash", "jaxpool serve").replace("--port 8000", "--port 0").split()
+    """The README's server, on a port that is free here; short texts only, so that it is warm in seconds."""
+    command = block("bash", "jaxpool serve").replace("--port 8000", "--port 0 --max-model-len 32").split()
     with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as server:
         try:
             assert server.stderr is not None
