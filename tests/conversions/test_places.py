@@ -106,7 +106,7 @@ EXPERT = "model.layers.3.feed_forward.experts.1.up_proj.weight"
         (lambda t: t.pop(EXPERT), r"1 missing tensors: layers\.3\.feed_forward\.experts\.1\.up_proj\.weight or"),
         (
             lambda t: t.update({EXPERT.replace("experts.1", "experts.3"): t[EXPERT]}),
-            r"1 tensors that no rule uses: .*experts\.3\.up_proj\.weight \(the configuration has no expert 3 in layer 3",
+            r"1 tensors that no rule uses: .*experts\.3\.up_proj\.weight \(the configuration has no expert 3 in",
         ),
         (
             lambda t: t.update({EXPERT.replace("layers.3", "layers.4"): t[EXPERT]}),
