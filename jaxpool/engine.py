@@ -8,7 +8,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -34,10 +34,14 @@ class Row:
     activated: bool = True
 
 
+Results = np.ndarray | list[np.ndarray]
+"""float32 ``[rows, labels]``; for tasks of tokens one ``[tokens, labels]`` per row. Embeddings: width for labels."""
+
+
 class _Work(NamedTuple):
     rows: Sequence[Row]
     bucket: Bucket
-    future: Future[np.ndarray]
+    future: Future[Any]
 
 
 class Engine:
@@ -71,7 +75,8 @@ class Engine:
         ]
         for thread in self._threads:
             thread.start()
-        self._stop = weakref.finalize(self, _stop, self._todo, programs)
+        # Also runs when the interpreter ends: a thread still inside XLA then would abort the process.
+        self._stop = weakref.finalize(self, _stop, self._todo, programs, self._threads)
 
     @property
     def compiles(self) -> int:
@@ -83,7 +88,7 @@ class Engine:
         self.programs.ensure(self.buckets)
         self.programs.seal()
 
-    def submit(self, rows: Sequence[Row], bucket: Bucket) -> Future[np.ndarray]:
+    def submit(self, rows: Sequence[Row], bucket: Bucket) -> Future[Any]:
         """Queues one batch.
 
         Args:
@@ -91,10 +96,10 @@ class Engine:
             bucket: one of ``buckets``.
 
         Returns:
-            A future of float32 ``[len(rows), labels]``. Cancelling it before its turn costs nothing. It fails with
+            A future of ``Results``. Cancelling it before its turn costs nothing. It fails with
             EngineError if the engine is closed.
         """
-        future: Future[np.ndarray] = Future()
+        future: Future[Any] = Future()
         if not self._stop.alive:
             future.set_exception(EngineError("the engine is closed"))
         elif not 0 < len(rows) <= bucket.rows or max(len(row.ids) for row in rows) > bucket.length:
@@ -103,7 +108,7 @@ class Engine:
             self._todo.put(_Work(rows, bucket, future))
         return future
 
-    def run(self, rows: Sequence[Row], progress: Callable[[int], object] | None = None) -> np.ndarray:
+    def run(self, rows: Sequence[Row], progress: Callable[[int], object] | None = None) -> Any:
         """Scores of any number of rows, planned into batches.
 
         Args:
@@ -111,7 +116,7 @@ class Engine:
             progress: called with the number of rows of each finished batch.
 
         Returns:
-            float32 ``[len(rows), labels]`` in the order of ``rows``.
+            ``Results`` in the order of ``rows``.
 
         Raises:
             EngineError: or whatever else the first failing batch raised.
@@ -120,28 +125,31 @@ class Engine:
         batches = plan(lengths, self.buckets, self.cost, self.programs.ready(), self.programs.sealed)
         self.programs.ensure({batch.bucket for batch in batches})
         futures = [self.submit([rows[i] for i in batch.rows], batch.bucket) for batch in batches]
-        result = np.empty((len(rows), self.spec.num_labels), np.float32)
+        found: list[np.ndarray] = [np.empty(0)] * len(rows)
         try:
             for batch, future in zip(batches, futures):
-                result[batch.rows] = future.result()
+                for row, values in zip(batch.rows, future.result()):
+                    found[row] = values
                 if progress is not None:
                     progress(len(batch.rows))
         finally:
             for future in futures:
                 future.cancel()
-        return result
+        if self.spec.per_token:
+            return found
+        return np.stack(found) if found else np.empty((0, self.spec.num_labels), np.float32)
 
     def close(self) -> None:
         """Finishes what was submitted, then stops the threads. Safe to call twice."""
         self._stop()
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                thread.join()
 
 
-def _stop(todo: queue.SimpleQueue[_Work | None], programs: Programs) -> None:
+def _stop(todo: queue.SimpleQueue[_Work | None], programs: Programs, threads: list[threading.Thread]) -> None:
     todo.put(None)
     programs.close()
+    for thread in threads:
+        if thread is not threading.current_thread():  # garbage may be collected in either of them
+            thread.join()
 
 
 def _dispatch(
@@ -171,10 +179,14 @@ def _dispatch(
 
 
 def _fetch(running: queue.Queue[tuple[_Work, jax.Array] | None]) -> None:
-    """Waits for results and hands them over, padding rows dropped; never starts anything."""
+    """Waits for results and hands them over, padding cut off; never starts anything."""
     while (item := running.get()) is not None:
         work, out = item
         try:
-            work.future.set_result(np.asarray(out)[: len(work.rows)])
+            values = np.asarray(out)[: len(work.rows)]
+            per_token = values.ndim == 3
+            work.future.set_result(
+                [one[: len(row.ids)].copy() for one, row in zip(values, work.rows)] if per_token else values
+            )
         except BaseException as error:
             work.future.set_exception(error)
