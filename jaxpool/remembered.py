@@ -94,7 +94,8 @@ def _save(path: Path, config: Any, vocabulary: Vocabulary | None) -> None:
         data["special"] = vocabulary.backend.encode_special_tokens
     try:
         data["defaults"] = _values(type(config)(), {name.name for name in fields(config)})
-        data["values"] = _values(config, {name for name in dir(config) if name[0] != "_"} - DEPRECATED)
+        public = {name for name in dir(config) if name[0] != "_"}
+        data["values"] = _values(config, (public | data["defaults"].keys()) - DEPRECATED)
         text = json.dumps(data)
         with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
             file.write(text)

@@ -13,6 +13,7 @@ from jaxpool.models.decoder import AttentionKind, Decoder, DecoderConfig, MlpKin
 from jaxpool.models.mlp import MlpConfig
 from jaxpool.models.norms import NormConfig
 from jaxpool.ops.rope import Rope
+from jaxpool.pooling import Pooling
 from jaxpool_conversions.families import Family, HeadStyle
 from jaxpool_conversions.families.fields import Fields
 from jaxpool_conversions.families.rope import rope
@@ -72,11 +73,25 @@ def attention_like(fields: Fields, switches: Switches) -> AttentionConfig:
         "head_size": head_size,
         "scale": head_size**-0.5,
         # vLLM's switch, honoured here as well: a decoder used as a bidirectional encoder.
-        "causal": fields.get("is_causal", True),
+        "causal": fields.get("is_causal", True) and not _bidirectional(fields),
         "qkv_bias": False,
         "out_bias": False,
     }
     return AttentionConfig(**usual | dict(switches))
+
+
+def _bidirectional(fields: Fields) -> bool:
+    """Whether the class is a decoder made an encoder (``LlamaBidirectionalForSequenceClassification``)."""
+    return any("Bidirectional" in name for name in fields.get("architectures") or ())
+
+
+def _head(fields: Fields) -> HeadStyle:
+    if not _bidirectional(fields):
+        return HeadStyle("LAST")
+    fields.require("temperature", None, 1.0)
+    kinds: dict[str, Pooling] = {"avg": "MEAN", "cls": "CLS", "last": "LAST"}
+    fields.require("pooling", *kinds)
+    return HeadStyle(kinds[fields.get("pooling", "avg")])
 
 
 def layer_windows(fields: Fields) -> tuple[int | None, ...]:
@@ -210,7 +225,7 @@ def family(
         name="decoder",
         backbone=Decoder,
         config=config,
-        head=lambda _: HeadStyle("LAST"),
+        head=_head,
         table=table if isinstance(table, Table) else Table(prefix="", rules=()),
         table_of=None if isinstance(table, Table) else table,
         prefix_class=prefix_class,

@@ -46,8 +46,8 @@ class Fields:
 
     def get(self, name: str, default: Any = None) -> Any:
         """The field's value; ``default`` where the config class has no such field."""
-        # Some classes offer a field under a second name.
-        self._read.add(getattr(self._config, "attribute_map", {}).get(name, name))
+        name = getattr(self._config, "attribute_map", {}).get(name, name)  # a second name for a field
+        self._read.add(name)
         return getattr(self._config, name, default)
 
     def require(self, name: str, *allowed: Any) -> None:

@@ -15,7 +15,6 @@ NOT_YET: dict[str, str] = {
     "bigbird_pegasus": "its encoder attends to random blocks, chosen anew at every call",
     "canine": "it reads characters, hashes them and downsamples by convolution",
     "cohere_compass_text": _RARE,
-    "ctrl": _RARE,
     "diffllama": _RARE,
     "doge": _RARE,
     "esmc": _RARE,
