@@ -17,6 +17,7 @@ from jaxpool_conversions.rules import Ignore, Rule, Table
 
 SIDES = ("encoder", "decoder")
 
+
 def _token(fields: Fields, name: str) -> int:
     """A token id that transformers would fail without."""
     token = fields.get(name)
