@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from jaxpool.outputs import (
         ClassificationOutput,
         ClassificationRequestOutput,
+        EmbeddingOutput,
+        EmbeddingRequestOutput,
         PoolingOutput,
         PoolingRequestOutput,
         ScoringOutput,
@@ -44,6 +46,8 @@ __all__ = [
     "ClassificationOutput",
     "ClassificationRequestOutput",
     "ConfigError",
+    "EmbeddingOutput",
+    "EmbeddingRequestOutput",
     "EngineError",
     "InputFileError",
     "JaxpoolError",

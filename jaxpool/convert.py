@@ -80,6 +80,7 @@ def convert(
 
     from jaxpool import __version__, sharding
     from jaxpool.checkpoint import locate, read_config
+    from jaxpool.labels import of_text
     from jaxpool.loading import head_source, stored_dtype
     from jaxpool.programs import abstract
     from jaxpool.resolve import resolve
@@ -92,7 +93,7 @@ def convert(
     if is_store(folder):
         raise ValidationError(f"{source} is a converted store already; convert its original checkpoint instead")
     config = read_config(folder, hf_overrides)
-    tokenizer = read_tokenizer(folder) if getattr(config, "classifier_from_token", None) else None
+    tokenizer = read_tokenizer(folder) if of_text(config, "classifier_from_token") else None
     with Reader(folder) as reader:
         spec = resolve(
             config,
@@ -113,10 +114,13 @@ def convert(
         "table": fingerprint(spec.family.table),
     }
     # What was decided here is written down, so that the store needs no flags.
-    if not spec.architecture.endswith("ForSequenceClassification"):
+    if not spec.num_labels:
+        config.architectures = [f"{spec.family.prefix_class}Model"]
+    elif not spec.architecture.endswith(("ForSequenceClassification", "ForTokenClassification")):
         config.architectures = [f"{spec.family.prefix_class}ForSequenceClassification"]
-    config.id2label = dict(enumerate(spec.labels))
-    config.label2id = {label: index for index, label in config.id2label.items()}
+    if spec.labels:
+        config.id2label = dict(enumerate(spec.labels))
+        config.label2id = {label: index for index, label in config.id2label.items()}
     config.dtype = spec.dtype
     with _replacing(target) as new:
         write_store(new, leaves, spec.source, meta, folder)

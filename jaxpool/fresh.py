@@ -85,6 +85,9 @@ def open_for_training(
         if hasattr(config, stale):
             delattr(config, stale)
     config.problem_type = "single_label_classification"
+    # A classifier of tokens has no pooler; what is trained classifies texts.
+    suffixes = ("ForTokenClassification", "ForSequenceClassification")
+    config.architectures = [name.replace(*suffixes) for name in config.architectures or []]
     reader, fresh = ReaderWithHead(folder), False
 
     def source(family: Family, _: int | None, width: int) -> HeadSource:

@@ -1,4 +1,4 @@
-"""``LLM``: vLLM's offline interface to classification, over an engine."""
+"""``LLM``: vLLM's offline interface to classification and embeddings, over an engine."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from jaxpool.engine_args import check_engine_args
 from jaxpool.errors import EngineError, ValidationError
 from jaxpool.outputs import (
     ClassificationRequestOutput,
+    EmbeddingRequestOutput,
     PoolingOutput,
     PoolingRequestOutput,
     ScoringRequestOutput,
@@ -38,7 +40,7 @@ class LLM:
         model: checkpoint folder, hub id, folder written by ``jaxpool convert``, or None for the embedded
             English sentiment model.
         runner: "auto" or "pooling".
-        convert: "auto", or "classify" to make a classifier of a causal language model.
+        convert: "auto"; "classify" to make a classifier of a language model; "embed" for embeddings.
         tokenizer: folder or hub id of another tokenizer.
         skip_tokenizer_init: load none; prompts are token ids then.
         trust_remote_code: accepted; a checkpoint's own code is never run.
@@ -58,11 +60,11 @@ class LLM:
         **engine_args: vLLM's other engine arguments; see ``jaxpool.engine_args`` for what becomes of each.
 
     Attributes:
-        labels: the model's label names, in the order of ``probs``.
+        labels: the model's label names, in the order of ``probs``; empty for embeddings.
         tokenizer: prompts to token ids.
         engine: weights and programs on the devices.
         supported_tasks: tasks of the architecture.
-        pooling_task: the one task that is served, "classify".
+        pooling_task: the one task that is served: "classify", "token_classify", "embed" or "token_embed".
 
     Raises:
         CheckpointError: or one of its kin: the checkpoint cannot be opened.
@@ -133,7 +135,7 @@ class LLM:
             lower=lower_cases(words),
             absent=f"Texts cannot be read because {absent}; pass token ids, or name a tokenizer=….",
         )
-        self._words = words
+        self._words, self._name = words, folder.name if model is None or Path(model).is_dir() else str(model)
         self._hf_tokenizer: Any = None
         self._ids = itertools.count()
         self._closed = False
@@ -167,7 +169,8 @@ class LLM:
                 the prompt.
             EngineError: computing failed, or a result is not finite.
         """
-        params = broadcast(pooling_params, prompts := split(prompts), "classify", lora_request)
+        task = tasks.check("classify", self.pooling_task, self.supported_tasks)
+        params = broadcast(pooling_params, prompts := split(prompts), task, lora_request)
         outputs = self._run(prompts, params, use_tqdm, tokenization_kwargs)
         return [
             ClassificationRequestOutput.from_base(output, self.labels, self._threshold(self._activated(one)))
@@ -186,15 +189,19 @@ class LLM:
     ) -> list[PoolingRequestOutput[PoolingOutput]]:
         """As ``classify``, but the bare numbers: ``outputs.data`` is float32 ``[labels]``.
 
+        For "token_classify" they are ``[tokens, labels]``, for "embed" ``[width]``, for "token_embed"
+        ``[tokens, width]``.
+
         Args:
             prompts, pooling_params, use_tqdm, lora_request, tokenization_kwargs: as in ``classify``.
-            pooling_task: "classify".
+            pooling_task: the task that this model serves, see ``pooling_task`` of the class.
 
         Raises:
             ValidationError: also where ``pooling_task`` is missing or not served.
         """
         task = tasks.check(pooling_task, self.pooling_task, self.supported_tasks)
-        params = broadcast(pooling_params, prompts := split(prompts), task, lora_request)
+        steps = self.engine.spec.steps
+        params = broadcast(pooling_params, prompts := split(prompts), task, lora_request, steps)
         return self._run(prompts, params, use_tqdm, tokenization_kwargs)
 
     def score(
@@ -209,7 +216,7 @@ class LLM:
         tokenization_kwargs: dict[str, Any] | None = None,
         chat_template: str | None = None,
     ) -> list[ScoringRequestOutput]:
-        """How well pairs of texts match, by a model of one label (a cross-encoder).
+        """How well pairs of texts match, by a model of one label (a cross-encoder) or by embeddings (their cosine).
 
         Args:
             data_1: one text for all of ``data_2``, or as many.
@@ -220,18 +227,28 @@ class LLM:
         Raises:
             ValidationError: the model has several labels, or the numbers of texts do not match.
         """
-        if len(self.labels) != 1:
+        embeds = self.pooling_task == "embed"
+        if len(self.labels) != 1 and not embeds:
             raise ValidationError(tasks.ONE_LABEL)
         if chat_template is not None:
             raise NotImplementedError("jaxpool scores plain pairs of texts; render the template yourself.")
         first, second = ([data] if isinstance(data, str) else list(data) for data in (data_1, data_2))
-        first *= len(second) if len(first) == 1 else 1
-        if not second or len(first) != len(second):
+        if not second or len(first) not in (1, len(second)):
             raise ValidationError("Input lengths must be either 1:1, 1:N or N:N")
+        if embeds:
+            texts = [*first, *second]
+            params = broadcast(pooling_params, texts, "embed", lora_request)
+            outputs = self._run(texts, params, use_tqdm, tokenization_kwargs)
+            left, right = outputs[: len(first)], outputs[len(first) :]
+            left *= len(second) if len(first) == 1 else 1
+            pad = getattr(self.tokenizer.vocabulary, "pad_token_id", None)
+            return [ScoringRequestOutput.of_embeddings(one, two, pad) for one, two in zip(left, right)]
+        task = tasks.check("classify", self.pooling_task, self.supported_tasks)
+        first *= len(second) if len(first) == 1 else 1
         prompts: list[Any] = [{"prompt": one, "text_pair": two} for one, two in zip(first, second)]
         if self.engine.spec.source.rows is not None:  # a language model reads one text, not a pair
             prompts = [one + two for one, two in zip(first, second)]
-        params = broadcast(pooling_params, prompts, "classify", lora_request)
+        params = broadcast(pooling_params, prompts, task, lora_request)
         return [
             ScoringRequestOutput.from_base(output)
             for output in self._run(prompts, params, use_tqdm, tokenization_kwargs)
@@ -245,9 +262,20 @@ class LLM:
         pooling_params: Params = None,
         lora_request: Adapters = None,
         tokenization_kwargs: dict[str, Any] | None = None,
-    ) -> list[Any]:
-        """Raises ValidationError: a classifier has no embeddings."""
-        raise ValidationError(tasks.NO_EMBEDDING)
+    ) -> list[EmbeddingRequestOutput]:
+        """One vector per prompt: ``outputs.embedding``, of length one unless ``use_activation=False``.
+
+        Args:
+            prompts, use_tqdm, pooling_params, lora_request, tokenization_kwargs: as in ``classify``;
+                ``PoolingParams(dimensions=…)`` cuts the vectors where the checkpoint says that it was trained so.
+
+        Raises:
+            ValidationError: as ``classify`` does, and where the model serves no embeddings.
+        """
+        task = tasks.check("embed", self.pooling_task, self.supported_tasks)
+        params = broadcast(pooling_params, prompts := split(prompts), task, lora_request)
+        outputs = self._run(prompts, params, use_tqdm, tokenization_kwargs)
+        return [EmbeddingRequestOutput.from_base(output) for output in outputs]
 
     def generate(self, *_args: Any, **_kwargs: Any) -> list[Any]:
         """Raises ValidationError: a classifier generates nothing."""
@@ -295,8 +323,12 @@ class LLM:
         """Tokenises everything, then computes everything; outputs in the order of ``prompts``."""
         if self._closed:
             raise EngineError("This LLM is closed; make a new one.")
+        from jaxpool import refine
         from jaxpool.engine import Row
 
+        spec = self.engine.spec
+        for param in params:
+            refine.check(spec, self._name, param)
         encoded = self.tokenizer.encode(prompts, tokenization_kwargs)
         rows = [Row(one.ids, one.types, self._activated(param)) for one, param in zip(encoded, params)]
         bar = _bar(use_tqdm, len(rows))
@@ -305,17 +337,26 @@ class LLM:
         finally:
             if bar is not None:
                 bar.close()
-        finite = np.isfinite(scores).all(axis=1)
-        if not finite.all():
-            index = int(np.flatnonzero(~finite)[0])
-            raise EngineError(
-                f"The scores of prompt {index} are not finite: {scores[index].tolist()}. The weights are "
-                "damaged, or the dtype overflows (try dtype='float32')."
-            )
+        _check_finite(scores)
+        if spec.steps or spec.matryoshka is not None:
+            scores = [refine.wanted(spec, *parts) for parts in zip(params, rows, scores)]
         return [
             PoolingRequestOutput(str(next(self._ids)), PoolingOutput(score), list(one.ids))
             for score, one in zip(scores, encoded)
         ]
+
+
+def _check_finite(scores: np.ndarray | list[np.ndarray]) -> None:
+    if isinstance(scores, np.ndarray):
+        finite = np.isfinite(scores).all(axis=1)
+    else:
+        finite = np.array([np.isfinite(score).all() for score in scores])
+    if not finite.all():
+        index = int(np.flatnonzero(~finite)[0])
+        raise EngineError(
+            f"The scores of prompt {index} are not finite: {scores[index].tolist()}. The weights are "
+            "damaged, or the dtype overflows (try dtype='float32')."
+        )
 
 
 def _bar(use_tqdm: bool | Callable[..., Any], total: int) -> Any:

@@ -12,11 +12,12 @@ from jaxpool import sharding
 from jaxpool.buckets import CostModel, grid
 from jaxpool.engine import Engine
 from jaxpool.errors import ConfigError, ValidationError
+from jaxpool.labels import of_text
 from jaxpool.params import PoolerConfig
 from jaxpool.programs import Programs, abstract, enable_cache
 from jaxpool.resolve import Spec, resolve
 from jaxpool_conversions.families import Family
-from jaxpool_conversions.heads import find_head
+from jaxpool_conversions.heads import FROM_2_WAY_SOFTMAX, find_head
 from jaxpool_conversions.load import load
 from jaxpool_conversions.reader import Reader
 from jaxpool_conversions.rules import HeadSource
@@ -148,8 +149,9 @@ def head_source(
         from jaxpool_conversions.store import read_head
 
         return read_head(folder)
-    tokens = getattr(config, "classifier_from_token", None)
-    method = getattr(config, "method", None)
+    tokens, method = of_text(config, "classifier_from_token"), of_text(config, "method")
+    if tokens is not None and method is None and of_text(config, "is_original_qwen3_reranker"):
+        method = FROM_2_WAY_SOFTMAX
     return find_head(
         reader,
         family.table,

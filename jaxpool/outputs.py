@@ -16,7 +16,8 @@ class PoolingOutput:
     """The pooled result of one prompt.
 
     Attributes:
-        data: float32, ``[labels]``: probabilities, or logits where the activation is off.
+        data: float32, ``[labels]``: probabilities, or logits where the activation is off. For tasks of tokens
+            ``[tokens, labels]``, special tokens included; for embeddings, their width instead of labels.
     """
 
     data: np.ndarray
@@ -122,6 +123,49 @@ class ClassificationRequestOutput(PoolingRequestOutput[ClassificationOutput]):
         )
 
 
+@dataclass(repr=False)
+class EmbeddingOutput:
+    """The embedding of one prompt.
+
+    Attributes:
+        embedding: the vector, of length one where the activation is on.
+    """
+
+    embedding: list[float]
+
+    @property
+    def hidden_size(self) -> int:
+        """Size of the vector."""
+        return len(self.embedding)
+
+    def __repr__(self) -> str:
+        return f"EmbeddingOutput(hidden_size={self.hidden_size})"
+
+    @staticmethod
+    def from_base(pooling_output: PoolingOutput) -> EmbeddingOutput:
+        """From a pooler's vector, which must have one axis, else ValidationError."""
+        data = np.asarray(pooling_output.data)
+        if data.ndim != 1:
+            raise ValidationError("pooled_data should be a 1-D embedding vector")
+        return EmbeddingOutput(data.tolist())
+
+
+class EmbeddingRequestOutput(PoolingRequestOutput[EmbeddingOutput]):
+    """``PoolingRequestOutput`` of ``LLM.embed``."""
+
+    @staticmethod
+    def from_base(request_output: PoolingRequestOutput[PoolingOutput]) -> EmbeddingRequestOutput:
+        """Rewraps a pooling result; see ``EmbeddingOutput.from_base``."""
+        return EmbeddingRequestOutput(
+            request_id=request_output.request_id,
+            outputs=EmbeddingOutput.from_base(request_output.outputs),
+            prompt_token_ids=request_output.prompt_token_ids,
+            num_cached_tokens=request_output.num_cached_tokens,
+            finished=request_output.finished,
+            error=request_output.error,
+        )
+
+
 @dataclass
 class ScoringOutput:
     """How well two texts match.
@@ -143,4 +187,17 @@ class ScoringRequestOutput(PoolingRequestOutput[ScoringOutput]):
             request_id=request_output.request_id,
             outputs=ScoringOutput(float(np.asarray(request_output.outputs.data).item())),
             prompt_token_ids=request_output.prompt_token_ids,
+        )
+
+    @staticmethod
+    def of_embeddings(
+        one: PoolingRequestOutput[PoolingOutput], two: PoolingRequestOutput[PoolingOutput], pad_token: int | None
+    ) -> ScoringRequestOutput:
+        """The cosine of two embeddings; token ids are those of both texts with a padding token between them."""
+        a, b = np.asarray(one.outputs.data), np.asarray(two.outputs.data)
+        between = [] if pad_token is None else [pad_token]
+        return ScoringRequestOutput(
+            request_id=f"{one.request_id}_{two.request_id}",
+            outputs=ScoringOutput(float(a @ b / np.maximum(np.linalg.norm(a) * np.linalg.norm(b), 1e-8))),
+            prompt_token_ids=one.prompt_token_ids + between + two.prompt_token_ids,
         )

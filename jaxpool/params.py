@@ -41,13 +41,14 @@ def _check_flag(name: str, value: object) -> None:
 
 @dataclass(repr=False)
 class PoolingParams:
-    """Options of one classification request.
+    """Options of one request.
 
     Attributes:
-        use_activation: apply softmax or sigmoid to the logits; None follows the model's ``PoolerConfig``.
-        dimensions: of embeddings; not for classification.
-        step_tag_id: STEP pooling only.
-        returned_token_ids: STEP pooling only.
+        use_activation: apply softmax or sigmoid to logits, length one to embeddings; None follows the model's
+            ``PoolerConfig``.
+        dimensions: size to cut embeddings to; not for classification.
+        step_tag_id: STEP pooling only: the token whose results are kept.
+        returned_token_ids: STEP pooling only; must be the ``PoolerConfig``'s, for which programs are compiled.
         task: set by the method called; a different value than the method's is an error.
         requires_token_ids: accepted for compatibility, without effect.
         skip_reading_prefix_cache: accepted for compatibility, without effect.
@@ -99,15 +100,18 @@ class PoolingParams:
         """A deep copy."""
         return copy.deepcopy(self)
 
-    def for_task(self, task: str) -> PoolingParams:
-        """A copy pinned to ``task``; ValidationError where it asks for what ``task`` does not have."""
+    def for_task(self, task: str, steps: bool = False) -> PoolingParams:
+        """A copy pinned to ``task``; ValidationError where it asks for what ``task`` (or other than STEP) lacks."""
         if self.task is not None and self.task != task:
             raise ValidationError(f"You cannot overwrite param.task={self.task!r} with pooling_task={task!r}!")
-        for names, quote in ((("dimensions",), "'"), (("step_tag_id", "returned_token_ids"), "")):
+        embeds = task in ("embed", "token_embed")
+        allowed = ["dimensions", "use_activation"] if embeds else ["use_activation"]
+        step = () if steps else ("step_tag_id", "returned_token_ids")
+        for names, quote in (((() if embeds else ("dimensions",)), "'"), (step, "")):
             unsupported = [name for name in names if getattr(self, name) is not None]
             if unsupported:
                 raise ValidationError(
-                    f"Task {quote}{task}{quote} only supports ['use_activation'] parameters, "
+                    f"Task {quote}{task}{quote} only supports {allowed} parameters, "
                     f"does not support {unsupported} parameters"
                 )
         pinned = self.clone()
@@ -120,19 +124,19 @@ class PoolerConfig:
     """How a model pools hidden states and treats logits; None means the checkpoint's own default.
 
     Attributes:
-        task: pins the served task (``classify``).
+        task: pins the served task: classify, token_classify, embed or token_embed.
         pooling_type: short for one of the next two.
         seq_pooling_type: CLS, LAST or MEAN: one vector per text.
         tok_pooling_type: ALL or STEP: one vector per token.
         use_activation: default of requests that do not say.
         enable_flash_late_interaction: accepted for compatibility, without effect.
-        dimensions: embedding only.
+        dimensions: embedding only: size to cut to unless the request says otherwise.
         enable_chunked_processing: embedding only.
         max_embed_len: embedding only.
         logit_mean: subtracted from the logits, before the activation and also without one.
         logit_sigma: divides the logits after ``logit_mean`` is taken off; not 0.
-        step_tag_id: STEP pooling only.
-        returned_token_ids: STEP pooling only.
+        step_tag_id: STEP pooling only: the token whose results are kept; None keeps all.
+        returned_token_ids: STEP pooling only: the logits that are kept, before the activation; None keeps all.
     """
 
     task: str | None = None
@@ -222,8 +226,10 @@ Params = PoolingParams | Sequence[PoolingParams] | None
 Adapters = list[LoRARequest] | LoRARequest | None
 
 
-def broadcast(params: Params, prompts: Sequence[Any], task: str, adapters: Adapters) -> list[PoolingParams]:
-    """One ``PoolingParams`` per prompt, pinned to ``task``.
+def broadcast(
+    params: Params, prompts: Sequence[Any], task: str, adapters: Adapters, steps: bool = False
+) -> list[PoolingParams]:
+    """One ``PoolingParams`` per prompt, pinned to ``task``; ``steps`` says whether tokens are STEP-pooled.
 
     Raises:
         ValidationError: counts differ, an option is not for ``task``, or an adapter is asked for.
@@ -236,9 +242,9 @@ def broadcast(params: Params, prompts: Sequence[Any], task: str, adapters: Adapt
         if adapter is not None:
             raise ValidationError(f"Got lora_request {adapter} but LoRA is not enabled!")
     if params is None or isinstance(params, PoolingParams):
-        return [(params or PoolingParams()).for_task(task)] * count
+        return [(params or PoolingParams()).for_task(task, steps)] * count
     if not isinstance(params, Sequence) or not all(isinstance(one, PoolingParams) for one in params):
         raise TypeError(f"pooling_params should be a PoolingParams or a list of them, got {type(params).__name__}.")
     if len(params) != count:
         raise ValidationError(f"The lengths of prompts ({count}) and params ({len(params)}) must be the same.")
-    return [one.for_task(task) for one in params]
+    return [one.for_task(task, steps) for one in params]

@@ -11,7 +11,9 @@ import jax
 import jax.numpy as jnp
 
 Pooling = Literal["CLS", "LAST", "MEAN", "EOS"]
-Activation = Literal["classify", "sigmoid", "softmax", "identity", "tanh", "relu", "gelu", "silu", "softplus", "elu"]
+Activation = Literal[
+    "classify", "normalize", "sigmoid", "softmax", "identity", "tanh", "relu", "gelu", "silu", "softplus", "elu"
+]
 
 _ELEMENTWISE = {
     "sigmoid": jax.nn.sigmoid,
@@ -60,7 +62,12 @@ def calibrate(logits_BC: jax.Array, mean: float | None, sigma: float | None) -> 
 
 
 def activate(logits_BC: jax.Array, kind: Activation) -> jax.Array:
-    """Scores from logits. ``classify`` is softmax over the labels, or a sigmoid if there is only one."""
+    """Scores from logits, or embeddings from hidden states; the last axis is that of labels.
+
+    ``classify`` is softmax over the labels, or a sigmoid if there is only one; ``normalize`` scales to length one.
+    """
+    if kind == "normalize":
+        return logits_BC / jnp.maximum(jnp.linalg.norm(logits_BC, axis=-1, keepdims=True), 1e-12)
     if kind == "softmax" or (kind == "classify" and logits_BC.shape[-1] > 1):
         return jax.nn.softmax(logits_BC, axis=-1)
     return _ELEMENTWISE["sigmoid" if kind == "classify" else kind](logits_BC)

@@ -55,10 +55,15 @@ def abstract(spec: Spec, platform: str = "cpu") -> Classifier:
 
 
 def logits(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
-    """Raw logits, float32 ``[B, C]``: backbone, pooling, head (or head, then pooling, where the model is ``late``)."""
+    """Raw logits, float32 ``[B, C]``, or ``[B, T, C]`` where each token has its own; embeddings where there is no head.
+
+    Backbone, pooling, head; or head, then pooling, where the model is ``late``; or no pooling for tokens.
+    """
     # On accelerators float32 matmuls are rounded to bfloat16 or TF32 passes unless this is said.
     with jax.default_matmul_precision("float32" if spec.dtype == "float32" else "default"):
         hidden_BTD = model.backbone(inputs.ids, inputs.types, inputs.lengths)
+    if spec.per_token:
+        return model.head(hidden_BTD, last_only=spec.last_only)
     ends_BT = None if spec.eos_token is None else inputs.ids == spec.eos_token
     if spec.late:
         return pool(model.head(hidden_BTD), inputs.lengths, spec.pooling, ends_BT)
@@ -66,9 +71,14 @@ def logits(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
 
 
 def scores(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
-    """What leaves the device, float32 ``[B, C]``: calibrated logits, activated in the rows that want it."""
-    logits_BC = calibrate(logits(model, inputs, spec), spec.logit_mean, spec.logit_sigma)
-    return jnp.where(inputs.activated[:, None], activate(logits_BC, spec.activation), logits_BC)
+    """What leaves the device, shaped as ``logits``: calibrated, and activated in the rows that want it."""
+    values = logits(model, inputs, spec)
+    if spec.columns is not None:
+        values = values[..., np.array(spec.columns)]
+    if spec.num_labels:
+        values = calibrate(values, spec.logit_mean, spec.logit_sigma)
+    wanted = inputs.activated.reshape(-1, *(1,) * (values.ndim - 1))
+    return jnp.where(wanted, activate(values, spec.activation), values)
 
 
 class Programs:
@@ -159,7 +169,7 @@ class Programs:
             return frozenset(b for b, f in self._one.items() if f.done() and not f.cancelled() and not f.exception())
 
     def __call__(self, bucket: Bucket, leaves: list[jax.Array], inputs: Inputs) -> jax.Array:
-        """Runs one batch; returns at once with float32 ``[rows, labels]`` still being computed."""
+        """Runs one batch; returns at once with what ``scores`` is still computing."""
         return self.start((bucket,))[0].result()(leaves, inputs)
 
     def close(self) -> None:

@@ -3,36 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
-from jaxpool.errors import ConfigError, ValidationError
+from jaxpool.errors import ConfigError, MissingHeadError, ValidationError
+from jaxpool.labels import Problem, activation_of, declared_labels, label_names, problem_of, refuse_quantised
 from jaxpool.models.classifier import HeadConfig
 from jaxpool.params import PoolerConfig
 from jaxpool.pooling import Activation, Pooling
+from jaxpool.sentence_files import is_sentence_embedder, read_sentence_embedder
+from jaxpool.tasks import Task, choose, kind_of
 from jaxpool_conversions.families import Family, HeadStyle, find
 from jaxpool_conversions.families.fields import Fields
-from jaxpool_conversions.rules import HeadSource
-
-Problem = Literal["single", "multi", "regression"]
-
-SUFFIXES: tuple[tuple[str, str, str], ...] = (
-    ("ForCausalLM", "generate", "none"),
-    ("ForConditionalGeneration", "generate", "none"),
-    ("ChatModel", "generate", "none"),
-    ("LMHeadModel", "generate", "none"),
-    ("ForTextEncoding", "pooling", "embed"),
-    ("EmbeddingModel", "pooling", "embed"),
-    ("ForSequenceClassification", "pooling", "classify"),
-    ("ForTokenClassification", "pooling", "classify"),
-    ("ClassificationModel", "pooling", "classify"),
-    ("ForRewardModeling", "pooling", "embed"),
-    ("RewardModel", "pooling", "embed"),
-    ("Model", "pooling", "embed"),
-)
-"""Architecture suffix -> (runner, convert); the first match decides, as in vLLM."""
+from jaxpool_conversions.heads import has_pooler, headless
+from jaxpool_conversions.rules import NO_HEAD, HeadSource
 
 LENGTH_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
 """Config fields that may bound the text length, in tokens; the smallest counts."""
@@ -45,30 +31,18 @@ _DTYPES = {
     "bfloat16": "bfloat16",
 }
 
-_TORCH_ACTIVATIONS: dict[str, Activation] = {
-    "Identity": "identity",
-    "Sigmoid": "classify",  # vLLM's reading: softmax from two labels on
-    "Softmax": "classify",
-    "Tanh": "tanh",
-    "ReLU": "relu",
-    "GELU": "gelu",
-    "SiLU": "silu",
-    "Softplus": "softplus",
-    "ELU": "elu",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """One classifier, fully decided.
+    """One model, fully decided.
 
     Attributes:
         architecture: class name from ``config.json``.
-        family: its family.
+        family: its family, with the conversion table of this task.
         config: the family's config dataclass (``BertConfig`` …).
-        head: shape of the head.
+        head: shape of the head; without labels for embeddings.
         source: where the head's last layer comes from in the checkpoint.
-        pooling: CLS, LAST, MEAN or EOS.
+        pooling: CLS, LAST, MEAN or EOS; of no effect on tasks of tokens.
         activation: applied to logits where the request wants it.
         use_activation: whether a request that does not say wants it.
         logit_mean, logit_sigma: calibration, or None.
@@ -78,6 +52,14 @@ class Spec:
         dtype: compute and storage dtype of the backbone (``float32`` or ``bfloat16``).
         eos_token: whose last occurrence EOS pooling reads.
         late: whether the head reads every token and its logits are pooled.
+        task: the one task that is served.
+        supported_tasks: tasks that could be served.
+        last_only: whether tokens skip what stands before the head's last layer (a pooler, made for one vector a text).
+        steps: whether STEP pooling keeps only some tokens.
+        step_token: which those are, or None for all.
+        columns: logits (or hidden units) that are kept, in this order; None for all.
+        matryoshka: sizes that embeddings may be cut to, empty for any; None if they may not.
+        dimensions: size they are cut to unless the request says otherwise; None for no cut.
     """
 
     architecture: str
@@ -96,13 +78,24 @@ class Spec:
     dtype: str
     eos_token: int | None = None
     late: bool = False
-    task: str = "classify"
-    supported_tasks: tuple[str, ...] = ("classify", "token_classify")
+    task: Task = "classify"
+    supported_tasks: tuple[Task, ...] = ("classify", "token_classify")
+    last_only: bool = False
+    steps: bool = False
+    step_token: int | None = None
+    columns: tuple[int, ...] | None = None
+    matryoshka: tuple[int, ...] | None = None
+    dimensions: int | None = None
 
     @property
     def num_labels(self) -> int:
-        """Number of labels."""
+        """Number of labels; 0 for embeddings."""
         return self.head.labels
+
+    @property
+    def per_token(self) -> bool:
+        """Whether every token has its own vector of results."""
+        return self.task.startswith("token_")
 
     @property
     def vocab_size(self) -> int:
@@ -144,19 +137,31 @@ def resolve(
     Raises:
         ConfigError, ValidationError, UnsupportedArchitectureError, MissingHeadError: each in words.
     """
+    refuse_quantised(config)
     architecture = (getattr(config, "architectures", None) or [""])[0]
     family = find(config.model_type, architecture or None)
     architecture = architecture or f"{family.prefix_class}ForCausalLM"
-    check_task(architecture, runner, convert)
+    kind = kind_of(architecture, runner, convert, is_sentence_embedder(folder))
     fields = Fields(config)
     ours, style = family.config(fields), family.head(fields)
     fields.finish()
     if family.table_of is not None:
         family = replace(family, table=family.table_of(ours))
     pooler_config = pooler_config or PoolerConfig()
-    declared = None if getattr(config, "classifier_from_token", None) else config.num_labels
+    tokens = kind == "classify" and architecture.endswith("ForTokenClassification")
+    task, supported = choose(kind, tokens=tokens, before_head=style.dense is not None, asked=pooler_config.task)
+    last_only = task == "token_classify" and not tokens and has_pooler(family.table)
+    if kind == "embed":
+        family, style = replace(family, table=headless(family.table)), _embedder(pooler_config, style, folder)
+    elif tokens and not style.token_dense:
+        table = replace(headless(family.table), head_names=("classifier", "score"))
+        family, style = replace(family, table=table), replace(style, dense=None, norm_eps=None)
     width = getattr(ours, "pooled_width", ours.width)
-    source = find_source(family, declared, width)
+    source = NO_HEAD if kind == "embed" else find_source(family, declared_labels(config), width)
+    if kind == "classify" and source == NO_HEAD:
+        raise MissingHeadError(
+            f"{folder} was converted for embeddings and has no head; convert its original checkpoint."
+        )
     mean, sigma = _calibration(pooler_config)
     compute = _dtype(dtype, config, stored_dtype, platform)
     return Spec(
@@ -177,88 +182,52 @@ def resolve(
         pooling=_pooling(pooler_config, style),
         eos_token=style.eos_token,
         late=style.late and pooler_config.seq_pooling_type is None,
-        activation=activation_of(config),
+        activation="normalize" if kind == "embed" else activation_of(config),
         use_activation=style.use_activation if pooler_config.use_activation is None else pooler_config.use_activation,
         logit_mean=mean,
         logit_sigma=sigma,
-        labels=_labels(config, source.num_labels),
-        problem=_problem(config),
+        labels=label_names(config, source.num_labels),
+        problem=problem_of(config),
         max_length=_max_length(config, folder, max_model_len, tokenizer_limit, ours),
         dtype=compute,
-        task=_task(pooler_config),
+        task=task,
+        supported_tasks=supported,
+        last_only=last_only,
+        **_steps(pooler_config, task, source.num_labels or ours.width),
+        matryoshka=_matryoshka(config) if kind == "embed" else None,
+        dimensions=pooler_config.dimensions,
     )
 
 
-def check_task(architecture: str, runner: str, convert: str) -> None:
-    """Raises unless an architecture becomes a classifier under these flags (vLLM's runner and convert).
-
-    Raises:
-        ValidationError: naming the flag to pass.
-    """
-    _one_of("runner", runner, ("auto", "pooling", "generate", "draft"))
-    _one_of("convert", convert, ("auto", "none", "embed", "classify"))
-    by_suffix = next((row[1:] for row in SUFFIXES if architecture.endswith(row[0])), ("generate", "none"))
-    if runner in ("generate", "draft"):
+def _embedder(pooler_config: PoolerConfig, style: HeadStyle, folder: Path | None) -> HeadStyle:
+    """How hidden states become embeddings: as Sentence-Transformers' files say, else as the family does."""
+    files = read_sentence_embedder(folder)
+    pooling = style.embedding or style.pooling if files is None else files.pooling
+    if pooling == "EOS" and pooler_config.seq_pooling_type is None:
         raise ValidationError(
-            f"This model does not support `--runner {runner}`: jaxpool classifies, it does not generate."
+            'This model has no pooling of its own for embeddings; pass pooler_config={"pooling_type": "MEAN"}, '
+            "or CLS or LAST."
         )
-    decided = by_suffix[1] if convert == "auto" else convert
-    if decided == "classify" or (convert == "none" and by_suffix[1] == "classify"):
-        return
-    raise ValidationError(
-        f"{architecture} is not a classifier by itself (runner={runner!r}, convert={convert!r}). "
-        'Pass convert="classify" (`--convert classify`) to use its score head, or LM-head rows as one.'
-    )
+    return HeadStyle(pooling, use_activation=files is None or files.normalize)
 
 
-def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValidationError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.", parameter=name)
-
-
-def _task(pooler_config: PoolerConfig) -> str:
-    task = pooler_config.task or "classify"
-    if task not in ("classify", "token_classify"):
-        raise ValidationError(f"Unsupported task: {task!r} Supported tasks: ('classify', 'token_classify')")
-    if task == "token_classify":
-        raise ValidationError("pooling task 'token_classify' is not implemented yet; jaxpool serves 'classify'.")
-    return task
-
-
-def activation_of(config: Any) -> Activation:
-    """The activation a config asks for, in vLLM's order: problem_type, Sentence-Transformers keys, the default."""
-    problem = getattr(config, "problem_type", None)
-    if problem is not None:
-        known: dict[str, Activation] = {
-            "regression": "identity",
-            "single_label_classification": "classify",
-            "multi_label_classification": "sigmoid",
-        }
-        if problem not in known:
-            raise ConfigError(f"config.json sets problem_type={problem!r}; known are {', '.join(known)}.")
-        return known[problem]
-    nested = getattr(config, "sentence_transformers", None)
-    name = nested.get("activation_fn") if isinstance(nested, Mapping) else None
-    name = name or getattr(config, "sbert_ce_default_activation_function", None)
-    if name is None:
-        return "classify"
-    if not name.startswith("torch.nn.modules."):
-        raise ConfigError(
-            "Loading of activation functions is restricted to torch.nn.modules for security reasons; "
-            f"config.json names {name!r}."
+def _steps(pooler_config: PoolerConfig, task: Task, width: int) -> dict[str, Any]:
+    """STEP pooling (process reward models): which tokens and which columns stay."""
+    if not task.startswith("token_") or pooler_config.tok_pooling_type != "STEP":
+        return {}
+    columns = tuple(pooler_config.returned_token_ids or ()) or None
+    if columns is not None and not all(0 <= column < width for column in columns):
+        raise ValidationError(
+            f"returned_token_ids {list(columns)} reach beyond the {width} values of each token; for logits of tokens "
+            'of a language model: hf_overrides={"classifier_from_token": […], "method": "no_post_processing"}.',
+            parameter="returned_token_ids",
         )
-    short = name.rsplit(".", 1)[-1]
-    if short not in _TORCH_ACTIVATIONS:
-        raise ConfigError(
-            f"config.json names the activation {name!r}, which jaxpool does not implement; "
-            f"it implements {', '.join(_TORCH_ACTIVATIONS)}."
-        )
-    return _TORCH_ACTIVATIONS[short]
+    return {"steps": True, "step_token": pooler_config.step_tag_id, "columns": columns}
 
 
-def _problem(config: Any) -> Problem:
-    kinds: dict[str, Problem] = {"regression": "regression", "multi_label_classification": "multi"}
-    return kinds.get(getattr(config, "problem_type", None) or "", "single")
+def _matryoshka(config: Any) -> tuple[int, ...] | None:
+    sizes = getattr(config, "matryoshka_dimensions", None)
+    return tuple(sizes) if sizes else () if getattr(config, "is_matryoshka", False) else None
 
 
 def _calibration(pooler_config: PoolerConfig) -> tuple[float | None, float | None]:
@@ -273,11 +242,6 @@ def _pooling(pooler_config: PoolerConfig, style: HeadStyle) -> Pooling:
     if kind not in get_args(Pooling) or (kind == "EOS" and style.eos_token is None):
         raise NotImplementedError(f"pooling type {kind!r}; jaxpool pools {', '.join(get_args(Pooling))}.")
     return kind  # type: ignore[return-value]
-
-
-def _labels(config: Any, num_labels: int) -> tuple[str, ...]:
-    names = {int(key): str(value) for key, value in (getattr(config, "id2label", None) or {}).items()}
-    return tuple(names.get(i, f"LABEL_{i}") for i in range(num_labels))
 
 
 def _dtype(asked: str, config: Any, stored: str | None, platform: str) -> str:

@@ -1,8 +1,36 @@
-"""Which tasks a classifier serves, and what vLLM says about the others."""
+"""Which tasks a checkpoint serves, and what vLLM says about the others."""
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 from jaxpool.errors import ValidationError
+
+Task = Literal["classify", "token_classify", "embed", "token_embed"]
+Kind = Literal["classify", "embed"]
+"""Whether hidden states pass a head."""
+
+OF_KIND: dict[Kind, tuple[Task, ...]] = {
+    "classify": ("classify", "token_classify"),
+    "embed": ("embed", "token_embed"),
+}
+"""Tasks of a kind; the first is served unless another is asked for."""
+
+SUFFIXES: tuple[tuple[str, str, Kind | None], ...] = (
+    ("ForCausalLM", "generate", None),
+    ("ForConditionalGeneration", "generate", None),
+    ("ChatModel", "generate", None),
+    ("LMHeadModel", "generate", None),
+    ("ForTextEncoding", "pooling", "embed"),
+    ("EmbeddingModel", "pooling", "embed"),
+    ("ForSequenceClassification", "pooling", "classify"),
+    ("ForTokenClassification", "pooling", "classify"),
+    ("ClassificationModel", "pooling", "classify"),
+    ("ForRewardModeling", "pooling", "embed"),
+    ("RewardModel", "pooling", "embed"),
+    ("Model", "pooling", "embed"),
+)
+"""Architecture suffix -> (runner, kind); the first match decides, as in vLLM."""
 
 TASK_REQUIRED = """
                 pooling_task required for `LLM.encode`.
@@ -15,11 +43,69 @@ TASK_REQUIRED = """
                   - For multi-vector retrieval, use `pooling_task="token_embed"`.
                 """
 NO_EMBEDDING = "Embedding API is not supported by this model. Try converting the model using `--convert embed`."
+NO_CLASSES = "Classification API is not supported by this model. Try converting the model using `--convert classify`."
 ONE_LABEL = "Scoring API is only enabled for num_labels == 1."
 NOT_GENERATIVE = (
     "LLM.{}() is only supported for generative models. "
     "Try passing `--runner generate` to use the model as a generative model."
 )
+
+
+def kind_of(architecture: str, runner: str, convert: str, sentence_embedder: bool = False) -> Kind:
+    """What an architecture becomes under these flags (vLLM's runner and convert).
+
+    Args:
+        architecture: class name from ``config.json``.
+        runner, convert: as given to ``LLM``.
+        sentence_embedder: whether the folder says how sentences are embedded (a Sentence-Transformers Pooling module).
+
+    Raises:
+        ValidationError: naming the flag to pass.
+    """
+    _one_of("runner", runner, ("auto", "pooling", "generate", "draft"))
+    _one_of("convert", convert, ("auto", "none", *get_args(Kind)))
+    if runner in ("generate", "draft"):
+        raise ValidationError(
+            f"This model does not support `--runner {runner}`: jaxpool classifies, it does not generate."
+        )
+    by_suffix = next((kind for suffix, _, kind in SUFFIXES if architecture.endswith(suffix)), None)
+    if convert in OF_KIND:
+        return "classify" if convert == "classify" else "embed"
+    if by_suffix is not None:
+        return by_suffix
+    if convert == "auto" and (runner == "pooling" or sentence_embedder):
+        return "embed"
+    raise ValidationError(
+        f"{architecture} is not a classifier by itself (runner={runner!r}, convert={convert!r}). "
+        'Pass convert="classify" (`--convert classify`) to use its score head, or LM-head rows as one, '
+        'or convert="embed" (`--convert embed`) for embeddings.'
+    )
+
+
+def choose(kind: Kind, *, tokens: bool, before_head: bool, asked: str | None = None) -> tuple[Task, tuple[Task, ...]]:
+    """The one task that is served, and those that could be.
+
+    Args:
+        kind: from ``kind_of``.
+        tokens: whether the architecture classifies tokens.
+        before_head: whether a classifier of sequences has layers before its head that one of tokens lacks.
+        asked: ``PoolerConfig.task``.
+
+    Raises:
+        ValidationError: the architecture has no such task.
+    """
+    supported = OF_KIND[kind]
+    if tokens and kind == "classify":
+        supported = ("token_classify",) if before_head else ("token_classify", "classify")
+    for task in supported:
+        if asked in (None, task):
+            return task, supported
+    raise ValidationError(f"Unsupported task: {asked!r} Supported tasks: {supported}")
+
+
+def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValidationError(f"{name} must be one of {', '.join(allowed)}; got {value!r}.", parameter=name)
 
 
 def check(task: str | None, served: str, supported: tuple[str, ...]) -> str:
@@ -35,8 +121,8 @@ def check(task: str | None, served: str, supported: tuple[str, ...]) -> str:
     """
     if task is None:
         raise ValidationError(TASK_REQUIRED)
-    if task in ("embed", "token_embed"):
-        raise ValidationError(NO_EMBEDDING)
+    if task not in supported and task in get_args(Task):
+        raise ValidationError(NO_EMBEDDING if task in OF_KIND["embed"] else NO_CLASSES)
     if task not in supported:
         raise ValidationError(f"Unsupported task: {task!r} Supported tasks: {supported}")
     if task != served:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal, cast
 
 from jaxpool.errors import ConfigError, MissingHeadError, WeightsError
 from jaxpool_conversions.reader import Reader
-from jaxpool_conversions.rules import HeadSource, Table
+from jaxpool_conversions.rules import HeadSource, Ignore, Table
 
 FROM_2_WAY_SOFTMAX = "from_2_way_softmax"
 NO_POST_PROCESSING = "no_post_processing"
@@ -135,3 +136,17 @@ def _bias(reader: Reader, weight: str, rows: int) -> str | None:
     if reader.shape(bias) != (rows,):
         raise WeightsError(f"{bias} has shape {list(reader.shape(bias))}, but {weight} has {rows} rows")
     return bias
+
+
+def has_pooler(table: Table) -> bool:
+    """Whether the layers before the last one stand beside the classifier (BERT's pooler), not in it (RoBERTa)."""
+    classifiers = {name.split(".")[0] for name in table.head_names}
+    return any(rule.source.split(".")[0] not in classifiers for rule in table.head)
+
+
+def headless(table: Table) -> Table:
+    """A table under which every head of a checkpoint is ignored."""
+    why = "of a head that this task does not use"
+    tops = dict.fromkeys(name.split(".")[0] for name in (*table.head_names, "classifier", "score"))
+    unused = (*(rule.source for rule in table.head), *(f"{top}.{{rest}}" for top in tops))
+    return replace(table, head=(), head_names=(), ignore=(*table.ignore, *(Ignore(name, why) for name in unused)))

@@ -17,7 +17,7 @@ from jaxpool.errors import WeightsError
 from jaxpool_conversions.accounting import HEAD_BIAS, HEAD_KERNEL, Fill, Source, account, runs
 from jaxpool_conversions.heads import FROM_2_WAY_SOFTMAX
 from jaxpool_conversions.reader import Index, Reader
-from jaxpool_conversions.rules import HeadSource, Table, Transpose
+from jaxpool_conversions.rules import NO_HEAD, HeadSource, Table, Transpose
 
 if TYPE_CHECKING:
     import jax
@@ -42,7 +42,8 @@ def load(
         reader: the checkpoint.
         table: the family's rules.
         head: from :func:`~jaxpool_conversions.heads.find_head`; fills ``head.out.kernel``
-            (``[width, labels]``) and ``head.out.bias`` (zeros if the checkpoint has none).
+            (``[width, labels]``) and ``head.out.bias`` (zeros if the checkpoint has none). ``NO_HEAD`` for a model
+            without one.
         targets: shape, dtype and sharding of each parameter, by dotted path. No sharding: the first device.
 
     Returns:
@@ -59,7 +60,7 @@ def load(
     accounts = account(shapes, table, head, {path: target.shape for path, target in targets.items()})
     _check_head(head, targets)
     used = {source.name for fill in accounts.fills.values() for source in fill.sources.values()}
-    for name in sorted(used | {head.weight} | ({head.bias} if head.bias else set())):
+    for name in sorted(used | {name for name in (head.weight, head.bias) if name}):
         _refuse_unless_float(name, reader.dtype(name))
 
     first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
@@ -155,6 +156,8 @@ def _head_values(reader: Reader, head: HeadSource, name: str | None) -> np.ndarr
 
 def _check_head(head: HeadSource, targets: Mapping[str, jax.ShapeDtypeStruct]) -> None:
     kernel = targets.get(HEAD_KERNEL)
+    if head == NO_HEAD and kernel is None:
+        return
     if kernel is None or kernel.shape[-1:] != (head.num_labels,):
         raise WeightsError(
             f"{head.weight} yields {head.num_labels} labels, but the model's head has shape "

@@ -96,3 +96,7 @@ class HeadSource:
     rows: tuple[int, ...] | None = None
     method: Literal["from_2_way_softmax", "no_post_processing"] | None = None
     searched: tuple[str, ...] = field(default=(), compare=False)
+
+
+NO_HEAD = HeadSource("", None, num_labels=0)
+"""The head of a model that embeds: there is none."""

@@ -26,7 +26,7 @@ class HeadConfig:
 
     Attributes:
         width: size of the pooled vector.
-        labels: number of logits.
+        labels: number of logits; 0 for a model that embeds: its head has no layers and changes nothing but the dtype.
         bias: whether the last linear layer has a bias.
         dense: activation of a dense layer before it (``tanh`` for BERT), or None for no such layer.
         dense_bias: whether the dense layer has a bias.
@@ -52,19 +52,22 @@ class Head(nnx.Module):
         c, dtype = config, jnp.dtype(config.dtype)
         self.dense = Linear(c.width, c.width, (None, None), bias=c.dense_bias, dtype=dtype) if c.dense else None
         self.norm = LayerNorm(c.width, c.norm_eps, dtype, bias=c.norm_bias) if c.norm_eps is not None else None
-        self.out = Linear(c.width, c.labels, (None, None), bias=c.bias, dtype=dtype)
+        self.out = Linear(c.width, c.labels, (None, None), bias=c.bias, dtype=dtype) if c.labels else None
         self.config = config
 
-    def __call__(self, pooled_BD: jax.Array) -> jax.Array:
-        """Logits, float32 ``[B, C]``, of pooled vectors ``[B, D]`` of any dtype."""
+    def __call__(self, pooled_BD: jax.Array, *, last_only: bool = False) -> jax.Array:
+        """Logits, float32 ``[B, C]``, of vectors ``[B, D]`` of any dtype; ``[B, T, C]`` of one vector per token.
+
+        ``last_only`` skips what stands before the last linear layer.
+        """
         x_BD = pooled_BD.astype(self.config.dtype)
         # A float32 head must not be rounded to bfloat16 passes, which is the accelerators' default.
         with jax.default_matmul_precision("float32"):
-            if self.dense is not None and self.config.dense is not None:
+            if self.dense is not None and self.config.dense is not None and not last_only:
                 x_BD = ACTIVATIONS[self.config.dense](self.dense(x_BD))
-            if self.norm is not None:
+            if self.norm is not None and not last_only:
                 x_BD = self.norm(x_BD)
-            return self.out(x_BD).astype(jnp.float32)
+            return (x_BD if self.out is None else self.out(x_BD)).astype(jnp.float32)
 
 
 class Classifier(nnx.Module):

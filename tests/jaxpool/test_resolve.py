@@ -14,7 +14,8 @@ from transformers.models.mpt.configuration_mpt import MptAttentionConfig
 
 from jaxpool.errors import ConfigError, UnsupportedArchitectureError, ValidationError
 from jaxpool.params import PoolerConfig
-from jaxpool.resolve import Spec, check_task, resolve
+from jaxpool.resolve import Spec, resolve
+from jaxpool.tasks import kind_of
 from jaxpool_conversions.families import families
 from jaxpool_conversions.families.fields import INERT
 from jaxpool_conversions.rules import HeadSource
@@ -230,26 +231,40 @@ def test_an_unknown_architecture_names_itself_and_what_is_supported() -> None:
 
 
 @pytest.mark.parametrize(
-    ("architecture", "runner", "convert", "message"),
+    ("architecture", "runner", "convert", "outcome"),
     [
-        ("LlamaForSequenceClassification", "auto", "auto", None),
-        ("LlamaForSequenceClassification", "pooling", "none", None),
-        ("LlamaForCausalLM", "pooling", "classify", None),
-        ("LlamaModel", "auto", "classify", None),
-        ("LlamaForCausalLM", "auto", "auto", 'Pass convert="classify"'),
-        ("LlamaForCausalLM", "pooling", "auto", 'Pass convert="classify"'),
-        ("LlamaForSequenceClassification", "pooling", "embed", 'Pass convert="classify"'),
+        ("LlamaForSequenceClassification", "auto", "auto", "classify"),
+        ("LlamaForSequenceClassification", "pooling", "none", "classify"),
+        ("LlamaForTokenClassification", "auto", "auto", "classify"),
+        ("LlamaForCausalLM", "pooling", "classify", "classify"),
+        ("LlamaForCausalLM", "auto", "classify", "classify"),
+        ("LlamaModel", "auto", "classify", "classify"),
+        ("LlamaModel", "auto", "auto", "embed"),
+        ("BertModel", "pooling", "none", "embed"),
+        ("LlamaForCausalLM", "pooling", "auto", "embed"),
+        ("LlamaForCausalLM", "auto", "embed", "embed"),
+        ("GPT2LMHeadModel", "pooling", "auto", "embed"),
+        ("BertForMaskedLM", "pooling", "auto", "embed"),
+        ("LlamaForSequenceClassification", "pooling", "embed", "embed"),
+        ("LlamaForCausalLM", "auto", "auto", 'Pass convert="classify".*convert="embed"'),
+        ("LlamaForCausalLM", "pooling", "none", 'Pass convert="classify"'),
+        ("BertForMaskedLM", "auto", "auto", 'Pass convert="classify"'),
         ("LlamaForSequenceClassification", "generate", "auto", "does not support `--runner generate`"),
         ("LlamaForSequenceClassification", "walk", "auto", "runner must be one of"),
         ("LlamaForSequenceClassification", "auto", "reward", "convert must be one of"),
     ],
 )
-def test_runner_and_convert(architecture: str, runner: str, convert: str, message: str | None) -> None:
-    if message is None:
-        check_task(architecture, runner, convert)
+def test_runner_and_convert(architecture: str, runner: str, convert: str, outcome: str) -> None:
+    if outcome in ("classify", "embed"):
+        assert kind_of(architecture, runner, convert) == outcome
     else:
-        with pytest.raises(ValidationError, match=message):
-            check_task(architecture, runner, convert)
+        with pytest.raises(ValidationError, match=outcome):
+            kind_of(architecture, runner, convert)
+
+
+def test_sentence_embedders_need_no_flag() -> None:
+    assert kind_of("Qwen3ForCausalLM", "auto", "auto", sentence_embedder=True) == "embed"
+    assert kind_of("BertForSequenceClassification", "auto", "auto", sentence_embedder=True) == "classify"
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,8 @@ class HeadStyle:
         late: whether the head reads every token, and logits are pooled instead of hidden states (EuroBERT).
         use_activation: whether scores leave activated where neither the user nor the request says; reward models
             answer raw scores.
+        embedding: what embeddings pool, where it is not ``pooling``.
+        token_dense: whether a classifier of tokens has the layers before the last one, too.
     """
 
     pooling: Pooling
@@ -43,6 +45,8 @@ class HeadStyle:
     eos_token: int | None = None
     late: bool = False
     use_activation: bool = True
+    embedding: Pooling | None = None
+    token_dense: bool = False
 
 
 @dataclass(frozen=True, slots=True)
