@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoConfig
 
 from jaxpool import remembered
 from jaxpool.checkpoint import read_config
 from jaxpool.errors import ConfigError
 from jaxpool.tokens import Tokenizer
+from jaxpool_conversions.families import find
+from jaxpool_conversions.families.fields import Fields
 
 MODELS = Path(__file__).parents[1] / "data" / "models"
 NAMES = ["gpt2-cls", "bert-cls", "qwen2-cls", "llama-causal"]
@@ -165,3 +168,25 @@ def test_a_second_process_classifies_without_transformers() -> None:
         for turn in ("first", "second")
     }
     assert len(answers) == 1
+
+
+@pytest.mark.parametrize(
+    ("model_type", "values"),
+    [
+        ("opt", {"_remove_final_layer_norm": True}),
+        ("gptj", {"n_embd": 96, "n_head": 3, "rotary_dim": 8}),
+        ("gpt_neo", {"attention_types": [[["local"], 24]]}),
+        ("gemma3_text", {"sliding_window": 7, "use_bidirectional_attention": True}),
+    ],
+)
+def test_families_read_the_same_from_memory(
+    model_type: str, values: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Second names of fields, private fields and values that a class derives are remembered, too."""
+    AutoConfig.for_model(model_type, **values).save_pretrained(tmp_path / "model")
+    family = find(model_type)
+    first = family.config(Fields(remembered.read(tmp_path / "model", None)[0]))
+    monkeypatch.setattr(remembered, "read_config", never)
+    again = Fields(remembered.read(tmp_path / "model", None)[0])
+    assert family.config(again) == first
+    again.finish()
