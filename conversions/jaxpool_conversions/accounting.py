@@ -75,7 +75,7 @@ def account(
     unmapped: list[str] = []
     for name in sorted(shapes):
         matches = _match(name, table)
-        active = [(rule, place) for rule, given in matches if (place := places.find(rule, given, targets)) is not None]
+        active = [(rule, found_at) for rule, given in matches if (found_at := places.find(rule, given, targets))]
         for rule, (path, place) in active:
             found[path].setdefault(place, []).append(Source(name, rule.steps))
         if active or name in (head.weight, head.bias):

@@ -7,7 +7,7 @@ all that conversion needs to know which layer of a checkpoint lies where.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -49,10 +49,10 @@ class Groups(nnx.Module):
     """One stacked module per group; see the module docstring."""
 
     def __init__(self, build: Callable[[Any], nnx.Module], kinds: tuple[Hashable, ...]) -> None:
-        for start, period, repeats in segments(kinds):
-            for place in range(start, start + period):
-                setattr(self, f"from{place}by{period}", stacked(lambda kind=kinds[place]: build(kind), repeats))
         self.segments = segments(kinds)
+        for start, period, repeats in self.segments:
+            for place in range(start, start + period):
+                setattr(self, f"from{place}by{period}", stacked(partial(build, kinds[place]), repeats))
 
 
 def grouped(build: Callable[[Any], nnx.Module], kinds: Sequence[Hashable]) -> nnx.Module:

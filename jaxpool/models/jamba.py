@@ -142,6 +142,7 @@ class Layer(nnx.Module):
     def __call__(self, x_BTD: jax.Array, lengths_B: jax.Array) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``."""
         mixer = self.attention if self.mamba is None else self.mamba
+        assert mixer is not None, "one of the two was made"
         x_BTD = x_BTD + mixer(self.mixer_norm(x_BTD), lengths_B)
         return x_BTD + self.mlp(self.mlp_norm(x_BTD), lengths_B)
 

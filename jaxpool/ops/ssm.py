@@ -106,5 +106,7 @@ def causal_conv(x_BTI: jax.Array, kernel_LI: jax.Array, bias_I: jax.Array | None
     """Each channel's own convolution over the last L tokens: ``[B, T, I]`` in the dtype of ``x_BTI``."""
     taps, n_tokens = kernel_LI.shape[0], x_BTI.shape[1]
     padded = jnp.pad(x_BTI, ((0, 0), (taps - 1, 0), (0, 0)))
-    y_BTI = sum(padded[:, i : i + n_tokens] * kernel_LI[i] for i in range(taps))
+    y_BTI = padded[:, :n_tokens] * kernel_LI[0]
+    for i in range(1, taps):
+        y_BTI = y_BTI + padded[:, i : i + n_tokens] * kernel_LI[i]
     return y_BTI if bias_I is None else y_BTI + bias_I

@@ -8,8 +8,10 @@ from jaxpool.models.mlp import MlpConfig
 from jaxpool.models.moe import MoeConfig
 from jaxpool.ops.moe import Router
 from jaxpool_conversions.families import Family, HeadStyle
+from jaxpool_conversions.families.decoder import MLP, fused, linear, llama_table, norm
 from jaxpool_conversions.families.fields import Fields
-from jaxpool_conversions.rules import Ignore, Part, Rule, Table, Transpose
+from jaxpool_conversions.families.moe import expert_rows
+from jaxpool_conversions.rules import Part, Rule, Transpose
 
 _HOW = ("use_mamba_kernels", "use_mambapy", "use_associative_scan")
 """How transformers computes the same numbers."""
@@ -63,60 +65,31 @@ def _every(fields: Fields, period: str, offset: str) -> list[bool]:
     return [i % fields.get(period) == fields.get(offset) for i in range(fields.get("num_hidden_layers"))]
 
 
-_LAYER, _OURS = "layers.{layer}", "backbone.layers"
+_MAMBA, _FORWARD, _OURS = "layers.{layer}.mamba", "layers.{layer}.feed_forward", "backbone.layers.mamba"
 
-
-def _linear(source: str, target: str, *parts: Part) -> tuple[Rule, Rule]:
-    return (
-        Rule(f"{_LAYER}.{source}.weight", f"{_OURS}.{target}.kernel", (*parts, Transpose())),
-        Rule(f"{_LAYER}.{source}.bias", f"{_OURS}.{target}.bias", parts),
-    )
-
-
-TABLE = Table(
-    prefix="model.",
-    rules=(
-        Rule("embed_tokens.weight", "backbone.tokens.table"),
-        Rule(f"{_LAYER}.input_layernorm.weight", f"{_OURS}.mixer_norm.scale"),
-        *_linear("self_attn.q_proj", "attention.query"),
-        *_linear("self_attn.k_proj", "attention.key"),
-        *_linear("self_attn.v_proj", "attention.value"),
-        *_linear("self_attn.o_proj", "attention.out"),
-        *_linear("mamba.in_proj", "mamba.input", Part(0, 0, 2)),
-        *_linear("mamba.in_proj", "mamba.gate", Part(0, 1, 2)),
-        Rule(f"{_LAYER}.mamba.conv1d.weight", f"{_OURS}.mamba.conv"),
-        Rule(f"{_LAYER}.mamba.conv1d.bias", f"{_OURS}.mamba.conv_bias"),
-        *_linear("mamba.x_proj", "mamba.select"),
-        Rule(f"{_LAYER}.mamba.dt_layernorm.weight", f"{_OURS}.mamba.step_norm.scale"),
-        Rule(f"{_LAYER}.mamba.b_layernorm.weight", f"{_OURS}.mamba.in_norm.scale"),
-        Rule(f"{_LAYER}.mamba.c_layernorm.weight", f"{_OURS}.mamba.out_norm.scale"),
-        *_linear("mamba.dt_proj", "mamba.step"),
-        Rule(f"{_LAYER}.mamba.A_log", f"{_OURS}.mamba.log_decay", (Transpose(),)),
-        Rule(f"{_LAYER}.mamba.D", f"{_OURS}.mamba.skip"),
-        *_linear("mamba.out_proj", "mamba.out"),
-        Rule(f"{_LAYER}.pre_ff_layernorm.weight", f"{_OURS}.mlp_norm.scale"),
-        *_linear("feed_forward.gate_proj", "mlp.gate"),
-        *_linear("feed_forward.up_proj", "mlp.up"),
-        *_linear("feed_forward.down_proj", "mlp.down"),
-        *_linear("feed_forward.router", "mlp.router"),
-        *_linear("feed_forward.experts.{expert}.gate_proj", "mlp.experts.gate"),
-        *_linear("feed_forward.experts.{expert}.up_proj", "mlp.experts.up"),
-        *_linear("feed_forward.experts.{expert}.down_proj", "mlp.experts.down"),
-        Rule(
-            f"{_LAYER}.feed_forward.experts.gate_up_proj",
-            f"{_OURS}.mlp.experts.gate.kernel",
-            (Part(1, 0, 2), Transpose()),
-        ),
-        Rule(
-            f"{_LAYER}.feed_forward.experts.gate_up_proj",
-            f"{_OURS}.mlp.experts.up.kernel",
-            (Part(1, 1, 2), Transpose()),
-        ),
-        Rule(f"{_LAYER}.feed_forward.experts.down_proj", f"{_OURS}.mlp.experts.down.kernel", (Transpose(),)),
-        Rule("final_layernorm.weight", "backbone.norm.scale"),
+TABLE = llama_table(
+    norms={"input_layernorm": "mixer_norm", "pre_ff_layernorm": "mlp_norm"},
+    mlp=(
+        *linear(f"{_FORWARD}.gate_proj", f"{MLP}.gate"),
+        *linear(f"{_FORWARD}.up_proj", f"{MLP}.up"),
+        *linear(f"{_FORWARD}.down_proj", f"{MLP}.down"),
+        *linear(f"{_FORWARD}.router", f"{MLP}.router"),
+        *expert_rows(_FORWARD, "gate_proj", "up_proj", "down_proj"),
     ),
-    ignore=(Ignore("lm_head.weight", "vocabulary projection, not used by classification"),),
-    embedding="embed_tokens.weight",
+    more=(
+        *fused(f"{_MAMBA}.in_proj", [(f"{_OURS}.input", Part(0, 0, 2)), (f"{_OURS}.gate", Part(0, 1, 2))]),
+        Rule(f"{_MAMBA}.conv1d.weight", f"{_OURS}.conv"),
+        Rule(f"{_MAMBA}.conv1d.bias", f"{_OURS}.conv_bias"),
+        *linear(f"{_MAMBA}.x_proj", f"{_OURS}.select"),
+        *norm(f"{_MAMBA}.dt_layernorm", f"{_OURS}.step_norm"),
+        *norm(f"{_MAMBA}.b_layernorm", f"{_OURS}.in_norm"),
+        *norm(f"{_MAMBA}.c_layernorm", f"{_OURS}.out_norm"),
+        *linear(f"{_MAMBA}.dt_proj", f"{_OURS}.step"),
+        Rule(f"{_MAMBA}.A_log", f"{_OURS}.log_decay", (Transpose(),)),
+        Rule(f"{_MAMBA}.D", f"{_OURS}.skip"),
+        *linear(f"{_MAMBA}.out_proj", f"{_OURS}.out"),
+    ),
+    final_norm="final_layernorm",
 )
 
 FAMILIES = {

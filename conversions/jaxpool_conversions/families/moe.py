@@ -116,15 +116,15 @@ def _phimoe(fields: Fields) -> DecoderConfig:
         attention={"qkv_bias": bias, "out_bias": bias},
         mlp=mixture(fields, router),
         windows=_everywhere(fields),
-        **_phimoe_ropes(fields),
+        ropes=_phimoe_ropes(fields),
     )
 
 
-def _phimoe_ropes(fields: Fields) -> dict[str, tuple[Rope, ...]]:
-    """Phi-MoE names the attention factor of ``longrope`` itself, for short and for long rows."""
+def _phimoe_ropes(fields: Fields) -> tuple[Rope, ...] | None:
+    """Phi-MoE names the attention factor of ``longrope`` itself, for short and for long rows. None: as usual."""
     given = dict(fields.get("rope_parameters") or {})
     if given.get("rope_type", "default") == "default":
-        return {}
+        return None
     factor, long = given.get("short_mscale"), given.get("long_mscale")
     if factor is None or factor != long:
         raise ConfigError(
@@ -132,7 +132,7 @@ def _phimoe_ropes(fields: Fields) -> dict[str, tuple[Rope, ...]]:
             "does not implement for model_type 'phimoe'; it implements two equal numbers."
         )
     head_size = fields.get("hidden_size") // fields.get("num_attention_heads")
-    return {"ropes": (rope(fields, head_size, parameters=given | {"attention_factor": factor}),)}
+    return (rope(fields, head_size, parameters=given | {"attention_factor": factor}),)
 
 
 def _granitemoe(fields: Fields) -> DecoderConfig:
