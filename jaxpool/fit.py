@@ -131,7 +131,8 @@ def _run(
     def examples(data: Labelled) -> Texts | Vectors:
         encoded = encoder.encode(list(data.texts), {"truncate_prompt_tokens": longest})
         texts = Texts(encoded, menu, types=spec.token_types)
-        if recipe.freeze != "backbone":
+        # A late head reads every token, so that there is no vector per text to compute once.
+        if recipe.freeze != "backbone" or spec.late:
             return texts
         return Vectors(trainer.over(trainer.pooled, leaves, texts, "backbone"))
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from jaxpool.errors import MissingHeadError
 from jaxpool.resolve import Spec, resolve
-from jaxpool_conversions.families import Family
+from jaxpool_conversions.families import Family, HeadStyle
+from jaxpool_conversions.families.fields import Fields
 from jaxpool_conversions.heads import find_head
 from jaxpool_conversions.reader import Index, Reader
 from jaxpool_conversions.rules import HeadSource
@@ -29,19 +30,27 @@ class ReaderWithHead(Reader):
         super().__init__(folder)
         self._fresh: dict[str, np.ndarray] = {}
 
-    def add_head(self, family: Family, labels: int, width: int, seed: int) -> None:
-        """A new last linear layer, and a new dense layer before it if the family has one that is missing."""
+    def add_head(self, family: Family, style: HeadStyle, labels: int, width: int, seed: int) -> None:
+        """A new last linear layer, and what else of the head the style has and the checkpoint lacks."""
         rng = np.random.default_rng(seed)
         name = family.table.head_names[0]
         self._fresh[f"{name}.weight"] = rng.normal(0, _SPREAD, (labels, width)).astype(np.float32)
         if family.head_bias:
             self._fresh[f"{name}.bias"] = np.zeros(labels, np.float32)
-        stored = super().names()
-        for rule in family.table.head:
-            if not {rule.source, family.table.prefix + rule.source} & stored:
-                shape = (width, width) if rule.target.endswith(".kernel") else (width,)
-                values = rng.normal(0, _SPREAD, shape) if len(shape) == 2 else np.zeros(shape)
-                self._fresh[family.table.prefix + rule.source] = values.astype(np.float32)
+        dense, norm = style.dense is not None, style.norm_eps is not None
+        fill = {
+            "head.dense.kernel": rng.normal(0, _SPREAD, (width, width)) if dense else None,
+            "head.dense.bias": np.zeros(width) if dense and style.dense_bias else None,
+            "head.norm.scale": np.ones(width) if norm else None,
+            "head.norm.bias": np.zeros(width) if norm and style.norm_bias else None,
+        }
+        # Where a module has several names (gamma, weight), one of them is enough.
+        present = super().names()
+        for target, values in fill.items():
+            names = [rule.source for rule in family.table.head if rule.target == target]
+            stored = {full for name in names for full in (name, family.table.prefix + name)} & present
+            if names and values is not None and not stored:
+                self._fresh[family.table.prefix + names[0]] = values.astype(np.float32)
 
     def names(self) -> frozenset[str]:
         """Names of all tensors, the fresh ones included."""
@@ -97,7 +106,7 @@ def open_for_training(
                 return find_head(reader, family.table, num_labels=len(labels), width=width)
             except MissingHeadError:
                 pass
-        reader.add_head(family, len(labels), width, seed)
+        reader.add_head(family, family.head(Fields(config)), len(labels), width, seed)
         fresh = True
         return find_head(reader, family.table, num_labels=len(labels), width=width)
 

@@ -64,10 +64,15 @@ def logits(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
         hidden_BTD = model.backbone(inputs.ids, inputs.types, inputs.lengths)
     if spec.per_token:
         return model.head(hidden_BTD, last_only=spec.last_only)
-    ends_BT = None if spec.eos_token is None else inputs.ids == spec.eos_token
     if spec.late:
-        return pool(model.head(hidden_BTD), inputs.lengths, spec.pooling, ends_BT)
-    return model.head(pool(hidden_BTD, inputs.lengths, spec.pooling, ends_BT))
+        return pooled(model.head(hidden_BTD), inputs, spec)
+    return model.head(pooled(hidden_BTD, inputs, spec))
+
+
+def pooled(values_BTD: jax.Array, inputs: Inputs, spec: Spec) -> jax.Array:
+    """One vector per row, ``[B, D]``, of one per token, as ``spec.pooling`` says."""
+    ends_BT = None if spec.eos_token is None else inputs.ids == spec.eos_token
+    return pool(values_BTD, inputs.lengths, spec.pooling, ends_BT)
 
 
 def scores(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:

@@ -21,8 +21,7 @@ from jaxpool import metrics, sharding
 from jaxpool.buckets import Bucket
 from jaxpool.errors import EngineError, ValidationError
 from jaxpool.models.classifier import Classifier
-from jaxpool.pooling import pool
-from jaxpool.programs import Inputs, logits, pad
+from jaxpool.programs import Inputs, logits, pad, pooled
 from jaxpool.resolve import Spec
 from jaxpool.tokens import Encoded
 
@@ -186,8 +185,8 @@ class Trainer:
         self.update = update
         self.predict = jax.jit(lambda leaves, batch: jax.nn.log_softmax(forward(leaves, batch)))
         self.pooled = jax.jit(
-            lambda leaves, batch: pool(
-                classifier(leaves).backbone(batch.ids, batch.types, batch.lengths), batch.lengths, spec.pooling
+            lambda leaves, batch: pooled(
+                classifier(leaves).backbone(batch.ids, batch.types, batch.lengths), batch, spec
             )
         )
 
