@@ -135,8 +135,8 @@ class Disentangled(nnx.Module):
         weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1).astype(x_BTD.dtype)
         return self.out(jnp.einsum("bhts,bshi->bthi", weights_BHTS, v).reshape(x_BTD.shape))
 
-    def _from_distances(self, q_BTHh: jax.Array, k_BSHh: jax.Array, table_RD: jax.Array) -> jax.Array | float:
-        c, scores = self.config, 0.0
+    def _from_distances(self, q_BTHh: jax.Array, k_BSHh: jax.Array, table_RD: jax.Array) -> jax.Array:
+        c, scores = self.config, jnp.zeros((), jnp.float32)
         rows_N = table_rows(c, q_BTHh.shape[1])
 
         def projected(linear: Linear | None, tokens: Linear) -> jax.Array:

@@ -39,9 +39,10 @@ ELSEWHERE = {
 
 ELSEWHERE_IN: dict[str, dict[str, str]] = {
     # model type -> as ELSEWHERE, where the field matters to others
-    **dict.fromkeys(("deberta", "deberta-v2"), {"legacy": "of the masked-language-model head"}),
+    **{key: {"legacy": "of the masked-language-model head"} for key in ("deberta", "deberta-v2")},
     "eurobert": {"mask_token_id": "of the masked-language-model head"},
     "fnet": {"tpu_short_seq_length": "read with use_tpu_fourier_optimizations only, which is refused"},
+    "funnel": {"num_decoder_layers": "of the models for tokens"},
     "longformer": {"onnx_export": "how transformers computes the same numbers"},
     "modernbert": dict.fromkeys(
         ("decoder_bias", "sparse_prediction", "sparse_pred_ignore_index"), "of the masked-language-model head"
@@ -115,6 +116,7 @@ TYPED = {"esmfold_config": {"esm_type": "x"}, "vocab_list": ["a"], "languages": 
          "no_rope_layers": [0] * 36, "attention_types": [[["global"], 24]], "vision_config": {},
          "attn_config": MptAttentionConfig(clip_qkv=3.0), "text_config": Gemma3TextConfig(num_hidden_layers=2),
          "default_language": "de_DE", "pos_att_type": ["c2p"], "classifier_pooling": "mean",
+         "block_sizes": [2, 2, 2], "block_repeats": [2, 1, 1],
          "mlp_only_layers": [1], "normalization_type": "layer_norm"}  # fmt: skip
 """Fields that config classes type narrowly, or that must stay meaningful -> another value."""
 
