@@ -103,6 +103,7 @@ def _open_model(args: argparse.Namespace) -> LLM:
         hf_overrides=args.hf_overrides,
         max_model_len=args.max_length,
         max_num_batched_tokens=args.batch_tokens,
+        pooler_config={"task": "classify"},
     )
 
 

@@ -27,16 +27,18 @@ def save(
         model_type: as in ``config.json``.
         seed: of the weights.
         dtype: of the stored weights.
-        head: ``sequence`` (a sequence classifier) or ``causal`` (a language model).
+        head: ``sequence`` (a sequence classifier), ``causal`` (a language model), ``tokens`` (a classifier of tokens)
+            or ``none`` (a bare backbone).
         config: fields of the transformers config.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForTokenClassification
 
+    makers = {"causal": AutoModelForCausalLM, "tokens": AutoModelForTokenClassification, "none": AutoModel}
     torch.manual_seed(seed)
     settings = AutoConfig.for_model(model_type, **{"pad_token_id": 0, **config})
     settings.dtype = torch.float32
-    model = AutoModelForCausalLM.from_config(settings) if head == "causal" else classifier(settings)(settings)
+    model = makers[head].from_config(settings) if head in makers else classifier(settings)(settings)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             # Far enough from the initial values that no bias, norm or small weight could be forgotten unseen.

@@ -164,6 +164,7 @@ def main(args: argparse.Namespace) -> int:
             hf_overrides=args.hf_overrides,
             max_model_len=args.max_model_len,
             max_num_batched_tokens=args.max_num_batched_tokens,
+            pooler_config={"task": "classify"},
             compile="ahead",
         )
 
