@@ -15,6 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
+DENSE_NUMBERS = 1 << 25
+"""Tokens are answered by all experts in blocks of at most this many numbers (tokens * experts * inner width)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Router:
@@ -148,9 +151,19 @@ def dense(
 ) -> jax.Array:
     """All experts on all tokens. An index of E asks nobody."""
     x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
-    n_experts = len(experts.leave.kernel)
+    n_experts, inner = experts.leave.kernel.shape[:2]
     weights_NE = jnp.einsum("nk,nke->ne", weights_NK, jax.nn.one_hot(index_NK, n_experts, dtype=weights_NK.dtype))
+    answer = partial(_all_answer, experts=experts, combine=combine)
+    block = max(1, DENSE_NUMBERS // (n_experts * inner))
+    if len(x_ND) <= block:
+        return answer(x_ND, weights_NE).reshape(x_BTD.shape)
+    pad = -len(x_ND) % block
+    blocks = [jnp.pad(v, ((0, pad), (0, 0))).reshape(-1, block, v.shape[-1]) for v in (x_ND, weights_NE)]
+    y_ND = jax.lax.map(lambda one: answer(*one), blocks).reshape(-1, x_ND.shape[-1])
+    return y_ND[: len(x_ND)].reshape(x_BTD.shape)
 
+
+def _all_answer(x_ND: jax.Array, weights_NE: jax.Array, *, experts: Experts, combine: Combine) -> jax.Array:
     def project(layer: Projection) -> jax.Array:
         y_ENF = jnp.einsum("nd,edf->enf", x_ND, layer.kernel)
         return y_ENF if layer.bias is None else y_ENF + layer.bias[:, None]
@@ -161,7 +174,7 @@ def dense(
     y_ND = jnp.einsum("enf,efd->nd", h_ENF, experts.leave.kernel)
     if experts.leave.bias is not None:
         y_ND = y_ND + weights_NE.astype(y_ND.dtype) @ experts.leave.bias
-    return y_ND.reshape(x_BTD.shape)
+    return y_ND
 
 
 def sparse(

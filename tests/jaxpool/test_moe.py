@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from jaxpool.ops import moe
 from jaxpool.ops.moe import Experts, Projection, Router, ask, dense, route, sparse
 from jaxpool.sharding import make_mesh
 
@@ -85,6 +86,15 @@ def test_each_platform_compiles_its_own_form() -> None:
     traced = jax.jit(partial(ask, combine=gated)).trace(x_BTD, weights_NK, index_NK, jnp.ones((4, 9), bool), experts)
     assert "ragged_dot" not in traced.lower(lowering_platforms=("cpu",)).as_text()
     assert "ragged_dot" in traced.lower(lowering_platforms=("tpu",)).as_text()
+
+
+@pytest.mark.parametrize("tokens", [1, 7, ROWS * TOKENS])
+def test_all_experts_answer_in_blocks(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x_BTD, weights_NK, index_NK, experts = case(bias=True)
+    routed = masked(weights_NK, index_NK)
+    whole = dense(x_BTD, *routed, experts, combine=gated)
+    monkeypatch.setattr(moe, "DENSE_NUMBERS", tokens * EXPERTS * INNER)
+    np.testing.assert_allclose(dense(x_BTD, *routed, experts, combine=gated), whole, atol=1e-5)
 
 
 def test_no_expert_at_all_and_one_expert_for_all() -> None:

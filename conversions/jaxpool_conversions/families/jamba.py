@@ -92,13 +92,18 @@ TABLE = llama_table(
     final_norm="final_layernorm",
 )
 
+
+def _head(fields: Fields) -> HeadStyle:
+    """In vLLM the sequence classifier is a reward model, with raw scores unless asked; converted models are none."""
+    return HeadStyle("LAST", use_activation="JambaForSequenceClassification" not in (fields.get("architectures") or ()))
+
+
 FAMILIES = {
     "jamba": Family(
         name="jamba",
         backbone=Jamba,
         config=_config,
-        # A reward model: its scores are raw unless a request asks for an activation.
-        head=lambda _: HeadStyle("LAST", use_activation=False),
+        head=_head,
         table=TABLE,
         prefix_class="Jamba",
     )
