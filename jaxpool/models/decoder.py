@@ -1,14 +1,14 @@
 """Decoders: one module with switches; every dense decoder of ``families/`` is a setting of it.
 
 A layer is an attention and an MLP, each a kind of its own (``AttentionKind``, ``MlpKind``), with norms placed as
-``norms`` says. What differs by layer and is no parameter (windows, rotary tables) is data that the scan carries.
-Shape letters as in ``layers.py``; L layers, N rotary tables, R half of the rotated part of a head.
+``norms`` says. Where layers differ (in MLP, window or rotary positions), the scan goes over the repeating period.
+Shape letters as in ``layers.py``.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jaxpool.models.groups import grouped, scan_groups
 from jaxpool.models.layers import Embedding, Linear
 from jaxpool.models.norms import Norm, NormConfig
 from jaxpool.ops.alibi import Alibi, biases
-from jaxpool.ops.attention import Implementation, Window
+from jaxpool.ops.attention import Implementation
 from jaxpool.ops.rope import Rope, angles, sinusoids
 
 
@@ -49,6 +49,21 @@ class MlpKind(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class LayerKind:
+    """What may differ from layer to layer.
+
+    Attributes:
+        mlp: its MLP.
+        window: how many positions back a token sees (itself included); None sees everything.
+        rope: its rotary positions, or None for none.
+    """
+
+    mlp: MlpKind
+    window: int | None
+    rope: Rope | None
+
+
+@dataclass(frozen=True, slots=True)
 class DecoderConfig:
     """Shape and switches of one decoder, in our words; made from a Hugging Face config by ``families/``.
 
@@ -63,7 +78,7 @@ class DecoderConfig:
         residual_from_norm: the residual is the normed input, not the input (Bloom's option).
         final_norm: kind of the norm after the last layer, or None for none.
         ropes: rotary tables in use.
-        layer_ropes: per layer, which of ``ropes``; None rotates nothing. Empty: the first, everywhere.
+        layer_ropes: per layer, which of ``ropes``; None rotates nothing. Empty: the first (if any), everywhere.
         windows: per layer, how many positions back a token sees (itself included); None sees everything. Empty:
             everything, everywhere.
         positions: usable learned positions, or None.
@@ -120,14 +135,17 @@ class DecoderConfig:
         return self.attention.causal
 
     @property
-    def mlps(self) -> tuple[MlpKind, ...]:
-        """The MLP of each layer."""
-        return self.mlp if isinstance(self.mlp, tuple) else (self.mlp,) * self.layers
+    def kinds(self) -> tuple[LayerKind, ...]:
+        """What may differ by layer, of each layer."""
+        mlps = self.mlp if isinstance(self.mlp, tuple) else (self.mlp,) * self.layers
+        which = self.layer_ropes or (0 if self.ropes else None,) * self.layers
+        ropes = (None if i is None else self.ropes[i] for i in which)
+        return tuple(map(LayerKind, mlps, self.windows or (None,) * self.layers, ropes))
 
     @property
     def flops_per_token(self) -> float:
         """Matrix-multiplication FLOPs of one token through all layers, without attention scores."""
-        return self.layers * self.attention.flops_per_token + sum(mlp.flops_per_token for mlp in self.mlps)
+        return self.layers * self.attention.flops_per_token + sum(kind.mlp.flops_per_token for kind in self.kinds)
 
     @property
     def flops_per_pair(self) -> float:
@@ -135,24 +153,27 @@ class DecoderConfig:
         return self.layers * self.attention.flops_per_pair
 
 
-class Sight(NamedTuple):
-    """What one layer's attention knows of positions.
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What all layers know of the batch.
 
     Attributes:
-        turn: cosines and sines, or None.
-        window: how far a token sees.
-        bias: added to its scores, or None.
+        lengths_B: real tokens per row.
+        turns: cosines and sines of each rotary table.
+        bias_HTS: added to the scores, or None.
     """
 
-    turn: Turn | None
-    window: Window
-    bias: jax.Array | None
+    lengths_B: jax.Array  # noqa: N815 - shape letters
+    turns: dict[Rope, Turn]
+    bias_HTS: jax.Array | None  # noqa: N815
 
 
 class Layer(nnx.Module):
     """Attention and MLP with their residuals and norms."""
 
-    def __init__(self, config: DecoderConfig, mlp: MlpKind, dtype: jnp.dtype, implementation: Implementation) -> None:
+    def __init__(
+        self, config: DecoderConfig, kind: LayerKind, dtype: jnp.dtype, implementation: Implementation
+    ) -> None:
         c = config
 
         def norm(wanted: bool) -> Norm | None:
@@ -163,31 +184,39 @@ class Layer(nnx.Module):
         self.attention = c.attention.make(dtype, implementation)
         self.attention_out_norm = norm(after)
         self.mlp_norm = norm(before and c.parallel != "one")
-        self.mlp = mlp.make(dtype)
+        self.mlp = kind.mlp.make(dtype)
         self.mlp_out_norm = norm(after)
-        self.config = config
+        self.config, self.kind = config, kind
 
-    def __call__(self, x_BTD: jax.Array, lengths_B: jax.Array, sight: Sight) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``."""
         c = self.config
         if c.norms == "sum":
-            x_BTD = _normed(self.attention_norm, x_BTD + self._attend(x_BTD, lengths_B, sight))
-            return _normed(self.mlp_norm, x_BTD + self._think(x_BTD, lengths_B))
+            x_BTD = _normed(self.attention_norm, x_BTD + self._attend(x_BTD, context))
+            return _normed(self.mlp_norm, x_BTD + self._think(x_BTD, context))
         h_BTD = _normed(self.attention_norm, x_BTD)
-        y_BTD = self._attend(h_BTD, lengths_B, sight)
+        y_BTD = self._attend(h_BTD, context)
         if c.parallel is not None:
             h_BTD = h_BTD if c.parallel == "one" else _normed(self.mlp_norm, x_BTD)
-            return x_BTD + y_BTD + self._think(h_BTD, lengths_B)
+            return x_BTD + y_BTD + self._think(h_BTD, context)
         x_BTD = (h_BTD if c.residual_from_norm else x_BTD) + y_BTD
         h_BTD = _normed(self.mlp_norm, x_BTD)
-        return (h_BTD if c.residual_from_norm else x_BTD) + self._think(h_BTD, lengths_B)
+        return (h_BTD if c.residual_from_norm else x_BTD) + self._think(h_BTD, context)
 
-    def _attend(self, x_BTD: jax.Array, lengths_B: jax.Array, sight: Sight) -> jax.Array:
-        y_BTD = self.attention(x_BTD, lengths_B, sight.turn, sight.window, sight.bias)
+    def _attend(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        window, rope, n_tokens = self.kind.window, self.kind.rope, x_BTD.shape[1]
+        y_BTD = self.attention(
+            x_BTD,
+            context.lengths_B,
+            None if rope is None else context.turns[rope],
+            # One at least as long as the row hides nothing.
+            window if window is not None and window < n_tokens else None,
+            context.bias_HTS,
+        )
         return _normed(self.attention_out_norm, y_BTD) * self.config.residual_scale
 
-    def _think(self, x_BTD: jax.Array, lengths_B: jax.Array) -> jax.Array:
-        return _normed(self.mlp_out_norm, self.mlp(x_BTD, lengths_B)) * self.config.residual_scale
+    def _think(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        return _normed(self.mlp_out_norm, self.mlp(x_BTD, context.lengths_B)) * self.config.residual_scale
 
 
 def _normed(norm: Norm | None, x_BTD: jax.Array) -> jax.Array:
@@ -206,24 +235,20 @@ class Decoder(nnx.Module):
         self.project_in = Linear(width, c.width, (None, "embed"), bias=False, dtype=dtype) if projected else None
         self.project_out = Linear(c.width, width, ("embed", None), bias=False, dtype=dtype) if projected else None
         self.embedding_norm = Norm(c.embedding_norm, (c.width,), dtype) if c.embedding_norm else None
-        self.layers = grouped(lambda mlp: Layer(c, mlp, dtype, implementation), c.mlps)
+        self.layers = grouped(lambda kind: Layer(c, kind, dtype, implementation), c.kinds)
         self.norm = Norm(c.final_norm, (c.width,), dtype) if c.final_norm else None
         self.config = config
 
     def __call__(self, ids_BT: jax.Array, types_BT: jax.Array | None, lengths_B: jax.Array) -> jax.Array:
         """Hidden states ``[B, T, D]`` of int32 token ids, rows right-padded to T, and segment types, if it has them."""
         c, n_tokens = self.config, ids_BT.shape[1]
-        turns, windows = _turns(c, n_tokens, lengths_B), _windows(c, n_tokens)
-        bias_HTS = None if c.alibi is None else jnp.asarray(biases(c.alibi, n_tokens))
-
-        def run(layer: Layer, x_BTD: jax.Array, own: tuple[jax.Array | None, jax.Array | None]) -> jax.Array:
-            which, window = own
-            turn = turns if which is None or turns is None else (turns[0][which], turns[1][which])
-            sight = Sight(turn, windows[0] if window is None else window, bias_HTS)
-            return layer(x_BTD, lengths_B, sight)
-
-        own = (_which(c), jnp.array([n_tokens if w is None else w for w in windows]) if len(windows) > 1 else None)
-        x_BTD = _normed(self.norm, scan_groups(self.layers, self._embed(ids_BT, types_BT), run, own))
+        context = Context(
+            lengths_B,
+            {rope: angles(rope, n_tokens, lengths_B) for rope in c.ropes},
+            None if c.alibi is None else jnp.asarray(biases(c.alibi, n_tokens)),
+        )
+        x_BTD = scan_groups(self.layers, self._embed(ids_BT, types_BT), lambda layer, x, _: layer(x, context))
+        x_BTD = _normed(self.norm, x_BTD)
         return x_BTD if self.project_out is None else self.project_out(x_BTD)
 
     def _embed(self, ids_BT: jax.Array, types_BT: jax.Array | None) -> jax.Array:
@@ -239,27 +264,3 @@ class Decoder(nnx.Module):
         if self.types is not None and types_BT is not None:
             x_BTD = x_BTD + self.types(types_BT)
         return _normed(self.embedding_norm, x_BTD)
-
-
-def _which(config: DecoderConfig) -> jax.Array | None:
-    """Per layer, its rotary table in ``_turns``; None where all layers use the same."""
-    if len(set(config.layer_ropes)) <= 1:
-        return None
-    return jnp.array([len(config.ropes) if i is None else i for i in config.layer_ropes])
-
-
-def _turns(config: DecoderConfig, n_tokens: int, lengths_B: jax.Array) -> Turn | None:
-    """Cosines and sines; with a leading axis, one more than ``ropes`` (standing still), where layers differ."""
-    turns = [angles(rope, n_tokens, lengths_B) for rope in config.ropes]
-    if len(set(config.layer_ropes)) <= 1:
-        first = config.layer_ropes[0] if config.layer_ropes else 0
-        return turns[first] if turns and first is not None else None
-    turns.append((jnp.ones_like(turns[0][0]), jnp.zeros_like(turns[0][1])))
-    cosines, sines = (jnp.stack(jnp.broadcast_arrays(*tables)) for tables in zip(*turns))
-    return cosines, sines
-
-
-def _windows(config: DecoderConfig, n_tokens: int) -> tuple[int | None, ...]:
-    """Windows per layer, or one if all are equal; those at least as long as the row hide nothing."""
-    windows = tuple(w if w is not None and w < n_tokens else None for w in config.windows or (None,))
-    return windows if len(set(windows)) > 1 else windows[:1]
