@@ -8,6 +8,11 @@ import numpy as np
 import pytest
 import tiny
 from parity_cases import CASES
+from transformers import FunnelConfig
+
+from jaxpool.errors import ConfigError
+from jaxpool_conversions.families import find
+from jaxpool_conversions.families.fields import Fields
 
 
 @pytest.mark.parametrize("case", ["funnel", "funnel-pooled-first"])
@@ -32,3 +37,9 @@ def test_pairs_with_a_first_token_of_its_own_segment_equal_torch(tmp_path: Path)
     theirs = tiny.torch_logits(folder, ids, types)
     np.testing.assert_allclose(ours, theirs, atol=2e-5, rtol=0)
     assert np.abs(theirs - tiny.torch_logits(folder, ids)).max() > 2e-3
+
+
+@pytest.mark.parametrize("architecture", ["FunnelForTokenClassification", "FunnelModel"])
+def test_models_with_the_decoder_are_refused(architecture: str) -> None:
+    with pytest.raises(ConfigError, match=f"{architecture} ends in layers"):
+        find("funnel").config(Fields(FunnelConfig(architectures=[architecture])))

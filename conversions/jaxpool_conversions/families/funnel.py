@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jaxpool.errors import ConfigError
 from jaxpool.models.funnel import Funnel, FunnelConfig
 from jaxpool_conversions.families import Family, HeadStyle
 from jaxpool_conversions.families.fields import Fields
@@ -11,6 +12,12 @@ from jaxpool_conversions.rules import Ignore, Rule, Table
 
 def _config(fields: Fields) -> FunnelConfig:
     fields.get("num_decoder_layers")  # of the models for tokens
+    architectures = fields.get("architectures") or ()
+    if any(name.endswith(("ForTokenClassification", "FunnelModel")) for name in architectures):
+        raise ConfigError(
+            f"{architectures[0]} ends in layers that bring back the tokens' own states, which jaxpool does not "
+            "implement; it implements FunnelForSequenceClassification and FunnelBaseModel."
+        )
     # Two ways to compute the same.
     fields.require("attention_type", "relative_shift", "factorized")
     fields.require("pooling_type", "mean", "max")
