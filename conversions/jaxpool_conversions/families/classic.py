@@ -1,4 +1,4 @@
-"""The older decoders: positions in a table (GPT, GPT-Neo, BigCode, OPT, BioGPT, CTRL), and GPT-J."""
+"""The older decoders: positions in a table (GPT, GPT-2, GPT-Neo, BigCode, OPT, BioGPT, CTRL), and GPT-J."""
 
 from __future__ import annotations
 
@@ -24,9 +24,13 @@ def _norm(fields: Fields) -> NormConfig:
     return NormConfig("layer", fields.get("layer_norm_epsilon"), bias=True)
 
 
-def _openai(fields: Fields) -> DecoderConfig:
+def _summary(fields: Fields) -> None:
     for name in ("summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels"):
         fields.get(name)  # of the double-heads model only
+
+
+def _openai(fields: Fields) -> DecoderConfig:
+    _summary(fields)
     activation = fields.get("afn")
     return llama_like(
         fields,
@@ -44,6 +48,36 @@ def _openai(fields: Fields) -> DecoderConfig:
         ropes=(),
         positions=fields.get("max_position_embeddings"),
     )
+
+
+def _gpt2(fields: Fields, kv_heads: int | None = None) -> DecoderConfig:
+    fields.require("add_cross_attention", False)
+    width, heads = fields.get("hidden_size"), fields.get("num_attention_heads")
+    return llama_like(
+        fields,
+        norm=_norm(fields),
+        attention={
+            "kv_heads": kv_heads or heads,
+            "scale": (width // heads) ** -0.5 if fields.get("scale_attn_weights") else 1.0,
+            "qkv_bias": True,
+            "out_bias": True,
+        },
+        mlp={
+            "gated": False,
+            "bias": True,
+            "inner": fields.get("n_inner") or 4 * width,
+            "activation": fields.get("activation_function"),
+        },
+        ropes=(),
+        positions=fields.get("max_position_embeddings"),
+    )
+
+
+def _gpt2_alone(fields: Fields) -> DecoderConfig:
+    _summary(fields)
+    fields.require("scale_attn_by_inverse_layer_idx", False)
+    fields.require("reorder_and_upcast_attn", False)
+    return _gpt2(fields)
 
 
 def _ctrl(fields: Fields) -> DecoderConfig:
@@ -97,28 +131,9 @@ def _gptj(fields: Fields) -> DecoderConfig:
 
 
 def _gpt_bigcode(fields: Fields) -> DecoderConfig:
-    fields.require("add_cross_attention", False)
     for name in ("attention_softmax_in_fp32", "scale_attention_softmax_in_fp32"):
         fields.get(name)  # always, here
-    width, heads = fields.get("hidden_size"), fields.get("num_attention_heads")
-    return llama_like(
-        fields,
-        norm=_norm(fields),
-        attention={
-            "kv_heads": 1 if fields.get("multi_query") else heads,
-            "scale": (width // heads) ** -0.5 if fields.get("scale_attn_weights") else 1.0,
-            "qkv_bias": True,
-            "out_bias": True,
-        },
-        mlp={
-            "gated": False,
-            "bias": True,
-            "inner": fields.get("n_inner") or 4 * width,
-            "activation": fields.get("activation_function"),
-        },
-        ropes=(),
-        positions=fields.get("max_position_embeddings"),
-    )
+    return _gpt2(fields, kv_heads=1 if fields.get("multi_query") else None)
 
 
 def _gpt_bigcode_table(config: DecoderConfig) -> Table:
@@ -201,7 +216,7 @@ def _projections(source: str, out: str = "out_proj") -> tuple[Rule, ...]:
 
 _MASKS = ("attn.bias", "attn.masked_bias", "attn.attention.bias", "attn.attention.masked_bias")
 _C_MLP = (*linear("h.{layer}.mlp.c_fc", f"{MLP}.up"), *linear("h.{layer}.mlp.c_proj", f"{MLP}.down"))
-_OPENAI = _table(
+_CONV = (
     (
         *fused("h.{layer}.attn.c_attn", qkv(ATTENTION, axis=1), transpose=False),
         *linear("h.{layer}.attn.c_proj", f"{ATTENTION}.out", transpose=False),
@@ -210,9 +225,8 @@ _OPENAI = _table(
         *linear("h.{layer}.mlp.c_fc", f"{MLP}.up", transpose=False),
         *linear("h.{layer}.mlp.c_proj", f"{MLP}.down", transpose=False),
     ),
-    embedding="tokens_embed",
-    positions="positions_embed",
 )
+_OPENAI = _table(*_CONV, embedding="tokens_embed", positions="positions_embed")
 _GPT_NEO = _table(_projections("h.{layer}.attn.attention"), _C_MLP)
 _GPTJ = _table(
     _projections("h.{layer}.attn"),
@@ -252,6 +266,7 @@ def _fairseq(prefix: str, root: str, final_norm: str) -> Table:
 
 
 FAMILIES = {
+    "gpt2": family("GPT2", _gpt2_alone, _table(*_CONV)),
     "openai-gpt": family("OpenAIGPT", _openai, _OPENAI),
     "ctrl": family("CTRL", _ctrl, _CTRL),
     "gpt_neo": family("GPTNeo", _gpt_neo, _GPT_NEO),
