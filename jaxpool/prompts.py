@@ -116,6 +116,7 @@ class Options:
     Attributes:
         truncate: keep at most so many tokens; None refuses prompts that are too long.
         side: which end is cut, "left" or "right"; None is the tokenizer's own.
+        strategy: which text of a pair is cut: "longest_first", "only_first" or "only_second".
         pad: append padding up to so many tokens; they are ordinary tokens to the model.
         add_special_tokens: whether texts get the tokenizer's special tokens.
         lower: lower-case texts first.
@@ -126,6 +127,7 @@ class Options:
     pad: int | None = None
     add_special_tokens: bool = True
     lower: bool = False
+    strategy: str = "longest_first"
 
     @classmethod
     def parse(cls, kwargs: Mapping[str, Any] | None, max_length: int, lower: bool = False) -> Options:
@@ -146,9 +148,10 @@ class Options:
             pad = length
         elif padding not in (None, False, "do_not_pad"):
             left["padding"] = padding
-        truncation = left.pop("truncation", None)
-        if truncation in (True, "longest_first"):
+        truncation, strategy = left.pop("truncation", None), "longest_first"
+        if truncation in (True, "longest_first", "only_first", "only_second"):
             truncate = length
+            strategy = strategy if truncation is True else truncation
         elif truncation in (False, "do_not_truncate"):
             truncate = None
         elif truncation is not None:
@@ -161,7 +164,7 @@ class Options:
             )
         truncate = _limit("truncate_prompt_tokens", truncate, max_length)
         pad = _limit("pad_prompt_tokens", pad, max_length)
-        return cls(truncate, side, pad, special, lower)
+        return cls(truncate, side, pad, special, lower, strategy)
 
 
 def _limit(name: str, value: Any, max_length: int) -> int | None:

@@ -19,6 +19,8 @@ from jaxpool.vocabulary import Vocabulary
 
 SHORTER = "Please reduce the length of the input prompt."
 
+_TOO_SHORT = "truncation={!r} would cut a text of the pair to nothing (or there is no such text); use 'longest_first'."
+
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
@@ -33,7 +35,9 @@ class Encoded:
     types: list[int] | None = None
 
 
-def _truncated(backend: Any, texts: Sequence[TextPrompt], size: int, side: str, special: bool) -> Iterator[Any]:
+def _truncated(
+    backend: Any, texts: Sequence[TextPrompt], size: int, side: str, special: bool, strategy: str
+) -> Iterator[Any]:
     """Encodings of at most ``size`` tokens, special ones included, which are added after the cut."""
     parts = iter(
         backend.encode_batch_fast(
@@ -44,7 +48,10 @@ def _truncated(backend: Any, texts: Sequence[TextPrompt], size: int, side: str, 
     for text in texts:
         first, second = next(parts), None if text.pair is None else next(parts)
         added = backend.num_special_tokens_to_add(second is not None) if special else 0
-        kept = _share(max(size - added, 0), len(first), 0 if second is None else len(second))
+        lengths = len(first), 0 if second is None else len(second)
+        kept = _share(max(size - added, 0), *lengths) if strategy == "longest_first" else None
+        if kept is None:
+            kept = _of_one(max(size - added, 0), *lengths, strategy)
         for part, length in zip((first, second), kept):
             if part is not None and len(part) > length:
                 part.truncate(length, direction=side)
@@ -60,6 +67,17 @@ def _share(room: int, first: int, second: int) -> tuple[int, int]:
     if short + long > room:
         short, long = room // 2, room // 2 + room % 2
     return (long, short) if first > second else (short, long)
+
+
+def _of_one(room: int, first: int, second: int, strategy: str) -> tuple[int, int]:
+    """As ``_share``, but all that is too much comes off one text, of which at least one token must stay."""
+    excess = first + second - room
+    if excess <= 0:
+        return first, second
+    kept = (first - excess, second) if strategy == "only_first" else (first, second - excess)
+    if min(kept) < 1 and not (strategy == "only_first" and second == 0 and kept[0] >= 1):
+        raise ValidationError(_TOO_SHORT.format(strategy), parameter="truncation", value=strategy)
+    return kept
 
 
 def _check_unicode(text: str) -> None:
@@ -177,7 +195,8 @@ class Tokenizer:
             encodings = backend.encode_batch_fast(inputs, add_special_tokens=options.add_special_tokens)
         else:
             side = options.side or self.vocabulary.truncation_side
-            encodings = _truncated(backend, texts, options.truncate, side, options.add_special_tokens)
+            special, strategy = options.add_special_tokens, options.strategy
+            encodings = _truncated(backend, texts, options.truncate, side, special, strategy)
         return [self._from_encoding(encoding) for encoding in encodings]
 
     def _from_encoding(self, encoding: Any) -> Encoded:
@@ -191,13 +210,19 @@ class Tokenizer:
                 text.text,
                 text.pair,
                 add_special_tokens=options.add_special_tokens,
-                truncation=options.truncate is not None,
+                truncation=False if options.truncate is None else options.strategy,
                 max_length=options.truncate,
                 return_token_type_ids=self._has_types,
                 verbose=False,
             )
+        except Exception as error:  # Rust tokenizers behind a class of their own raise bare ones
+            if "Truncation error" not in str(error):
+                raise
+            raise ValidationError(_TOO_SHORT.format(options.strategy), parameter="truncation") from error
         finally:
             hf.truncation_side = side
+        if options.strategy != "longest_first" and len(encoding["input_ids"]) > (options.truncate or 0):
+            raise ValidationError(_TOO_SHORT.format(options.strategy), parameter="truncation", value=options.strategy)
         types = encoding.get("token_type_ids")
         return Encoded(list(encoding["input_ids"]), types if types and any(types) else None)
 

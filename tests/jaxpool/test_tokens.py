@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import random
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer, ByT5Tokenizer
+from transformers import (
+    AutoTokenizer,
+    BertTokenizer,
+    ByT5Tokenizer,
+    DebertaTokenizer,
+    DebertaV2Tokenizer,
+    RobertaTokenizer,
+)
 
 from jaxpool import prompts
 from jaxpool.errors import CheckpointError, ValidationError
 from jaxpool.prompts import Options, split
 from jaxpool.tokens import Tokenizer
-from jaxpool.vocabulary import lower_cases, read_tokenizer
+from jaxpool.vocabulary import Vocabulary, lower_cases, read_tokenizer
 
 MODELS = Path(__file__).parents[1] / "data" / "models"
 NAMES = ["gpt2-cls", "bert-cls", "qwen2-cls", "llama-causal"]
@@ -48,6 +57,32 @@ def random_texts(count: int, most: int, seed: int = 0) -> list[str]:
     return ["".join(rng.choices(ALPHABET, k=rng.randint(1, most))) for _ in range(count)]
 
 
+LETTERS = list("abcdef")
+
+
+def _numbered(*tokens):
+    return {token: number for number, token in enumerate([*tokens, *LETTERS, "Ġ", *("Ġ" + x for x in LETTERS)])}
+
+
+BYTE_PAIRS = [("Ġ", letter) for letter in LETTERS]
+PAIRS = {
+    "bert": lambda: BertTokenizer(vocab=_numbered("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")),
+    "roberta": lambda: RobertaTokenizer(vocab=_numbered("<s>", "<pad>", "</s>", "<unk>", "<mask>"), merges=BYTE_PAIRS),
+    "deberta": lambda: DebertaTokenizer(
+        vocab=_numbered("[PAD]", "[CLS]", "[SEP]", "[UNK]", "[MASK]"), merges=BYTE_PAIRS
+    ),
+    "deberta-v2": lambda: DebertaV2Tokenizer(
+        vocab=[
+            *((token, 0.0) for token in ("[PAD]", "[CLS]", "[SEP]", "[UNK]")),
+            *(("▁" + letter, -1.0) for letter in LETTERS),
+            ("▁", -2.0),
+            ("[MASK]", 0.0),
+        ]
+    ),
+}
+"""Tokenizers of models that read pairs, each with a few letters for a vocabulary."""
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("special", [True, False])
 def test_ids_are_the_tokenizers(name, special):
@@ -77,6 +112,38 @@ def test_truncated_pairs_are_the_tokenizers(name, side, size):
         assert encoded.ids == expected["input_ids"]
         types = expected.get("token_type_ids", [0] * len(encoded.ids))
         assert (encoded.types or [0] * len(encoded.ids)) == types
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta", "deberta", "deberta-v2"])
+@pytest.mark.parametrize("strategy", ["longest_first", "only_first", "only_second"])
+@pytest.mark.parametrize("slow", [False, True])
+def test_pairs_are_cut_as_transformers_cuts_them(kind, strategy, slow):
+    """Ids and token types of every pair, at every size; where transformers fails, so do we."""
+    theirs = PAIRS[kind]()
+    vocabulary = Vocabulary.of(PAIRS[kind]())
+    if slow:
+        vocabulary = replace(vocabulary, backend=None, slow=PAIRS[kind]())
+    ours = Tokenizer(vocabulary, max_length=64, vocab_size=len(theirs))
+    pairs = [("a b c d e f", "b c"), ("a", "c d e f a b c"), ("f e d", "a b c"), ("a b c d", "e")]
+    for size, (a, b) in itertools.product(range(5, 14), pairs):
+        options = {"truncation": strategy, "max_length": size}
+        try:
+            expected = theirs(a, b, **options)
+        except Exception:  # the Rust tokenizer raises bare ones
+            with pytest.raises(ValidationError, match=f"truncation='{strategy}' would cut a text"):
+                ours.encode([{"prompt": a, "text_pair": b}], options)
+            continue
+        (encoded,) = ours.encode([{"prompt": a, "text_pair": b}], options)
+        assert encoded.ids == expected["input_ids"], (size, a, b)
+        assert (encoded.types or [0] * len(encoded.ids)) == expected.get("token_type_ids", [0] * len(encoded.ids))
+
+
+def test_one_text_has_no_second_to_cut():
+    ours = Tokenizer(PAIRS["bert"](), max_length=64, vocab_size=20)
+    (encoded,) = ours.encode(["a b c d"], {"truncation": "only_first", "max_length": 4})
+    assert len(encoded.ids) == 4
+    with pytest.raises(ValidationError, match="only_second"):
+        ours.encode(["a b c d"], {"truncation": "only_second", "max_length": 4})
 
 
 @pytest.mark.parametrize("name", NAMES)
