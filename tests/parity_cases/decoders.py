@@ -23,6 +23,7 @@ VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "n
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-dynamic": ("llama", SMALL | {"num_labels": 2, "max_position_embeddings": 16, "rope_parameters": DYNAMIC}),
     "llama-bidirectional": ("llama", SMALL | {"num_labels": 2, "is_causal": False}),
+    "mistral-bidirectional-window": ("mistral", SMALL | {"num_labels": 2, "is_causal": False, "sliding_window": 5}),
     "gemma": ("gemma", SMALL | {"num_labels": 2, "head_dim": 12, "attention_bias": True}),
     "gemma-mqa-linear": ("gemma", SMALL | {"num_labels": 7, "head_dim": 6, "num_key_value_heads": 1,
                                            "hidden_act": "gelu", "rope_parameters": LINEAR}),
@@ -40,6 +41,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gemma3-text-part": ("gemma3", {"vocab_size": 103, "num_labels": 3, "text_config": GEMMA3, "vision_config": VISION,
                                     "mm_tokens_per_image": 4, "image_token_index": 102, "boi_token_index": 101,
                                     "eoi_token_index": 100}),
+    "gemma3-text-part-bias": ("gemma3", {"vocab_size": 103, "num_labels": 1, "vision_config": VISION,
+                              "text_config": GEMMA3 | {"attention_bias": True, "num_key_value_heads": 6},
+                              "mm_tokens_per_image": 4, "image_token_index": 102, "boi_token_index": 101,
+                              "eoi_token_index": 100}),
     "phi": ("phi", HEADS | {"num_labels": 2}),
     "phi-gqa-norm": ("phi", SMALL | {"num_labels": 3, "qk_layernorm": True, "hidden_act": "gelu", "rope_parameters": {
         "rope_type": "default", "rope_theta": 100.0, "partial_rotary_factor": 0.25}}),

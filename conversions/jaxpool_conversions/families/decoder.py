@@ -17,6 +17,7 @@ from jaxpool.pooling import Pooling
 from jaxpool_conversions.families import Family, HeadStyle
 from jaxpool_conversions.families.fields import Fields
 from jaxpool_conversions.families.rope import rope
+from jaxpool_conversions.families.rows import norm
 from jaxpool_conversions.rules import Ignore, Part, Rule, Table, Transpose
 
 Switches = Mapping[str, Any]
@@ -58,6 +59,9 @@ def llama_like(
         mlp = MlpConfig(**usual | dict(mlp))
     settings: dict[str, Any] = {"vocab": fields.get("vocab_size"), "layers": fields.get("num_hidden_layers")}
     settings |= {"norm": norm, "final_norm": norm} | switches
+    if not fields.get("is_causal", True):
+        # transformers counts a window's far end as seen when it looks both ways, and only then.
+        settings["windows"] = tuple(w and w + 1 for w in settings.get("windows", ()))
     ropes = (rope(fields, of_attention.head_size, partial=partial_rope),) if ropes is None else ropes
     return DecoderConfig(width=width, attention=of_attention, mlp=mlp, ropes=ropes, **settings)
 
@@ -136,11 +140,6 @@ def by_head(source: str, heads: int) -> tuple[Rule, ...]:
         *fused(f"{source}.query_key_value", qkv(ATTENTION, groups=heads)),
         *linear(f"{source}.dense", f"{ATTENTION}.out"),
     )
-
-
-def norm(source: str, target: str) -> tuple[Rule, Rule]:
-    """Rows of a norm, scale and bias."""
-    return Rule(f"{source}.weight", f"{target}.scale"), Rule(f"{source}.bias", f"{target}.bias")
 
 
 ATTENTION = "backbone.layers.attention"
