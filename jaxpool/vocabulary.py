@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +83,11 @@ def read_tokenizer(folder: Path) -> Any:
     """The folder's transformers tokenizer; None where the folder has no tokenizer files.
 
     Raises:
-        CheckpointError: the files are damaged or incomplete.
+        CheckpointError: the files are damaged or incomplete, or of a kind whose reader is not installed.
     """
     if not any(True for pattern in TOKENIZER_FILES for _ in folder.glob(pattern)):
         return None
+    _check_readers(folder)
     from transformers import AutoTokenizer
 
     try:
@@ -97,6 +99,33 @@ def read_tokenizer(folder: Path) -> Any:
     if empty:
         raise CheckpointError(f"The tokenizer in {folder} has an empty vocabulary; are its files complete?")
     return hf
+
+
+def _check_readers(folder: Path) -> None:
+    """Raises where there is no ``tokenizer.json`` and what there is needs a package that is not installed.
+
+    transformers then tries one reader after another and reports that the last is missing, or makes up a vocabulary.
+    """
+    if (folder / "tokenizer.json").is_file():
+        return
+    for path in sorted((*folder.glob("*.model"), *folder.glob("*.tiktoken"))):
+        with path.open("rb") as file:
+            # A sentencepiece model is a protobuf message that begins with field 1; tiktoken files are lines of base64.
+            packages = {"sentencepiece": "sentencepiece", "protobuf": "google.protobuf"}
+            packages = packages if file.read(1) == b"\n" else {"tiktoken": "tiktoken"}
+        missing = [package for package, module in packages.items() if not _installed(module)]
+        if missing:
+            raise CheckpointError(
+                f"{path} can only be read with {' and '.join(packages)}, and the folder has no tokenizer.json instead; "
+                f"run `pip install {' '.join(missing)}`."
+            )
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package around it
+        return False
 
 
 def lower_cases(folder: Path) -> bool:

@@ -363,3 +363,42 @@ def test_damaged_tokenizer_files(tmp_path):
 )
 def test_what_counts_as_one_prompt(prompts, count):
     assert len(split(prompts)) == count
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "installed", "told"),
+    [
+        ("spiece.model", b"\n\x0e", (), "with sentencepiece and protobuf.*`pip install sentencepiece protobuf`"),
+        ("tokenizer.model", b"\n\x0e", ("sentencepiece",), "`pip install protobuf`"),
+        ("tokenizer.model", b"IQ== 0\n", (), "with tiktoken.*`pip install tiktoken`"),
+        ("qwen.tiktoken", b"IQ== 0\n", (), "`pip install tiktoken`"),
+    ],
+)
+def test_a_missing_reader_is_named(tmp_path, monkeypatch, name, content, installed, told):
+    (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr("jaxpool.vocabulary._installed", lambda module: module in installed)
+    with pytest.raises(CheckpointError, match=told):
+        read_tokenizer(tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore:builtin type .* has no __module__ attribute:DeprecationWarning")
+def test_sentencepiece_files_alone_are_read(tmp_path):
+    """The ids are those of the sentencepiece library itself, and special tokens stand around them."""
+    sentencepiece = pytest.importorskip("sentencepiece")
+    pytest.importorskip("google.protobuf")
+    (tmp_path / "text").write_text("\n".join(["the movie was great", "hello world again", "yes no maybe"] * 20))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "text"),
+        model_prefix=str(tmp_path / "sentencepiece.bpe"),
+        vocab_size=40,
+        hard_vocab_limit=False,
+        minloglevel=5,
+    )
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "xlm-roberta"}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "XLMRobertaTokenizer"}))
+    texts = ["the movie", "hello maybe", "great world again"]
+    ours = Tokenizer(read_tokenizer(tmp_path), max_length=64, vocab_size=60).encode(texts)
+    reference = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "sentencepiece.bpe.model"))
+    for text, encoded in zip(texts, ours):
+        # <s>, then pieces one further than in the file (fairseq numbers <pad> in between), then </s>
+        assert encoded.ids == [0, *(piece + 1 for piece in reference.encode(text)), 2]
