@@ -103,3 +103,24 @@ def jaxpool_logits(folder: Path, ids: list[list[int]], dtype: str = "float32") -
     with LLM(str(folder), runner="pooling", skip_tokenizer_init=True, dtype=dtype) as llm:
         outputs = llm.classify(ids, pooling_params=PoolingParams(use_activation=False), use_tqdm=False)
     return np.array([output.outputs.probs for output in outputs])
+
+
+def parameters(folder: Path) -> tuple[Any, Any, Any]:
+    """A checkpoint's parameters in float32, with the table and the head they came by: what ``export`` takes."""
+    from transformers import AutoConfig
+
+    from jaxpool import sharding
+    from jaxpool.programs import abstract
+    from jaxpool.resolve import resolve
+    from jaxpool_conversions.heads import find_head
+    from jaxpool_conversions.load import load
+    from jaxpool_conversions.reader import Reader
+
+    with Reader(folder) as reader:
+        spec = resolve(
+            AutoConfig.from_pretrained(folder),
+            lambda family, labels, width: find_head(reader, family.table, num_labels=labels, width=width),
+            dtype="float32",
+        )
+        targets = sharding.targets(abstract(spec), sharding.make_mesh())
+        return load(reader, spec.family.table, spec.source, targets), spec.family.table, spec.source

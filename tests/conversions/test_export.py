@@ -16,7 +16,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tiny
-from flax import nnx
 
 from jaxpool.errors import CheckpointError, WeightsError
 from jaxpool_conversions.export import export, save_checkpoint
@@ -78,7 +77,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def test_checkpoints_of_transformers_come_back_as_they_were(tmp_path: Path, kind: str, form: str) -> None:
     """Every family, as transformers writes it and as torch writes it: loaded, exported, equal name by name."""
     torch = pytest.importorskip("torch")
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
     folder = tiny.save(tmp_path / "in", kind, num_labels=3, **FAMILIES[kind])
     model = AutoModelForSequenceClassification.from_pretrained(folder)
@@ -91,29 +90,11 @@ def test_checkpoints_of_transformers_come_back_as_they_were(tmp_path: Path, kind
     if form == "bin":
         torch.save(model.state_dict(), folder / "pytorch_model.bin")
 
-    leaves, table, head = load_with_family(folder, AutoConfig.from_pretrained(folder))
+    leaves, table, head = tiny.parameters(folder)
     back = export(leaves, table, head)
     assert back.keys() == source.keys()
     for name, tensor in source.items():
         np.testing.assert_array_equal(back[name], tensor, name)
-
-
-def load_with_family(folder: Path, config: Any) -> tuple[Any, Any, HeadSource]:
-    from jaxpool import sharding
-    from jaxpool.programs import abstract
-    from jaxpool.resolve import resolve
-
-    with Reader(folder) as reader:
-        spec = resolve(
-            config,
-            lambda family, labels, width: find_head(reader, family.table, num_labels=labels, width=width),
-            platform="cpu",
-            dtype="float32",
-        )
-        model = abstract(spec, "cpu")
-        assert isinstance(model, nnx.Module)
-        targets = sharding.targets(model, sharding.make_mesh(1, 1))
-        return load(reader, spec.family.table, spec.source, targets), spec.family.table, spec.source
 
 
 def test_a_head_from_rows_is_written_as_an_ordinary_head(made: SimpleNamespace) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tiny
+from parity_cases.moe import CASES
 from safetensors.numpy import save_file
 
 from jaxpool import sharding
@@ -137,6 +139,21 @@ def test_each_expert_of_each_layer_exactly_once(
     damage(damaged)
     with pytest.raises(WeightsError, match=message):
         loaded(tmp_path, damaged, targets)
+
+
+@pytest.mark.parametrize(
+    "case", ["mixtral", "qwen3-moe-some-dense", "granitemoe", "gpt-oss", "deepseek-v3", "minicpm3"]
+)
+def test_checkpoints_of_transformers_come_back_as_they_were(case: str, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    model_type, config = CASES[case]
+    folder = tiny.save(tmp_path, model_type, **config)
+    with Reader(folder) as reader:
+        source = {name: reader.read(name) for name in reader.names()}
+    back = export(*tiny.parameters(folder))
+    assert back.keys() == source.keys()
+    for name, values in source.items():
+        np.testing.assert_array_equal(back[name], values, err_msg=name)
 
 
 def test_groups_in_paths() -> None:

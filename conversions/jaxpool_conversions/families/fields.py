@@ -46,9 +46,9 @@ class Fields:
 
     def get(self, name: str, default: Any = None) -> Any:
         """The field's value; ``default`` where the config class has no such field."""
-        name = getattr(self._config, "attribute_map", {}).get(name, name)  # a second name for a field
-        self._read.add(name)
-        return getattr(self._config, name, default)
+        other = getattr(self._config, "attribute_map", {}).get(name, name)  # a second name for a field
+        self._read |= {name, other}  # config classes declare the one or the other
+        return getattr(self._config, other, default)
 
     def require(self, name: str, *allowed: Any) -> None:
         """Raises ConfigError unless the field is absent or has one of the ``allowed`` values."""
