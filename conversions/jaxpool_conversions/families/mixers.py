@@ -9,10 +9,12 @@ from jaxpool.models.fourier import FourierConfig
 from jaxpool.models.landmark import LandmarkConfig
 from jaxpool_conversions.families.bert import CLASSIFIER, LAYER, NAMES, config, family, padding, table
 from jaxpool_conversions.families.fields import Fields
+from jaxpool_conversions.rules import Ignore
 
 
 def _longformer(fields: Fields) -> BertConfig:
     fields.get("onnx_export")  # how transformers computes the same
+    architectures = fields.get("architectures") or ()
     given, layers = fields.get("attention_window"), fields.get("num_hidden_layers")
     windows = set(given if isinstance(given, list | tuple) else [given])
     if len(windows) > 1 or windows == {0} or any(window % 2 for window in windows):
@@ -26,6 +28,8 @@ def _longformer(fields: Fields) -> BertConfig:
             width=fields.get("hidden_size"),
             heads=fields.get("num_attention_heads"),
             window=windows.pop() // 2 + 1,
+            # As the models of transformers set it when nobody says.
+            first=not any(name.endswith(("ForTokenClassification", "Model")) for name in architectures),
         ),
     )
 
@@ -36,6 +40,8 @@ _LONGFORMER = NAMES | {
     "layers.attention.first_key": f"{_SELF}.key_global",
     "layers.attention.first_value": f"{_SELF}.value_global",
 }
+_GLOBAL = tuple(Ignore(f"{_SELF}.{name}_global.{{rest}}", "for global tokens, which this model has none of")
+                for name in ("query", "key", "value"))  # fmt: skip
 
 
 def _big_bird(fields: Fields) -> BertConfig:
@@ -65,7 +71,8 @@ def _fnet(fields: Fields) -> BertConfig:
     fields.require("use_tpu_fourier_optimizations", False)
     fields.get("tpu_short_seq_length")  # read with that only
     width = fields.get("hidden_size")
-    return config(fields, heads=1, positions=fields.get("max_position_embeddings"), embed_width=width,
+    # There are no heads; this many say that devices may share the work in any number.
+    return config(fields, heads=width, positions=fields.get("max_position_embeddings"), embed_width=width,
                   mixer=FourierConfig(head_size=width))  # fmt: skip
 
 
@@ -75,7 +82,7 @@ _FNET = {ours: theirs for ours, theirs in NAMES.items() if ".attention." not in 
 }
 
 FAMILIES = {
-    "longformer": family("Longformer", _longformer, table("longformer.", _LONGFORMER, head=CLASSIFIER)),
+    "longformer": family("Longformer", _longformer, table("longformer.", _LONGFORMER, head=CLASSIFIER, ignore=_GLOBAL)),
     "big_bird": family("BigBird", _big_bird, table("bert.", head=CLASSIFIER), dense="hidden_act"),
     "fnet": family("FNet", _fnet, table("fnet.", _FNET)),
 }
