@@ -193,7 +193,7 @@ def resolve(
         task=task,
         supported_tasks=supported,
         last_only=last_only,
-        **_steps(pooler_config, task, source.num_labels or ours.width),
+        **_steps(pooler_config, task, source.num_labels or width),
         matryoshka=_matryoshka(config) if kind == "embed" else None,
         dimensions=pooler_config.dimensions,
     )
