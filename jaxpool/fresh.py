@@ -14,7 +14,7 @@ import numpy as np
 
 from jaxpool.errors import MissingHeadError
 from jaxpool.resolve import Spec, resolve
-from jaxpool_conversions.families import Family, HeadStyle
+from jaxpool_conversions.families import Family, HeadStyle, find
 from jaxpool_conversions.families.fields import Fields
 from jaxpool_conversions.heads import find_head
 from jaxpool_conversions.reader import Index, Reader
@@ -94,9 +94,9 @@ def open_for_training(
         if hasattr(config, stale):
             delattr(config, stale)
     config.problem_type = "single_label_classification"
-    # A classifier of tokens has no pooler; what is trained classifies texts.
-    suffixes = ("ForTokenClassification", "ForSequenceClassification")
-    config.architectures = [name.replace(*suffixes) for name in config.architectures or []]
+    # Whatever it was, what is trained classifies texts; some backbones differ by that (Longformer).
+    kind = find(config.model_type, (config.architectures or [None])[0])
+    config.architectures = [f"{kind.prefix_class}ForSequenceClassification"]
     reader, fresh = ReaderWithHead(folder), False
 
     def source(family: Family, _: int | None, width: int) -> HeadSource:

@@ -1,7 +1,7 @@
 """Attention within a window, except at the first token, which sees all and is seen by all: Longformer.
 
-Beltagy et al. 2020 (arXiv:2004.05150), with the one global token that its sequence classifier has. Shape letters as in
-``layers.py``.
+Beltagy et al. 2020 (arXiv:2004.05150); its sequence classifier has this one global token, its other models have none.
+Shape letters as in ``layers.py``.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ class LandmarkConfig:
     """Shape of the attention.
 
     Attributes:
-        window: a token sees tokens less than so many positions away, and the first.
+        window: a token sees tokens less than so many positions away.
+        first: whether the first token is global.
     """
 
     width: int
     heads: int
     window: int
+    first: bool
 
     @property
     def head_size(self) -> int:
@@ -49,7 +51,8 @@ class Landmark(nnx.Module):
             return Linear(c.width, c.width, ("embed", "heads"), bias=True, dtype=dtype, units=c.heads)
 
         self.query, self.key, self.value = linear(), linear(), linear()
-        self.first_query, self.first_key, self.first_value = linear(), linear(), linear()
+        if c.first:
+            self.first_query, self.first_key, self.first_value = linear(), linear(), linear()
         self.out = Linear(c.width, c.width, ("heads", "embed"), bias=True, dtype=dtype, units=c.heads)
         self.config = c
 
@@ -71,9 +74,11 @@ class Landmark(nnx.Module):
                 causal=False,
                 scale=c.head_size**-0.5,
                 window=window,
-                landmarks=1,
+                landmarks=int(c.first),
             )
 
         y_BTHh = sees(self.query, self.key, self.value, x_BTD, c.window)
+        if not c.first:
+            return self.out(y_BTHh.reshape(x_BTD.shape))
         first_B1Hh = sees(self.first_query, self.first_key, self.first_value, x_BTD[:, :1], None)
         return self.out(jnp.concatenate([first_B1Hh, y_BTHh[:, 1:]], axis=1).reshape(x_BTD.shape))

@@ -13,6 +13,7 @@ import pytest
 import tiny
 import torch
 from parity_cases import CASES
+from transformers import AutoModelForTokenClassification
 from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_position
 
 from jaxpool import LLM, PoolerConfig, PoolingParams
@@ -63,6 +64,21 @@ def test_big_bird_refuses_texts_that_it_would_attend_to_sparsely(tmp_path: Path)
     np.testing.assert_allclose(logits(folder, ids), tiny.torch_logits(folder, ids), atol=1e-4, rtol=0)
     with pytest.raises(ValueError, match="36"):
         logits(folder, tiny.prompts(config["vocab_size"], (37,)))
+
+
+@pytest.mark.parametrize("case", ["longformer", "modernbert", "deberta-v3", "nomic"])
+def test_classifiers_of_tokens_equal_torch(case: str, tmp_path: Path) -> None:
+    """Longformer's has no global token, ModernBERT's has its whole head."""
+    model_type, config = CASES[case]
+    folder, ids = tiny.save(tmp_path, model_type, head="tokens", **config), tiny.prompts(config["vocab_size"], (1, 17))
+    model = AutoModelForTokenClassification.from_pretrained(folder, attn_implementation="eager").eval()
+    with LLM(str(folder), runner="pooling", skip_tokenizer_init=True) as llm:
+        params = PoolingParams(use_activation=False)
+        outputs = llm.encode(ids, pooling_task="token_classify", pooling_params=params, use_tqdm=False)
+    for output, row in zip(outputs, ids, strict=True):
+        with torch.no_grad():
+            theirs = model(torch.tensor([row]), attention_mask=torch.ones(1, len(row), dtype=torch.long)).logits[0]
+        np.testing.assert_allclose(np.asarray(output.outputs.data), theirs.numpy(), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("buckets", "furthest"), [(256, 512), (32, 128), (16, 33), (512, 512)])
