@@ -71,6 +71,11 @@ def kind_of(architecture: str, runner: str, convert: str, sentence_embedder: boo
     by_suffix = next((kind for suffix, _, kind in SUFFIXES if architecture.endswith(suffix)), None)
     if convert in OF_KIND:
         return "classify" if convert == "classify" else "embed"
+    if architecture.endswith(("RewardModel", "ForRewardModeling")):
+        raise ValidationError(
+            f"{architecture} is a reward model whose head jaxpool does not implement; "
+            'convert="embed" (`--convert embed`) gives its hidden states.'
+        )
     if by_suffix is not None:
         return by_suffix
     if convert == "auto" and (runner == "pooling" or sentence_embedder):

@@ -250,6 +250,8 @@ def test_an_unknown_architecture_names_itself_and_what_is_supported() -> None:
         ("LlamaForSequenceClassification", "pooling", "embed", "embed"),
         ("LlamaForCausalLM", "auto", "auto", 'Pass convert="classify".*convert="embed"'),
         ("LlamaForCausalLM", "pooling", "none", 'Pass convert="classify"'),
+        ("Qwen2ForProcessRewardModel", "auto", "auto", "reward model whose head"),
+        ("Qwen2ForRewardModel", "auto", "embed", "embed"),
         ("BertForMaskedLM", "auto", "auto", 'Pass convert="classify"'),
         ("LlamaForSequenceClassification", "generate", "auto", "does not support `--runner generate`"),
         ("LlamaForSequenceClassification", "walk", "auto", "runner must be one of"),
