@@ -1,0 +1,69 @@
+"""Writes ``conversions/PARITY.md``: how far our float32 logits are from transformers with torch, per model type.
+
+Run from the repository root: ``python tests/support/parity_table.py``. It builds every case of ``parity_cases``.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+PAGE = Path(__file__).parents[2] / "conversions" / "PARITY.md"
+
+
+def measure(name: str) -> tuple[str, float, float, int]:
+    """One case: its model type, the largest difference, the largest logit, the number of labels."""
+    import numpy as np
+    import tiny
+    from parity_cases import CASES
+
+    model_type, config = CASES[name]
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = tiny.save(Path(folder), model_type, **config)
+        ids = tiny.prompts(config["vocab_size"], end=config.get("eos_token_id"))
+        theirs, ours = tiny.torch_logits(checkpoint, ids), tiny.jaxpool_logits(checkpoint, ids)
+    return model_type, float(np.abs(ours - theirs).max()), float(np.abs(theirs).max()), theirs.shape[1]
+
+
+def main() -> None:
+    """Measures every case, one process a core, and writes the page."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "JAX_PLATFORMS": "cpu"}
+    import jax
+    import tiny
+    import torch
+    import transformers
+    from parity_cases import CASES
+
+    rows: dict[str, list[tuple[float, float, int]]] = {}
+    with ProcessPoolExecutor(mp_context=get_context("spawn"), max_tasks_per_child=40) as pool:
+        for model_type, *figures in pool.map(measure, CASES):
+            rows.setdefault(model_type, []).append(tuple(figures))
+            print(f"{model_type}: {figures[0]:.1e}", file=sys.stderr)
+    lines = [
+        "# Parity with transformers",
+        "",
+        "Largest difference between our float32 logits and those of transformers with torch, over random tiny "
+        "checkpoints whose configs exercise the features of each model type (`tests/support/parity_cases`), texts of "
+        f"{', '.join(map(str, tiny.LENGTHS))} tokens. Written by `python tests/support/parity_table.py`, never by hand: "
+        f"Python {platform.python_version()}, jax {jax.__version__}, transformers {transformers.__version__}, "
+        f"torch {torch.__version__}.",
+        "",
+        "| model type | configs | label counts | largest logit | max difference |",
+        "|---|---|---|---|---|",
+        *(
+            f"| {model_type} | {len(cases)} | {', '.join(map(str, sorted({c[2] for c in cases})))} "
+            f"| {max(c[1] for c in cases):.1f} | {max(c[0] for c in cases):.1e} |"
+            for model_type, cases in sorted(rows.items())
+        ),
+        "",
+    ]
+    PAGE.write_text("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
