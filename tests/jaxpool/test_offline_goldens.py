@@ -190,9 +190,7 @@ CASES: dict[str, Callable[[LLM], Any]] = {
 }
 
 
-CASES_OF: dict[str, dict[str, Callable[[LLM], Any]]] = {
-    "gpt2-cls-tokcls": {"empty_string": encode("", pooling_task="token_classify")},
-}
+CASES_OF = {"gpt2-cls-tokcls": {"empty_string": encode("", pooling_task="token_classify")}}
 """Run -> cases that called something else there."""
 
 

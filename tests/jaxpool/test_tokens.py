@@ -30,22 +30,9 @@ from jaxpool.vocabulary import Vocabulary, lower_cases, read_tokenizer
 MODELS = Path(__file__).parents[1] / "data" / "models"
 NAMES = ["gpt2-cls", "bert-cls", "qwen2-cls", "llama-causal"]
 ALPHABET = [
-    "hello",
-    "World",
-    " ",
-    "  ",
-    "naïve",
-    "東京",
-    "😀",
-    "\n",
-    "a",
-    "!",
-    "[SEP]",
-    "<s>",
-    "<|endoftext|>",
-    "\0",
-    "ß",
-]
+    "hello", "World", " ", "  ", "naïve", "東京", "😀", "\n",
+    "a", "!", "[SEP]", "<s>", "<|endoftext|>", "\0", "ß",
+]  # fmt: skip
 
 
 def open_tokenizer(name: str, **limits: int) -> Tokenizer:
