@@ -270,6 +270,12 @@ def _head_dtype(config: Any, compute: str) -> str:
     return _DTYPES[asked]
 
 
+def _stretch(config: Any) -> float:
+    """How much longer texts get by scaled rotary positions; kinds other than these name the length they reach."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    return float(rope.get("factor") or 1.0) if rope.get("rope_type") in ("linear", "dynamic") else 1.0
+
+
 def _max_length(config: Any, folder: Path | None, asked: int | None, tokenizer_limit: int | None, ours: Any) -> int:
     parts = (config, getattr(config, "text_config", None))  # of models of text and images, the text part
     limits = [value for part in parts for name in LENGTH_FIELDS if isinstance(value := getattr(part, name, None), int)]
@@ -279,7 +285,7 @@ def _max_length(config: Any, folder: Path | None, asked: int | None, tokenizer_l
         limits.append(learned)
         if tokenizer_limit is not None:
             limits.append(tokenizer_limit)
-    derived = min(limits, default=2048)
+    derived = int(min(limits, default=2048) * _stretch(config))
     for file in sorted(folder.glob("sentence_*_config.json")) if folder else ():
         value = json.loads(file.read_text()).get("max_seq_length")
         derived = value if isinstance(value, int) else derived

@@ -316,6 +316,10 @@ def test_length_limits(tmp_path: Path) -> None:
     assert spec_of(config("bert"), max_model_len=40).max_length == 40
     with pytest.raises(ValidationError, match=r"\(600\) is greater than the derived max_model_len \(512\)"):
         spec_of(config("bert"), max_model_len=600)
+    stretched = config(
+        "llama", max_position_embeddings=64, rope_parameters={"rope_type": "linear", "factor": 3.0, "rope_theta": 1e4}
+    )
+    assert spec_of(stretched).max_length == 192, "as vLLM counts"
     (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 128}))
     assert spec_of(config("bert"), folder=tmp_path).max_length == 128
 

@@ -49,7 +49,7 @@ def main() -> None:
         "",
         "Largest difference between our float32 logits and those of transformers with torch, over random tiny "
         "checkpoints whose configs exercise the features of each model type (`tests/support/parity_cases`), texts of "
-        f"{', '.join(map(str, tiny.LENGTHS))} tokens. Written by `python tests/support/parity_table.py`, never by hand: "
+        f"{', '.join(map(str, tiny.LENGTHS))} tokens. Written by `python tests/support/parity_table.py`, not by hand: "
         f"Python {platform.python_version()}, jax {jax.__version__}, transformers {transformers.__version__}, "
         f"torch {torch.__version__}.",
         "",

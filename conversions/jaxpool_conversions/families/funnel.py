@@ -12,10 +12,12 @@ from jaxpool_conversions.rules import Ignore, Rule, Table
 
 def _config(fields: Fields) -> FunnelConfig:
     fields.get("num_decoder_layers")  # of the models for tokens
-    architectures = fields.get("architectures") or ()
-    if any(name.endswith(("ForTokenClassification", "FunnelModel")) for name in architectures):
+    architectures: list[str] = list(fields.get("architectures") or ())
+    for name in architectures:
+        if not name.endswith(("ForTokenClassification", "FunnelModel")):
+            continue
         raise ConfigError(
-            f"{architectures[0]} ends in layers that bring back the tokens' own states, which jaxpool does not "
+            f"{name} ends in layers that bring back the tokens' own states, which jaxpool does not "
             "implement; it implements FunnelForSequenceClassification and FunnelBaseModel."
         )
     # Two ways to compute the same.
