@@ -40,7 +40,7 @@ def main() -> None:
     from parity_cases import CASES
 
     rows: dict[str, list[tuple[float, float, int]]] = {}
-    with ProcessPoolExecutor(mp_context=get_context("spawn"), max_tasks_per_child=40) as pool:
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         for model_type, *figures in pool.map(measure, CASES):
             rows.setdefault(model_type, []).append(tuple(figures))
             print(f"{model_type}: {figures[0]:.1e}", file=sys.stderr)
