@@ -4,7 +4,7 @@
     python -m jaxpool.default_model.make wheels new_model
 
 Shrinks the MiniLM encoder, trains it with ``jaxpool fit`` on crowd-scored sentences, rounds the weights to bfloat16 and
-measures what it wrote. Takes about fifteen minutes on two CPU cores; the figures land in ``NEW_MODEL/figures.json``.
+measures what it wrote. Takes tens of minutes on two CPU cores; the figures land in ``NEW_MODEL/figures.json``.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Shape letters, here and in every family: B rows, T tokens, S keys, D width, H query heads, K key/value heads,
 G query heads per key/value head, h size of one head, F inner width of the MLP, V vocabulary, P positions, C labels.
 
-Parameters carry the names of their logical axes (``vocab embed heads kv_heads mlp label``); ``sharding.py`` maps those
+Parameters carry the names of their logical axes (``vocab embed heads kv_heads mlp``); ``sharding.py`` maps those
 to mesh axes. Layers of one kind are built once under ``jax.vmap`` and run with ``jax.lax.scan``: compile time then does
 not grow with depth.
 """

@@ -139,7 +139,7 @@ class Batcher:
     def _choose(self, lengths: np.ndarray) -> tuple[np.ndarray, Bucket]:
         """The bucket that does most real work per second, and the rows to put into it; row 0 is among them.
 
-        The offline planner is better by a few percent, and two hundred times slower: here the next choice comes
+        The offline planner is better by a few percent and tens of times slower: here the next choice comes
         with the next free slot, and knows who arrived meanwhile.
         """
         order = np.argsort(-lengths, kind="stable")  # longest first: those that fit a bucket are a suffix
