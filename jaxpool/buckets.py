@@ -37,7 +37,7 @@ class CostModel:
         flops_per_token: matmul FLOPs of one token through the backbone.
         flops_per_token_pair: attention FLOPs per (query, key) pair, summed over layers.
         flops_per_second: sustained speed of the device (or of the whole mesh).
-        seconds_per_call: constant of one dispatched batch.
+        seconds_per_call: constant of one dispatched batch: the call itself, and reading the weights.
         seconds_per_compile: time to compile one program.
         plans_per_program: how many plans a program is expected to serve. Programs outlive the plan that
             compiled them (in memory, and in the persistent cache), so a plan pays this fraction of the

@@ -7,7 +7,7 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -66,6 +66,7 @@ class Engine:
         cost: CostModel,
     ) -> None:
         self.spec, self.programs, self.buckets, self.cost = spec, programs, buckets, cost
+        self._plans = 0
         self._todo: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         running: queue.Queue[tuple[_Work, jax.Array] | None] = queue.Queue(maxsize=1)
         self._threads = [
@@ -122,7 +123,10 @@ class Engine:
             EngineError: or whatever else the first failing batch raised.
         """
         lengths = np.fromiter((len(row.ids) for row in rows), np.int64, len(rows))
-        batches = plan(lengths, self.buckets, self.cost, self.programs.ready(), self.programs.sealed)
+        # What has been asked often will be asked as often again: the more plans, the less each pays of a compile.
+        cost = replace(self.cost, plans_per_program=self.cost.plans_per_program + self._plans)
+        self._plans += 1
+        batches = plan(lengths, self.buckets, cost, self.programs.ready(), self.programs.sealed)
         self.programs.ensure({batch.bucket for batch in batches})
         futures = [self.submit([rows[i] for i in batch.rows], batch.bucket) for batch in batches]
         found: list[np.ndarray] = [np.empty(0)] * len(rows)

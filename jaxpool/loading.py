@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from math import prod
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from jaxpool import sharding
 from jaxpool.buckets import CostModel, grid
@@ -22,8 +23,30 @@ from jaxpool_conversions.load import load
 from jaxpool_conversions.reader import Reader
 from jaxpool_conversions.rules import HeadSource
 
-SPEED = {"cpu": (1.5e11, 3e-4, 0.5), "gpu": (2e14, 2e-4, 3.0), "tpu": (1e14, 2e-4, 5.0)}
-"""Platform -> (FLOP/s of one device, seconds per call, seconds per compile): what the planner assumes."""
+
+
+class Speed(NamedTuple):
+    """What the planner assumes of one device.
+
+    Attributes:
+        flops: sustained FLOP/s.
+        bandwidth: bytes/s at which weights are read; every call reads all of them once.
+        call: seconds of an empty call.
+        compile: seconds per program, two being compiled at once.
+    """
+
+    flops: float
+    bandwidth: float
+    call: float
+    compile: float
+
+
+SPEED = {
+    "cpu": Speed(3.3e11, 2e10, 3e-4, 0.25),
+    "gpu": Speed(2e14, 2e12, 2e-4, 3.0),
+    "tpu": Speed(1e14, 8e11, 2e-4, 5.0),
+}
+"""Platform -> speed; the CPU's as measured on two cores (BERT shapes, float32), the others data-sheet figures halved."""
 
 TOKEN_BUDGET = {"cpu": 2048, "gpu": 32768, "tpu": 16384}
 """Platform -> most tokens of one batch on one device, padding included."""
@@ -100,13 +123,15 @@ def open_engine(
     finally:
         if reader is not None:
             reader.close()
-    flops, per_call, per_compile = SPEED.get(platform, SPEED["gpu"])
+    speed = SPEED.get(platform, SPEED["gpu"])
+    # Two FLOPs a weight and token; the embeddings, of which a batch reads few rows, do not count.
+    weight_bytes = spec.config.flops_per_token / 2 * jnp.dtype(spec.dtype).itemsize
     cost = CostModel(
         flops_per_token=spec.config.flops_per_token,
         flops_per_token_pair=spec.config.flops_per_pair,
-        flops_per_second=flops * n_devices,
-        seconds_per_call=per_call,
-        seconds_per_compile=per_compile,
+        flops_per_second=speed.flops * n_devices,
+        seconds_per_call=speed.call + weight_bytes / mesh.shape["model"] / speed.bandwidth,
+        seconds_per_compile=speed.compile,
     )
     engine = Engine(spec, programs, [arrays[path] for path in targets], buckets, cost)
     if compile == "ahead":
