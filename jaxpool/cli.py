@@ -27,7 +27,7 @@ COMMANDS = {
     "classify": ("jaxpool.classify", "label texts from the command line, a pipe or a file"),
     "fit": ("jaxpool.fit", "train a classifier on labelled texts"),
     "convert": ("jaxpool.convert", "write a checkpoint as a store that opens faster"),
-    "serve": ("jaxpool_serving.app", "answer POST /classify over HTTP"),
+    "serve": ("jaxpool_serving.command", "answer POST /classify over HTTP"),
 }
 """Command -> (module with ``add_arguments`` and ``main``, imported by name when needed; what it does)."""
 EPILOG = "Without --model, the English sentiment model inside jaxpool is used."

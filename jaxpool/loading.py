@@ -24,7 +24,6 @@ from jaxpool_conversions.reader import Reader
 from jaxpool_conversions.rules import HeadSource
 
 
-
 class Speed(NamedTuple):
     """What the planner assumes of one device.
 
@@ -46,7 +45,7 @@ SPEED = {
     "gpu": Speed(2e14, 2e12, 2e-4, 3.0),
     "tpu": Speed(1e14, 8e11, 2e-4, 5.0),
 }
-"""Platform -> speed; the CPU's as measured on two cores (BERT shapes, float32), the others data-sheet figures halved."""
+"""Platform -> speed: the CPU as measured on two cores (BERT shapes, float32), the others data-sheet figures halved."""
 
 TOKEN_BUDGET = {"cpu": 2048, "gpu": 32768, "tpu": 16384}
 """Platform -> most tokens of one batch on one device, padding included."""

@@ -19,7 +19,6 @@ class Options:
     """How the server behaves; every field is an option of ``jaxpool serve``.
 
     Attributes:
-        model_name: the name requests may give in ``model`` and responses carry.
         api_keys: accepted bearer tokens, for everything but ``/health`` and ``/ready``; empty means open.
         max_inputs: most texts in one request.
         max_queued_texts: most texts admitted and not yet answered, all requests together; beyond it 429.
@@ -28,7 +27,6 @@ class Options:
         shutdown_timeout: seconds that requests in flight get after SIGTERM.
     """
 
-    model_name: str = "default"
     api_keys: tuple[str, ...] = ()
     max_inputs: int = 1024
     max_queued_texts: int = 4096
@@ -39,12 +37,20 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A model that is loaded and warm, with its queue."""
+    """A model that is loaded and warm, with its queue.
 
+    Attributes:
+        name: what requests say in ``model`` and responses carry.
+        llm: the model.
+        batcher: its queue.
+    """
+
+    name: str
     llm: LLM
     batcher: Batcher
 
 
 OPTIONS = web.AppKey("OPTIONS", Options)
-SERVED = web.AppKey("SERVED", asyncio.Future[Served])  # done when the model is warm, or failed to load
+MODELS = web.AppKey("MODELS", dict[str, asyncio.Future[Served]])
+"""Name -> a future, done when the model is warm or has failed to load. The first answers requests that name none."""
 TOKENIZER_THREADS = web.AppKey("TOKENIZER_THREADS", Executor)

@@ -11,7 +11,7 @@ from aiohttp.typedefs import Handler
 from jaxpool.errors import EngineError, ValidationError
 from jaxpool_serving.batcher import QueueFullError
 from jaxpool_serving.keys import OPTIONS
-from jaxpool_serving.schemas import RequestError
+from jaxpool_serving.schemas.errors import RequestError
 
 log = logging.getLogger("jaxpool.serving")
 

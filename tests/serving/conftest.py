@@ -16,7 +16,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from jaxpool import LLM
 from jaxpool.errors import EngineError
 from jaxpool_serving.app import init_app
-from jaxpool_serving.keys import SERVED, Options
+from jaxpool_serving.keys import MODELS as LOADED
+from jaxpool_serving.keys import Options
 
 if TYPE_CHECKING:
     from jaxpool.buckets import Bucket
@@ -35,10 +36,10 @@ def llm() -> Iterator[LLM]:
 @contextlib.asynccontextmanager
 async def serving(llm: LLM | Callable[[], LLM], *, ready: bool = True, **options: Any) -> AsyncIterator[TestClient]:
     """A client of a server that listens on a free port of this machine."""
-    app = init_app(llm, Options(**{"model_name": "bert"} | options))
+    app = init_app({"bert": llm}, Options(**options))
     async with TestClient(TestServer(app)) as client:
         if ready:
-            await app[SERVED]
+            await app[LOADED]["bert"]
         yield client
 
 

@@ -1,0 +1,85 @@
+"""The models behind the server: each opened in a thread of its own, found by the name in a request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from jaxpool_serving.batcher import Batcher
+from jaxpool_serving.keys import MODELS, OPTIONS, Options, Served
+from jaxpool_serving.schemas.errors import RequestError
+
+if TYPE_CHECKING:
+    from jaxpool.llm import LLM
+
+
+def opened(sources: Mapping[str, LLM | Callable[[], LLM]]) -> Callable[[web.Application], AsyncIterator[None]]:
+    """A cleanup context of the application: opens every model when it starts, closes what it opened when it ends."""
+
+    async def context(app: web.Application) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+        app[MODELS].update({name: loop.create_future() for name in sources})
+        for name, source in sources.items():
+            if callable(source):
+                _open_in_thread(name, source, app[MODELS][name], app[OPTIONS])
+            else:
+                app[MODELS][name].set_result(_serve(name, source, app[OPTIONS]))
+        yield
+        # Handlers have drained by now (aiohttp cleans contexts up after them); what is left are batches whose
+        # clients have gone.
+        for name, source in sources.items():
+            served = app[MODELS][name]
+            if served.done() and not served.cancelled() and not served.exception():
+                await served.result().batcher.close()
+                if callable(source):
+                    served.result().llm.close()
+
+    return context
+
+
+def _serve(name: str, llm: LLM, options: Options) -> Served:
+    return Served(name, llm, Batcher(llm.engine, max_queued=options.max_queued_texts))
+
+
+def _open_in_thread(name: str, open_llm: Callable[[], LLM], served: asyncio.Future[Served], options: Options) -> None:
+    loop = asyncio.get_running_loop()
+
+    def settle(result: Served | None, error: BaseException | None) -> None:
+        if served.done():
+            return
+        if error is not None:
+            served.set_exception(error)
+        elif result is not None:
+            served.set_result(result)
+
+    def load() -> None:
+        result, failure = None, None
+        try:
+            result = _serve(name, open_llm(), options)
+        except BaseException as error:
+            failure = error
+        with contextlib.suppress(RuntimeError):  # the loop is gone: stopped while loading
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    # A daemon thread, not an executor: a stop during a compile of minutes must not wait for it.
+    threading.Thread(target=load, name=f"load {name}", daemon=True).start()
+
+
+def served(app: web.Application, name: str | None) -> Served:
+    """The model that a request names; the first one if it names none.
+
+    Raises:
+        RequestError: 404, there is no such model; 503, it is still loading.
+    """
+    models = app[MODELS]
+    if name and name not in models:
+        raise RequestError(404, "NotFoundError", f"The model `{name}` does not exist.")
+    found = models[name] if name else next(iter(models.values()))
+    if not found.done() or found.exception():
+        raise RequestError(503, "ServiceUnavailableError", "The model is still loading.", retry_after=1)
+    return found.result()

@@ -1,0 +1,7 @@
+"""The server's resources, one module per group."""
+
+from __future__ import annotations
+
+from jaxpool_serving.routes import classify, health
+
+ROUTES = (health.routes, classify.routes)
