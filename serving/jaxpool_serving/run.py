@@ -35,7 +35,7 @@ async def listen(app: web.Application, host: str, port: int) -> bool:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
 
-    options = app[OPTIONS]
+    options, models = app[OPTIONS], app[MODELS]
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=options.shutdown_timeout, access_log=None)
     # The address is taken before the model is: a port in use should not cost a load.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -44,8 +44,8 @@ async def listen(app: web.Application, host: str, port: int) -> bool:
     try:
         await web.SockSite(runner, listening).start()
         address = f"[{host}]" if family is socket.AF_INET6 else host
-        _say(f"listening on http://{address}:{listening.getsockname()[1]}, loading {', '.join(list(app[MODELS]))}")
-        loading = asyncio.gather(*app[MODELS].values())
+        _say(f"listening on http://{address}:{listening.getsockname()[1]}, loading {', '.join(models)}")
+        loading = asyncio.gather(*models.values())
         stopping = loop.create_task(stop.wait())
         first: set[asyncio.Future[Any]] = {loading, stopping}
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
