@@ -28,6 +28,7 @@ COMMANDS = {
     "fit": ("jaxpool.fit", "train a classifier on labelled texts"),
     "convert": ("jaxpool.convert", "write a checkpoint as a store that opens faster"),
     "serve": ("jaxpool_serving.command", "answer POST /classify over HTTP"),
+    "bench": ("jaxpool_serving.bench.command", "measure a server under load"),
 }
 """Command -> (module with ``add_arguments`` and ``main``, imported by name when needed; what it does)."""
 EPILOG = "Without --model, the English sentiment model inside jaxpool is used."

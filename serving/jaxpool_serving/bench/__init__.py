@@ -1,0 +1,1 @@
+"""``jaxpool bench serve``: a load generator for servers that speak vLLM's ``POST /classify``, ours and others."""
