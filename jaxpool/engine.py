@@ -174,7 +174,7 @@ def _dispatch(
                 [None if row.types is None else np.asarray(row.types, np.int32) for row in work.rows],
                 [row.activated for row in work.rows],
                 work.bucket,
-                spec.token_types,
+                bool(spec.token_types),
             )
             running.put((work, programs(work.bucket, leaves, jax.device_put(inputs, shardings))))
         except BaseException as error:

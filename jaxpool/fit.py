@@ -124,13 +124,19 @@ def _run(
     log(f"{'a fresh' if fresh else 'the existing'} head for {', '.join(spec.labels)}")
 
     longest = min(recipe.max_length or 512, spec.max_length)
-    encoder = Tokenizer(tokenizer, max_length=spec.max_length, vocab_size=spec.vocab_size, lower=lower_cases(folder))
+    encoder = Tokenizer(
+        tokenizer,
+        max_length=spec.max_length,
+        vocab_size=spec.vocab_size,
+        token_types=spec.token_types,
+        lower=lower_cases(folder),
+    )
     menu = [bucket.length for bucket in grid(longest, longest, max_rows=1, coarse=True)]
     trainer = Trainer(network, spec, recipe)
 
     def examples(data: Labelled) -> Texts | Vectors:
         encoded = encoder.encode(list(data.texts), {"truncate_prompt_tokens": longest})
-        texts = Texts(encoded, menu, types=spec.token_types)
+        texts = Texts(encoded, menu, types=bool(spec.token_types))
         # A late head reads every token, so that there is no vector per text to compute once.
         if recipe.freeze != "backbone" or spec.late:
             return texts

@@ -77,7 +77,8 @@ def read_labelled(path: str | os.PathLike[str], text_column: str = "text", label
             rows.
     """
     texts, labels = [], []
-    with TextFile(Path(path), (text_column, label_column)) as file:
+    options = ("--text-column", "--label-column")
+    with TextFile(Path(path), (text_column, label_column), options=options) as file:
         for row in file:
             text, label = row.values
             if not isinstance(text, str) or not text.strip():

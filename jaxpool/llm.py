@@ -132,6 +132,7 @@ class LLM:
             vocabulary,
             max_length=spec.max_length,
             vocab_size=spec.vocab_size,
+            token_types=spec.token_types,
             lower=lower_cases(words),
             absent=f"Texts cannot be read because {absent}; pass token ids, or name a tokenizer=….",
         )

@@ -97,7 +97,7 @@ class Programs:
         leaves, treedef = jax.tree.flatten(model)
         self._leaves = list(sharding.targets(model, mesh).values())
         assert len(leaves) == len(self._leaves)
-        self._types, self.mesh = spec.token_types, mesh
+        self._types, self.mesh = bool(spec.token_types), mesh
         self._one: dict[Bucket, Future[Any]] = {}
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None

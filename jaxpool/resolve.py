@@ -103,9 +103,9 @@ class Spec:
         return int(self.config.vocab)
 
     @property
-    def token_types(self) -> bool:
-        """Whether the backbone reads segment types."""
-        return self.family.types
+    def token_types(self) -> int:
+        """How many segment types the backbone reads; 0 where it reads none."""
+        return int(self.config.types) if self.family.types else 0
 
 
 def resolve(

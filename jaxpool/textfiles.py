@@ -46,6 +46,7 @@ class TextFile:
         path: the file, or None for standard input.
         columns: names of the columns wanted (JSON fields, CSV header names); ``.txt`` has just one, and any
             name will do for it.
+        options: the command-line options that name these columns, for messages.
         file_format: ``txt``, ``jsonl``, ``csv`` or ``tsv``; None goes by the suffix, and takes standard input
             for ``txt``.
         encoding: of the text; UTF-8 with or without byte order mark by default.
@@ -60,12 +61,14 @@ class TextFile:
         path: str | Path | None,
         columns: Sequence[str] = ("text",),
         *,
+        options: Sequence[str] = ("--text-column", "--pair-column"),
         file_format: str | None = None,
         encoding: str = "utf-8",
     ) -> None:
         self.name = "standard input" if path is None else str(path)
         self.format = file_format or ("txt" if path is None else _format_of(Path(path)))
         self.columns = tuple(columns)
+        self._options = tuple(options)
         self._encoding = _codec_name(encoding)
         if self.format == "txt" and len(self.columns) > 1:
             raise InputFileError(
@@ -199,7 +202,7 @@ class TextFile:
     def _missing(self, column: str, seen: Sequence[str], trouble: str) -> InputFileError:
         return InputFileError(
             f"{self.name}: {trouble} {column!r}; the columns are {_quoted(seen) or '(none)'}; "
-            "choose with --text-column (and --pair-column)"
+            f"choose with {self._options[self.columns.index(column)]}"
         )
 
 

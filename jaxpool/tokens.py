@@ -98,18 +98,27 @@ class Tokenizer:
             reads token ids only.
         max_length: most tokens of a prompt.
         vocab_size: rows of the model's embedding.
+        token_types: segment types that the model reads; 0 for a model that reads none: they are left out then.
         lower: lower-case texts first (a Sentence-Transformers setting).
         absent: why there is no vocabulary, as a sentence for the caller who sends text.
     """
 
     def __init__(
-        self, vocabulary: Any, *, max_length: int, vocab_size: int, lower: bool = False, absent: str = ""
+        self,
+        vocabulary: Any,
+        *,
+        max_length: int,
+        vocab_size: int,
+        token_types: int = 2,
+        lower: bool = False,
+        absent: str = "",
     ) -> None:
         if not isinstance(vocabulary, Vocabulary | None):
             vocabulary = Vocabulary.of(vocabulary)
         self.vocabulary: Vocabulary | None = vocabulary
         self.max_length = max_length
         self.vocab_size = vocab_size
+        self.token_types = token_types
         self.lower = lower
         self.absent = absent
         self._lock = threading.Lock()  # slow tokenizers are not thread-safe
@@ -257,7 +266,20 @@ class Tokenizer:
         if min(ids) < 0 or max(ids) >= self.vocab_size:
             stray = next(token for token in ids if not 0 <= token < self.vocab_size)
             raise ValidationError(f"Token id {stray} is out of vocabulary")
-        return Encoded(ids, types)
+        return Encoded(ids, self._checked(types) if types and self.token_types else None)
+
+    def _checked(self, types: list[int]) -> list[int]:
+        """Token type ids that the model has embeddings of."""
+        stray = next((one for one in types if not 0 <= one < self.token_types), None)
+        if stray is None:
+            return types
+        known = "only type 0" if self.token_types == 1 else f"the types 0 to {self.token_types - 1}"
+        raise ValidationError(
+            f"Token type id {stray} is unknown to this model, which has {known} (type_vocab_size in config.json)"
+            + (": it reads one text, not pairs." if self.token_types == 1 else "."),
+            parameter="token_type_ids",
+            value=stray,
+        )
 
     @property
     def _pad_id(self) -> int:

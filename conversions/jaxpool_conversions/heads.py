@@ -74,7 +74,7 @@ def _ready_made(reader: Reader, table: Table, num_labels: int | None, width: int
             f"or use a checkpoint with {num_labels} labels"
         )
     bias = _bias(reader, weight, shape[0])
-    return HeadSource(weight, bias, num_labels=shape[0], searched=searched)
+    return HeadSource(weight, bias, num_labels=shape[0])
 
 
 def _from_tokens(
@@ -119,7 +119,6 @@ def _from_tokens(
         num_labels=1 if method == FROM_2_WAY_SOFTMAX else len(token_ids),
         rows=tuple(token_ids),
         method=cast(Literal["from_2_way_softmax", "no_post_processing"], method),
-        searched=searched,
     )
 
 

@@ -8,7 +8,7 @@ sources are templates and not regular expressions, the same table also writes Hu
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 
@@ -95,7 +95,6 @@ class HeadSource:
     num_labels: int
     rows: tuple[int, ...] | None = None
     method: Literal["from_2_way_softmax", "no_post_processing"] | None = None
-    searched: tuple[str, ...] = field(default=(), compare=False)
 
 
 NO_HEAD = HeadSource("", None, num_labels=0)

@@ -31,7 +31,7 @@ from jaxpool_conversions.rules import HeadSource, Table
 if TYPE_CHECKING:
     import jax
 
-FORMAT = 1
+FORMAT = 2
 _MANIFEST = "jaxpool.json"
 _PARAMS = "params"
 _REMEDY = "convert the checkpoint again with `jaxpool convert`"

@@ -27,6 +27,7 @@ class FunnelConfig:
     """Shape and switches of one Funnel Transformer, in our words; made from a Hugging Face config by ``families``.
 
     Attributes:
+        types: number of segment types; whether two tokens are of one is all that counts.
         blocks: layers of each block, and how often each runs.
         pooling: how two tokens become one.
         separate_cls: whether the first token is never pooled, and has neither distance nor segment.
@@ -35,6 +36,7 @@ class FunnelConfig:
     """
 
     vocab: int
+    types: int
     width: int
     blocks: tuple[tuple[int, int], ...]
     heads: int

@@ -33,7 +33,6 @@ def find(folder: Path, made: SimpleNamespace, tensors: dict[str, np.ndarray], **
 def test_found_by_any_of_its_names(tmp_path: Path, made: SimpleNamespace, name: str) -> None:
     head = find(tmp_path, made, {f"{name}.weight": rows(2), "net.embed.weight": rows(9)})
     assert (head.weight, head.bias, head.num_labels, head.rows) == (f"{name}.weight", None, 2, None)
-    assert head.searched == ("score.weight", "classifier.out_proj.weight", "classifier.weight")
 
 
 def test_the_bias_and_the_order_of_preference(tmp_path: Path, made: SimpleNamespace) -> None:

@@ -23,7 +23,7 @@ from jaxpool_conversions import store
 from jaxpool_conversions.rules import HeadSource
 from jaxpool_conversions.store import fingerprint, is_store, open_store, read_head, read_manifest, write_store
 
-HEAD = HeadSource("lm_head.weight", None, 4, rows=(1, 2, 3, 5), method="no_post_processing", searched=("lm_head",))
+HEAD = HeadSource("lm_head.weight", None, 4, rows=(1, 2, 3, 5), method="no_post_processing")
 
 
 OPEN = """
@@ -68,7 +68,6 @@ def test_what_is_written_is_opened(stored: Path, made: SimpleNamespace, source: 
     assert not is_store(source)
     check(stored, made, leaves(made))
     assert read_head(stored) == HEAD
-    assert read_head(stored).searched == HEAD.searched
     manifest = read_manifest(stored)
     assert manifest["source"]["name"] == "source"
     assert list(manifest["source"]["files"]) == ["model.safetensors"]

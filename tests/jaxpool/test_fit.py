@@ -285,7 +285,11 @@ def test_command_line_trains_from_files_and_prints_figures(
     ("lines", "message"),
     [
         (['{"text": "a", "label": "x"}'], "one label only"),
-        (['{"text": "a", "kind": "x"}'], "'label'"),
+        (
+            ['{"text": "a", "kind": "x"}'],
+            "no field 'label'; .* choose with --label-column$",
+        ),
+        (['{"body": "a", "label": "x"}'], "no field 'text'; .* choose with --text-column$"),
         (['{"text": "", "label": "x"}'], "line 1: 'text' is ''"),
         (['{"text": "a", "label": "x"}', '{"text": "b", "label": null}'], "line 2: 'label' is None"),
         ([], "no labelled texts"),

@@ -79,6 +79,30 @@ def test_token_types_reach_the_model(llm: LLM) -> None:
     assert np.abs(np.subtract(untyped.outputs.probs, pair.outputs.probs)).max() > 1e-4
 
 
+@pytest.mark.parametrize("stray", [2, -1])
+def test_token_types_that_the_model_lacks_are_refused(stray: int, llm: LLM) -> None:
+    with pytest.raises(ValidationError, match=f"Token type id {stray} is unknown to this .* has the types 0 to 1 "):
+        llm.classify({"prompt_token_ids": [2, 43, 3, 44, 3], "token_type_ids": [0, 0, 0, 0, stray]})
+
+
+def test_a_model_of_one_token_type_reads_no_pairs(tmp_path: Path) -> None:
+    """Its tokenizer marks the second text with type 1; transformers fails there, too."""
+    folder = copy_of("bert-cls", tmp_path / "one", type_vocab_size=1)
+    weights = load_file(folder / "model.safetensors")
+    name = "bert.embeddings.token_type_embeddings.weight"
+    save_file(weights | {name: weights[name][:1]}, folder / "model.safetensors")
+    with LLM(folder, dtype="float32") as llm:
+        llm.classify("a")
+        with pytest.raises(ValidationError, match=r"Token type id 1 .* only type 0 .*: it reads one text, not"):
+            llm.classify({"prompt": "a", "text_pair": "b"})
+
+
+def test_a_model_without_token_types_ignores_them() -> None:
+    with LLM(str(MODELS / "gpt2-cls"), dtype="float32") as llm:
+        typed, untyped = llm.classify([{"prompt_token_ids": [5, 6], "token_type_ids": [7, 9]}, [5, 6]])
+    assert typed.outputs.probs == untyped.outputs.probs
+
+
 def test_one_bad_prompt_fails_the_call_and_nothing_else(llm: LLM) -> None:
     before = llm.classify("good")[0].outputs.probs
     compiles = llm.engine.compiles
