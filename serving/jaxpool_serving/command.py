@@ -31,6 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model = model_options(parser)
     model("--max-model-len", metavar="N", type=positive, help="most tokens of a text (default: the model's limit)")
     model("--max-num-batched-tokens", metavar="N", type=positive, help="most tokens of a batch, padding included")
+    model(
+        "--tensor-parallel-size", metavar="N", type=positive, default=1, help="devices per copy (default: 1)"
+    )
+    model(
+        "--data-parallel-size", metavar="N", type=positive, help="copies (default: as many as the devices allow)"
+    )
     http = parser.add_argument_group("server").add_argument
     http("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     http("--port", type=_port, default=8000, help="port, 0 for any free one (default: %(default)s)")
@@ -87,6 +93,8 @@ def main(args: argparse.Namespace) -> int:
             hf_overrides=args.hf_overrides,
             max_model_len=args.max_model_len,
             max_num_batched_tokens=args.max_num_batched_tokens,
+            tensor_parallel_size=args.tensor_parallel_size,
+            data_parallel_size=args.data_parallel_size,
             pooler_config={"task": "classify"},
             compile="ahead",
         )
