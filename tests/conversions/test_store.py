@@ -154,7 +154,7 @@ def rewrite(folder: Path, **fields: Any) -> None:
 
 def test_another_format_version(stored: Path, made: SimpleNamespace) -> None:
     rewrite(stored, format=99)
-    refused(stored, made, "format 99", "reads 1")
+    refused(stored, made, "format 99", "reads 2")
 
 
 def test_a_store_made_by_other_rules(stored: Path, made: SimpleNamespace) -> None:
@@ -163,7 +163,7 @@ def test_a_store_made_by_other_rules(stored: Path, made: SimpleNamespace) -> Non
         open_store(stored, made.targets(), replace(made.table, rules=made.table.rules[1:]))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 1}', '{"format": 1, "parameters": 3, "head": {}}'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 2}', '{"format": 2, "parameters": 3, "head": {}}'])
 def test_a_damaged_manifest(stored: Path, made: SimpleNamespace, text: str) -> None:
     (stored / "jaxpool.json").write_text(text)
     refused(stored, made, "jaxpool.json", "damaged")
