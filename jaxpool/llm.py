@@ -23,7 +23,7 @@ from jaxpool.outputs import (
     ScoringRequestOutput,
 )
 from jaxpool.params import Adapters, Params, PoolerConfig, PoolingParams, broadcast
-from jaxpool.prompts import split
+from jaxpool.prompts import pairs, split, to_score
 from jaxpool.tokens import Tokenizer
 from jaxpool.vocabulary import lower_cases, read_tokenizer
 
@@ -233,9 +233,7 @@ class LLM:
             raise ValidationError(tasks.ONE_LABEL)
         if chat_template is not None:
             raise NotImplementedError("jaxpool scores plain pairs of texts; render the template yourself.")
-        first, second = ([data] if isinstance(data, str) else list(data) for data in (data_1, data_2))
-        if not second or len(first) not in (1, len(second)):
-            raise ValidationError("Input lengths must be either 1:1, 1:N or N:N")
+        first, second = to_score(data_1, data_2)
         if embeds:
             texts = [*first, *second]
             params = broadcast(pooling_params, texts, "embed", lora_request)
@@ -245,15 +243,17 @@ class LLM:
             pad = getattr(self.tokenizer.vocabulary, "pad_token_id", None)
             return [ScoringRequestOutput.of_embeddings(one, two, pad) for one, two in zip(left, right)]
         task = tasks.check("classify", self.pooling_task, self.supported_tasks)
-        first *= len(second) if len(first) == 1 else 1
-        prompts: list[Any] = [{"prompt": one, "text_pair": two} for one, two in zip(first, second)]
-        if self.engine.spec.source.rows is not None:  # a language model reads one text, not a pair
-            prompts = [one + two for one, two in zip(first, second)]
+        prompts = pairs(first, second, joined=self.reads_pairs_joined)
         params = broadcast(pooling_params, prompts, task, lora_request)
         return [
             ScoringRequestOutput.from_base(output)
             for output in self._run(prompts, params, use_tqdm, tokenization_kwargs)
         ]
+
+    @property
+    def reads_pairs_joined(self) -> bool:
+        """Whether ``score`` gives the model two texts as one: a language model that is no classifier by itself."""
+        return self.engine.spec.source.rows is not None
 
     def embed(
         self,

@@ -7,6 +7,7 @@ that they are never cut off. Slow (pure Python) tokenizers go through transforme
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 
 from jaxpool.errors import ValidationError
 from jaxpool.prompts import Options, Prompt, TextPrompt, TokensPrompt, parse
-from jaxpool.vocabulary import Vocabulary
+from jaxpool.vocabulary import Vocabulary, check_unicode
 
 SHORTER = "Please reduce the length of the input prompt."
 
@@ -80,16 +81,6 @@ def _of_one(room: int, first: int, second: int, strategy: str) -> tuple[int, int
     return kept
 
 
-def _check_unicode(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValidationError(
-            f"The prompt is not valid Unicode: character {error.start} is half of a surrogate pair "
-            f"(U+{ord(text[error.start]):04X}); decode the text with errors='replace'."
-        ) from error
-
-
 class Tokenizer:
     """A checkpoint's tokenizer with the model's limits.
 
@@ -123,6 +114,18 @@ class Tokenizer:
         self.absent = absent
         self._lock = threading.Lock()  # slow tokenizers are not thread-safe
         self._has_types = vocabulary is not None and "token_type_ids" in vocabulary.model_input_names
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Vocabulary]:
+        """The vocabulary, to be used inside the context only: there is one caller at a time where one is the limit.
+
+        Raises:
+            ValidationError: there is none.
+        """
+        if self.vocabulary is None:
+            raise ValidationError(self.absent)
+        with self._lock if self.vocabulary.backend is None else contextlib.nullcontext():
+            yield self.vocabulary
 
     def encode(self, prompts: Sequence[Any], tokenization_kwargs: Mapping[str, Any] | None = None) -> list[Encoded]:
         """Token ids of every prompt, in order. Thread-safe.
@@ -172,7 +175,7 @@ class Tokenizer:
             raise ValidationError(self.absent)
         texts = [parsed.text] if parsed.pair is None else [parsed.text, parsed.pair]
         for text in texts:
-            _check_unicode(text)
+            check_unicode(text)
         length = sum(map(len, texts))
         if options.truncate is None and length > self.max_length:
             most = self.max_length * self._longest_piece

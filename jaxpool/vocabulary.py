@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from jaxpool.errors import CheckpointError
+from jaxpool.errors import CheckpointError, ValidationError
 
 # A folder with none of these has no tokenizer.
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
@@ -55,12 +56,55 @@ class Vocabulary:
         """Characters of the longest piece."""
         return max(map(len, (self.backend or self.slow).get_vocab()), default=1)
 
+    def ids(self, text: str, *, special_tokens: bool) -> list[int]:
+        """Token ids of a text, however many, with or without the tokenizer's special tokens."""
+        check_unicode(text)
+        if self.backend is None:
+            return list(self.slow.encode(text, add_special_tokens=special_tokens))
+        return list(self.backend.encode(text, add_special_tokens=special_tokens).ids)
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text of token ids, special tokens included; ids that are no tokens have none."""
+        return str((self.slow if self.backend is None else self.backend).decode(list(ids), skip_special_tokens=False))
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The vocabulary's name of each token id."""
+        if self.backend is None:
+            return list(self.slow.convert_ids_to_tokens(list(ids)))
+        return [self.backend.id_to_token(token) for token in ids]
+
+    def beginning(self, text: str, tokens: int) -> str:
+        """As much of a text as is at most so many tokens, special ones not counted.
+
+        Raises:
+            ValidationError: the tokenizer does not say where its tokens are.
+        """
+        if self.backend is None:
+            raise ValidationError("Texts can only be cut by tokens with a tokenizer that has a tokenizer.json.")
+        check_unicode(text)
+        while len(found := self.backend.encode(text, add_special_tokens=False)) > tokens:
+            # the pieces of what is left may be others than before, so it is counted again
+            end = min(found.offsets[tokens - 1][1], found.offsets[tokens][0]) if tokens else 0
+            text = text[: min(end, len(text) - 1)]
+        return text
+
     def convert_tokens_to_ids(self, token: str) -> int | None:
         """Id of a piece, that of the unknown token where there is no such piece."""
         if self.backend is None:
             return self.slow.convert_tokens_to_ids(token)
         found = self.backend.token_to_id(token)
         return self.unk_token_id if found is None else found
+
+
+def check_unicode(text: str) -> None:
+    """Raises ValidationError for a text that has no bytes: tokenizers would fail at it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValidationError(
+            f"The prompt is not valid Unicode: character {error.start} is half of a surrogate pair "
+            f"(U+{ord(text[error.start]):04X}); decode the text with errors='replace'."
+        ) from error
 
 
 def _backend(hf: Any) -> Any:

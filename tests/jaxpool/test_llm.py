@@ -214,6 +214,8 @@ def test_score_reads_pairs_with_one_label(tmp_path: Path) -> None:
         assert [one.outputs.score for one in outputs] == [one.outputs.probs[0] for one in pairs]
         with pytest.raises(ValueError, match="1:1, 1:N or N:N"):
             llm.score(["a", "b"], ["c", "d", "e"])
+        with pytest.raises(ValueError, match="At least one text_pair element"):
+            llm.score("a", [])
 
 
 @pytest.mark.parametrize("name", sorted(IGNORED))
