@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from jaxpool_serving.keys import MODELS, OPTIONS, TOKENIZER_THREADS, Options
-from jaxpool_serving.middleware import answer_errors, require_api_key
+from jaxpool_serving.access_log import access_logged
+from jaxpool_serving.keys import MODELS, OBSERVERS, OPTIONS, TOKENIZER_THREADS, Options
+from jaxpool_serving.metrics import METRICS, Metrics
+from jaxpool_serving.middleware import middlewares
+from jaxpool_serving.middleware.cors import allow_origin
+from jaxpool_serving.middleware.observing import echo_request_id
 from jaxpool_serving.models import opened
 from jaxpool_serving.routes import ROUTES
+from jaxpool_serving.tracing import traced
 
 if TYPE_CHECKING:
     from jaxpool.llm import LLM
@@ -28,9 +33,12 @@ def init_app(models: Mapping[str, LLM | Callable[[], LLM]], options: Options | N
         options: see `Options`.
     """
     options = options or Options()
-    app = web.Application(middlewares=[answer_errors, require_api_key], client_max_size=options.max_body_bytes)
+    app = web.Application(middlewares=middlewares(options), client_max_size=options.max_body_bytes)
     app[OPTIONS] = options
     app[MODELS] = {}
+    app[METRICS] = Metrics(models)
+    app[OBSERVERS] = [app[METRICS].answered]
+    app.on_response_prepare.extend([allow_origin, echo_request_id])
     for routes in ROUTES:
         app.add_routes(routes)
 
@@ -39,5 +47,5 @@ def init_app(models: Mapping[str, LLM | Callable[[], LLM]], options: Options | N
             app[TOKENIZER_THREADS] = threads
             yield
 
-    app.cleanup_ctx.extend([tokenizer_threads, opened(models)])
+    app.cleanup_ctx.extend([access_logged, traced, tokenizer_threads, opened(models)])
     return app

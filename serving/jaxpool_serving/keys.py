@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+
+from jaxpool_serving.record import Record
 
 if TYPE_CHECKING:
     from jaxpool.llm import LLM
@@ -19,20 +22,58 @@ class Options:
     """How the server behaves; every field is an option of ``jaxpool serve``.
 
     Attributes:
-        api_keys: accepted bearer tokens, for everything but ``/health`` and ``/ready``; empty means open.
+        api_keys: accepted bearer tokens, for everything but `PROBES`; empty means open.
+        guard_probes: whether `PROBES` need a key too.
+        allowed_origins: origins whose pages may call from a browser (CORS), ``*`` for any; empty turns CORS off.
+        allowed_methods: what those pages may send, ``*`` for any method.
+        allowed_headers: headers they may send, ``*`` for any.
+        enable_request_id_headers: whether responses carry ``X-Request-Id``.
+        access_log: file to append to, ``-`` for standard output; None for no access log.
+        otlp_traces_endpoint: URL of an OpenTelemetry collector that gets a span per request, or None.
         max_inputs: most texts in one request.
+        max_text_chars: most characters (or token ids) of one text, even where it will be truncated.
+        max_tokens_per_request: most tokens of one request, after truncation.
         max_queued_texts: most texts admitted and not yet answered, all requests together; beyond it 429.
+        max_queued_tokens: most tokens of those texts; beyond it 429.
         max_body_bytes: largest request body; beyond it 413.
+        body_timeout: seconds that a client may take to send a body; after them 408.
+        idle_timeout: seconds after which a connection without a request is closed.
+        request_timeout: seconds after which a request that names no ``timeout`` is dropped, 504; None for never.
+        max_wait_ms: milliseconds that a text waits for company when the device is idle.
         tokenizer_threads: threads that tokenise.
         shutdown_timeout: seconds that requests in flight get after SIGTERM.
     """
 
     api_keys: tuple[str, ...] = ()
+    guard_probes: bool = False
+    allowed_origins: tuple[str, ...] = ()
+    allowed_methods: tuple[str, ...] = ("*",)
+    allowed_headers: tuple[str, ...] = ("*",)
+    enable_request_id_headers: bool = False
+    access_log: str | None = None
+    otlp_traces_endpoint: str | None = None
     max_inputs: int = 1024
+    max_text_chars: int = 500_000
+    max_tokens_per_request: int = 500_000
     max_queued_texts: int = 4096
+    max_queued_tokens: int = 1_000_000
     max_body_bytes: int = 16 * 2**20
+    body_timeout: float = 30.0
+    idle_timeout: float = 75.0
+    request_timeout: float | None = None
+    max_wait_ms: float = 0.0
     tokenizer_threads: int = 2
     shutdown_timeout: float = 60.0
+
+    @property
+    def texts_per_request(self) -> int:
+        """A request larger than the queue would be answered 429 for ever."""
+        return min(self.max_inputs, self.max_queued_texts)
+
+    @property
+    def tokens_per_request(self) -> int:
+        """As `texts_per_request`, in tokens."""
+        return min(self.max_tokens_per_request, self.max_queued_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,4 +94,9 @@ class Served:
 OPTIONS = web.AppKey("OPTIONS", Options)
 MODELS = web.AppKey("MODELS", dict[str, asyncio.Future[Served]])
 """Name -> a future, done when the model is warm or has failed to load. The first answers requests that name none."""
+Observer = Callable[[web.Request, Record], None]
+OBSERVERS = web.AppKey("OBSERVERS", list[Observer])
+"""Called in order with every request that has been answered."""
+PROBES = frozenset({"/health", "/ready", "/ping", "/metrics"})
+"""Paths that orchestrators ask every few seconds."""
 TOKENIZER_THREADS = web.AppKey("TOKENIZER_THREADS", Executor)

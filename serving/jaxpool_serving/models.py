@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from jaxpool_serving.batcher import Batcher
-from jaxpool_serving.keys import MODELS, OPTIONS, Options, Served
+from jaxpool_serving.keys import MODELS, OPTIONS, Served
+from jaxpool_serving.metrics import METRICS
 from jaxpool_serving.schemas.errors import RequestError
 
 if TYPE_CHECKING:
@@ -26,9 +27,9 @@ def opened(sources: Mapping[str, LLM | Callable[[], LLM]]) -> Callable[[web.Appl
         app[MODELS].update({name: loop.create_future() for name in sources})
         for name, source in sources.items():
             if callable(source):
-                _open_in_thread(name, source, app[MODELS][name], app[OPTIONS])
+                _open_in_thread(app, name, source)
             else:
-                app[MODELS][name].set_result(_serve(name, source, app[OPTIONS]))
+                app[MODELS][name].set_result(_serve(app, name, source))
         yield
         # Handlers have drained by now (aiohttp cleans contexts up after them); what is left are batches whose
         # clients have gone.
@@ -42,12 +43,22 @@ def opened(sources: Mapping[str, LLM | Callable[[], LLM]]) -> Callable[[web.Appl
     return context
 
 
-def _serve(name: str, llm: LLM, options: Options) -> Served:
-    return Served(name, llm, Batcher(llm.engine, max_queued=options.max_queued_texts))
+def _serve(app: web.Application, name: str, llm: LLM) -> Served:
+    options, metrics = app[OPTIONS], app[METRICS]
+    batcher = Batcher(
+        llm.engine,
+        max_texts=options.max_queued_texts,
+        max_tokens=options.max_queued_tokens,
+        max_wait=options.max_wait_ms / 1e3,
+        on_batch=metrics.of_batches(name),
+    )
+    served = Served(name, llm, batcher)
+    metrics.watch(served)
+    return served
 
 
-def _open_in_thread(name: str, open_llm: Callable[[], LLM], served: asyncio.Future[Served], options: Options) -> None:
-    loop = asyncio.get_running_loop()
+def _open_in_thread(app: web.Application, name: str, open_llm: Callable[[], LLM]) -> None:
+    loop, served = asyncio.get_running_loop(), app[MODELS][name]
 
     def settle(result: Served | None, error: BaseException | None) -> None:
         if served.done():
@@ -60,7 +71,7 @@ def _open_in_thread(name: str, open_llm: Callable[[], LLM], served: asyncio.Futu
     def load() -> None:
         result, failure = None, None
         try:
-            result = _serve(name, open_llm(), options)
+            result = _serve(app, name, open_llm())
         except BaseException as error:
             failure = error
         with contextlib.suppress(RuntimeError):  # the loop is gone: stopped while loading

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from jaxpool_serving.routes import classify, health
+from jaxpool_serving.routes import classify, health, metrics
 
-ROUTES = (health.routes, classify.routes)
+ROUTES = (health.routes, classify.routes, metrics.routes)

@@ -1,0 +1,100 @@
+"""Prometheus metrics of one application."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+
+from jaxpool import __version__
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from jaxpool.buckets import Bucket
+    from jaxpool_serving.keys import Served
+    from jaxpool_serving.record import Record
+
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+TEXTS = tuple(float(2**power) for power in range(11))
+TIMES = {
+    "total": ("jaxpool_request_seconds", "Seconds from a request's arrival to its answer."),
+    "tokenise": ("jaxpool_tokenise_seconds", "Seconds in the tokenizer's threads, the wait for one included."),
+    "queue": ("jaxpool_queue_seconds", "Seconds until the last text of a request went to the device."),
+    "device": ("jaxpool_device_seconds", "Seconds from then until its last result came back."),
+}
+"""Duration of a `Record` -> the histogram it goes into."""
+
+
+class Metrics:
+    """The metrics, in a registry of their own, so that several applications live in one process.
+
+    Everything about a model carries its served name as ``model``. Rates, quantiles and shares (of padding, of
+    refusals) are for the query: only counters, gauges and histograms are kept.
+
+    Attributes:
+        registry: what ``/metrics`` shows.
+    """
+
+    def __init__(self, models: Iterable[str]) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        Info("jaxpool", "The server.", registry=registry).info({"version": __version__})
+
+        def gauge(name: str, about: str) -> Gauge:
+            return Gauge(f"jaxpool_{name}", about, ["model"], registry=registry)
+
+        def counter(name: str, about: str, *labels: str) -> Counter:
+            return Counter(f"jaxpool_{name}", about, [*labels, "model"], registry=registry)
+
+        self._requests = counter(
+            "requests", "Requests by resource and status; 499: the client left.", "route", "status"
+        )
+        self._times = {
+            part: Histogram(*name, ["model"], buckets=SECONDS, registry=registry) for part, name in TIMES.items()
+        }
+        self._ready = gauge("model_ready", "1 when the model is loaded and warm.")
+        self._queued_texts = gauge("queued_texts", "Texts admitted and not yet answered.")
+        self._queued_tokens = gauge("queued_tokens", "Tokens of texts that wait for the device.")
+        self._compiles = gauge("compiles_after_ready", "Programs compiled since the model was warm; 0 expected.")
+        self._texts = counter("texts", "Texts computed.")
+        self._tokens = counter("tokens", "Tokens computed, without padding.")
+        self._padding = counter("padding_tokens", "Tokens of padding computed.")
+        self._batches = Histogram(
+            "jaxpool_batch_texts", "Texts of a device batch.", ["model"], buckets=TEXTS, registry=registry
+        )
+        for name in models:
+            self._ready.labels(name).set(0)
+
+    def watch(self, served: Served) -> None:
+        """Show a model that is warm now: its queue and its compiles are read whenever somebody asks."""
+        engine, batcher, name = served.llm.engine, served.batcher, served.name
+        at_ready = engine.compiles
+        self._ready.labels(name).set(1)
+        self._queued_texts.labels(name).set_function(lambda: batcher.queued)
+        self._queued_tokens.labels(name).set_function(lambda: batcher.waiting_tokens)
+        self._compiles.labels(name).set_function(lambda: engine.compiles - at_ready)
+
+    def of_batches(self, name: str) -> Callable[[Bucket, int, int], None]:
+        """What the batcher of model ``name`` calls with every batch: its bucket, its texts, and their tokens."""
+        texts, tokens, padding = (one.labels(name) for one in (self._texts, self._tokens, self._padding))
+        sizes = self._batches.labels(name)
+
+        def batch(bucket: Bucket, rows: int, real: int) -> None:
+            sizes.observe(rows)
+            texts.inc(rows)
+            tokens.inc(real)
+            padding.inc(bucket.rows * bucket.length - real)
+
+        return batch
+
+    def answered(self, _: web.Request, record: Record) -> None:
+        """Count a request, and its times if it was computed; see `middleware.observing`."""
+        self._requests.labels(record.route, record.status, record.model or "").inc()
+        if record.model is not None and record.status == 200:
+            for part, histogram in self._times.items():
+                histogram.labels(record.model).observe(getattr(record, part))
+
+
+METRICS = web.AppKey("METRICS", Metrics)

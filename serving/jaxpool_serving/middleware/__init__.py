@@ -1,0 +1,26 @@
+"""What every request passes through, one job per module; from the outside in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from jaxpool_serving.middleware.api_keys import require_api_key
+from jaxpool_serving.middleware.cors import answer_preflights
+from jaxpool_serving.middleware.errors import answer_errors
+from jaxpool_serving.middleware.observing import observe
+
+if TYPE_CHECKING:
+    from aiohttp.typedefs import Middleware
+
+    from jaxpool_serving.keys import Options
+
+
+def middlewares(options: Options) -> list[Middleware]:
+    """Those that ``options`` ask for; observed from outside all others, so that a 401 is on record too."""
+    chain: list[Middleware] = [observe]
+    if options.allowed_origins:  # browsers send no key with a preflight, so this comes before keys
+        chain.append(answer_preflights)
+    chain.append(answer_errors)
+    if options.api_keys:
+        chain.append(require_api_key(options.api_keys, guard_probes=options.guard_probes))
+    return chain
