@@ -14,6 +14,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from jaxpool.client import AsyncClient, Client
     from jaxpool.errors import (
         CheckpointError,
         ConfigError,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         InputFileError,
         JaxpoolError,
         MissingHeadError,
+        ServerError,
         UnsupportedArchitectureError,
         ValidationError,
         WeightsError,
@@ -42,9 +44,11 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LLM",
+    "AsyncClient",
     "CheckpointError",
     "ClassificationOutput",
     "ClassificationRequestOutput",
+    "Client",
     "ConfigError",
     "EmbeddingOutput",
     "EmbeddingRequestOutput",
@@ -59,13 +63,21 @@ __all__ = [
     "PoolingRequestOutput",
     "ScoringOutput",
     "ScoringRequestOutput",
+    "ServerError",
     "UnsupportedArchitectureError",
     "ValidationError",
     "WeightsError",
     "__version__",
 ]
 
-_HOME = {"LLM": "llm", "LoRARequest": "params", "PoolerConfig": "params", "PoolingParams": "params"}
+_HOME = {
+    "LLM": "llm",
+    "AsyncClient": "client",
+    "Client": "client",
+    "LoRARequest": "params",
+    "PoolerConfig": "params",
+    "PoolingParams": "params",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -54,3 +54,17 @@ class InputFileError(JaxpoolError, ValueError):
 
 class EngineError(JaxpoolError, RuntimeError):
     """A batch failed on the device (for example logits that are not finite); only its own rows are affected."""
+
+
+class ServerError(JaxpoolError, RuntimeError):
+    """A server refused a request of a client, or failed at it; the message begins with the status.
+
+    Attributes:
+        status: HTTP status. 400 and 422: the request is wrong; 429 and 503: every retry was refused, too.
+        parameter: the field to blame, or None.
+    """
+
+    def __init__(self, message: str, *, status: int, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.parameter = parameter

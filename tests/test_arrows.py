@@ -22,6 +22,7 @@ ARROWS = {
     "cache": "errors",
     "params": "errors",
     "outputs": "errors params",
+    "client": "errors outputs",
     "prompts": "errors",
     "tasks": "errors",
     "labels": "errors pooling",
