@@ -131,7 +131,7 @@ def _run(
         token_types=spec.token_types,
         lower=lower_cases(folder),
     )
-    menu = [bucket.length for bucket in grid(longest, longest, max_rows=1, coarse=True)]
+    menu = [bucket.length for bucket in grid(longest, longest, max_rows=1, per_octave=2)]
     trainer = Trainer(network, spec, recipe)
 
     def examples(data: Labelled) -> Texts | Vectors:

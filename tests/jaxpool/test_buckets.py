@@ -85,7 +85,9 @@ def test_every_text_once_in_a_bucket_that_holds_it(seed: int) -> None:
     longest = int(rng.integers(1, 3000))
     lengths = rng.integers(1, longest + 1, rng.integers(1, 700))
     row_multiple = int(rng.choice([1, 2, 3, 8]))
-    buckets = grid(longest, int(rng.integers(1, 20_000)), row_multiple=row_multiple, coarse=bool(seed % 2))
+    buckets = grid(
+        longest, int(rng.integers(1, 20_000)), row_multiple=row_multiple, per_octave=int(rng.choice([2, 8, 16]))
+    )
     compiled = {b for b in buckets if rng.random() < 0.2}
     batches = plan(lengths, buckets, SMALL_BERT, compiled)
     check(batches, lengths)
@@ -175,17 +177,16 @@ def test_impossible_plans_are_refused_in_words(lengths: list[int], arguments: di
         plan(lengths, grid(512, 4096), SMALL_BERT, **arguments)
 
 
-@pytest.mark.parametrize("coarse", [False, True])
+@pytest.mark.parametrize(("per_octave", "row_factor"), [(16, 2), (8, 4), (2, 4)])
 @pytest.mark.parametrize("max_length", [1, 15, 16, 17, 100, 512, 8192])
 @pytest.mark.parametrize(("budget", "row_multiple"), [(1, 1), (1000, 1), (4096, 8), (65536, 3)])
-def test_grid(max_length: int, budget: int, row_multiple: int, coarse: bool) -> None:
-    buckets = grid(max_length, budget, row_multiple=row_multiple, coarse=coarse)
+def test_grid(max_length: int, budget: int, row_multiple: int, per_octave: int, row_factor: int) -> None:
+    buckets = grid(max_length, budget, row_multiple=row_multiple, per_octave=per_octave, row_factor=row_factor)
     lengths = sorted({b.length for b in buckets})
     assert list(buckets) == sorted(set(buckets))
     assert lengths[-1] == max_length
     assert all(length % 8 == 0 for length in lengths[:-1])
-    step = 1 / 2 if coarse else 1 / 7
-    assert all(b - a <= max(8 if not coarse else 16, a * step) for a, b in itertools.pairwise(lengths))
+    assert all(b - a <= max(8, a / per_octave) for a, b in itertools.pairwise(lengths))
     for bucket in buckets:
         assert bucket.rows % row_multiple == 0
         assert bucket.tokens <= budget or bucket.rows == row_multiple
@@ -193,8 +194,9 @@ def test_grid(max_length: int, budget: int, row_multiple: int, coarse: bool) -> 
 
 
 def test_grid_sizes_stay_as_documented() -> None:
-    assert len(grid(512, 4096)) == 237
-    assert len(grid(512, 4096, coarse=True)) == 38
+    assert len(grid(512, 4096)) == 245
+    assert len(grid(512, 4096, per_octave=8, row_factor=4)) == 111
+    assert len(grid(512, 4096, per_octave=2, row_factor=4)) == 43
     assert max(b.rows for b in grid(512, 10**9, max_rows=256)) == 256
 
 
