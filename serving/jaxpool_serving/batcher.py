@@ -1,113 +1,130 @@
 """Turns rows that arrive one by one into device batches, the moment a device slot frees.
 
-Nothing waits on purpose: an idle device takes a single row at once, and while it computes, the next batch
-gathers by itself. Runs in the event loop's thread only, so it needs no locks.
+Nothing waits on purpose (unless ``max_wait`` says so): an idle device takes a single row at once, and while it
+computes, the next batch gathers by itself. Runs in the event loop's thread only, so it needs no locks.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import heapq
-import itertools
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from jaxpool.errors import EngineError
+from jaxpool_serving.admission import Admission
+from jaxpool_serving.choice import Choice
+from jaxpool_serving.waiting import Asked, Item, Waiting
 
 if TYPE_CHECKING:
     from jaxpool.buckets import Bucket
     from jaxpool.engine import Engine, Row
 
 
-class QueueFullError(Exception):
-    """The bounded queue has no room for a request; it should have some after ``retry_after`` seconds."""
-
-    def __init__(self, retry_after: int) -> None:
-        super().__init__(f"The server is busy; try again in {retry_after} s.")
-        self.retry_after = retry_after
+NOTHING = np.empty(0, np.float32)
 
 
-@dataclass(slots=True, eq=False)
-class Item:
-    """One row on its way to its answer, float32 ``[labels]``; cancelling ``answer`` drops the row."""
+class Computed(NamedTuple):
+    """The answer to one request's rows.
 
-    row: Row
-    answer: asyncio.Future[np.ndarray]
+    Attributes:
+        values: float32 ``[rows, labels]``; for tasks of tokens a list of ``[tokens, labels]``.
+        queue: seconds until the last row went to the device.
+        device: seconds from then until the last result was back.
+    """
+
+    values: Any
+    queue: float
+    device: float
 
 
 class Batcher:
     """A bounded, fair queue of rows in front of one engine.
 
-    Fairness is between requests, not rows: the first row of a new request comes right after the next row of
-    those already waiting, however long their lists are (start-time fair queueing, one unit per row).
-
     Args:
         engine: a warm engine; the batcher only uses its compiled buckets.
-        max_queued: most rows admitted and not yet answered.
+        max_texts: most texts admitted and not yet answered.
+        max_tokens: most tokens of those.
+        max_wait: seconds that a row waits for company while a slot is free.
         slots: batches handed to the engine at a time; 2 keeps the device busy while results are fetched.
         window: waiting rows looked at when a batch is formed.
+        on_batch: called with every batch that goes to the device: its bucket, its rows, and their tokens.
+
+    Attributes:
+        admission: what is admitted and not yet answered.
     """
 
-    def __init__(self, engine: Engine, *, max_queued: int, slots: int = 2, window: int = 256) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        max_texts: int,
+        max_tokens: int,
+        max_wait: float = 0.0,
+        slots: int = 2,
+        window: int = 256,
+        on_batch: Callable[[Bucket, int, int], object] | None = None,
+    ) -> None:
         self.engine = engine
-        self.max_queued = max_queued
-        self.queued = 0  # rows admitted and not yet answered
+        self.admission = Admission(max_texts, max_tokens)
         self._free_slots = slots
         self._window = window
-        self._waiting: list[tuple[int, int, Item]] = []  # heap of (turn, arrival, item)
-        self._turn = 0
-        self._arrivals = itertools.count()
+        self._max_wait = max_wait
+        self._on_batch = on_batch
+        self._waiting = Waiting()
+        self._choice = Choice(engine.buckets, engine.cost)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._rows_per_second = 0.0
-        self._bucket_rows = np.array([bucket.rows for bucket in engine.buckets])
-        self._bucket_lengths = np.array([bucket.length for bucket in engine.buckets])
-        self._bucket_seconds = np.array([engine.cost.seconds(bucket) for bucket in engine.buckets])
+        self._wake: asyncio.Handle | None = None
 
-    @contextlib.contextmanager
-    def room(self, rows: int) -> Iterator[None]:
-        """Hold room for ``rows`` in the queue while a request is tokenised, waits and is computed.
+    @property
+    def queued(self) -> int:
+        """Texts admitted and not yet answered."""
+        return self.admission.texts
 
-        Raises:
-            QueueFullError: there is not enough room now.
-        """
-        if self.queued + rows > self.max_queued:
-            raise QueueFullError(self._seconds_to_drain())
-        self.queued += rows
-        try:
-            yield
-        finally:
-            self.queued -= rows
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens of the rows that wait for the device."""
+        return self._waiting.tokens
 
-    async def classify(self, rows: Sequence[Row]) -> np.ndarray:
-        """Compute one request's rows; float32 ``[len(rows), labels]``, in order.
+    async def classify(self, rows: Sequence[Row], priority: int = 0) -> Computed:
+        """Compute one request's rows, in order. Cancelling drops those that are not yet on the device.
 
-        Cancelling drops the rows that are not yet on the device.
+        Args:
+            rows: at least one.
+            priority: lower goes first.
 
         Raises:
             EngineError: a row of this request failed on the device.
         """
-        loop = asyncio.get_running_loop()
-        items = [Item(row, loop.create_future()) for row in rows]
-        for turn, item in enumerate(items, start=self._turn):
-            heapq.heappush(self._waiting, (turn, next(self._arrivals), item))
-        self._launch()
-        try:
-            return np.stack(await asyncio.gather(*(item.answer for item in items)))
-        finally:
-            for item in items:  # after a failure or a disconnect nobody wants the rest
-                item.answer.cancel()
+        asked = Asked(asyncio.get_running_loop().create_future(), [NOTHING] * len(rows), len(rows), priority)
+        self._waiting.add(rows, asked)
+        self._wake_up()
+        values = await asked.answer
+        found = values if self.engine.spec.per_token else np.stack(values)
+        return Computed(found, asked.sent - asked.arrived, time.monotonic() - asked.sent)
 
     async def close(self) -> None:
         """Wait until the batches in flight have come back (no new rows may arrive meanwhile)."""
         while self._tasks:
             await asyncio.wait(set(self._tasks))
 
+    def _wake_up(self) -> None:
+        """Form batches soon: in this turn of the event loop others may still hand in rows."""
+        if not self._free_slots:
+            return
+        loop = asyncio.get_running_loop()
+        full = len(self._waiting) >= self._choice.most_rows
+        if self._wake is None:
+            wait = 0.0 if full else self._max_wait
+            self._wake = loop.call_later(wait, self._launch) if wait else loop.call_soon(self._launch)
+        elif full and self._max_wait:
+            self._wake.cancel()
+            self._wake = loop.call_soon(self._launch)
+
     def _launch(self) -> None:
+        self._wake = None
         while self._free_slots and (batch := self._next_batch()):
             self._free_slots -= 1
             task = asyncio.get_running_loop().create_task(self._run(*batch))
@@ -117,75 +134,58 @@ class Batcher:
     def _landed(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._free_slots += 1
-        self._launch()
+        if self._wake is None:
+            self._launch()
 
     def _next_batch(self) -> tuple[list[Item], Bucket] | None:
         """A batch that holds the row whose turn it is; None when nobody waits."""
-        window: list[tuple[int, int, Item]] = []
-        while self._waiting and len(window) < self._window:
-            entry = heapq.heappop(self._waiting)
-            if not entry[2].answer.done():  # done: its client left
-                window.append(entry)
+        window = self._waiting.pop(self._window)
         if not window:
             return None
-        rows, bucket = self._choose(np.array([len(item.row.ids) for _, _, item in window]))
+        rows, bucket = self._choice.best(np.array([len(item.row.ids) for _, _, item in window]))
         taken = set(rows.tolist())
-        for index, entry in enumerate(window):
-            if index not in taken:
-                heapq.heappush(self._waiting, entry)
-        self._turn = max(self._turn, window[0][0] + 1)
+        self._waiting.put_back(entry for index, entry in enumerate(window) if index not in taken)
+        self._waiting.served(window[0])
         return [window[index][2] for index in sorted(taken)], bucket
-
-    def _choose(self, lengths: np.ndarray) -> tuple[np.ndarray, Bucket]:
-        """The bucket that does most real work per second, and the rows to put into it; row 0 is among them.
-
-        The offline planner is better by a few percent and tens of times slower: here the next choice comes
-        with the next free slot, and knows who arrived meanwhile.
-        """
-        order = np.argsort(-lengths, kind="stable")  # longest first: those that fit a bucket are a suffix
-        sizes = lengths[order]
-        work = sizes * self.engine.cost.flops_per_token + sizes**2 * self.engine.cost.flops_per_token_pair
-        until = np.concatenate([[0.0], np.cumsum(work)])
-        first = int(np.flatnonzero(order == 0)[0])
-        start = np.searchsorted(-sizes, -self._bucket_lengths)
-        stop = np.minimum(start + self._bucket_rows, len(sizes))
-        done = until[stop] - until[start] + np.where(first < stop, 0.0, work[first] - work[stop - 1])
-        rate = np.where(self._bucket_lengths >= lengths[0], done / self._bucket_seconds, -1.0)
-        best = int(rate.argmax())
-        rows = order[start[best] : stop[best]]
-        if first >= stop[best]:
-            rows[-1] = 0
-        return rows, self.engine.buckets[best]
 
     async def _run(self, items: list[Item], bucket: Bucket) -> None:
         """Compute ``items`` in one call; if that fails, halve until the row to blame fails alone."""
         started = time.monotonic()
+        tokens = sum(len(item.row.ids) for item in items)
+        if self._on_batch is not None:
+            self._on_batch(bucket, len(items), tokens)
+        for item in items:
+            item.asked.sent = started
         try:
             values = await asyncio.wrap_future(self.engine.submit([item.row for item in items], bucket))
         except Exception as error:
-            items = [item for item in items if not item.answer.done()]
+            items = [item for item in items if not item.dropped]
             if len(items) == 1:
-                items[0].answer.set_exception(error)
+                items[0].asked.answer.set_exception(error)
             for half in (items[: len(items) // 2], items[len(items) // 2 :]) if len(items) > 1 else ():
-                await self._run(half, self._smallest(half))
+                await self._run(half, self._choice.smallest([len(item.row.ids) for item in half]))
             return
-        finite = np.isfinite(values).all(axis=1)
-        for item, value, sound in zip(items, values, finite, strict=True):
-            if item.answer.done():
-                continue
-            if sound:
-                item.answer.set_result(value)
-            else:  # JSON has no NaN, and a client has no use for one
-                item.answer.set_exception(EngineError("scores are not finite"))
-        rate = len(items) / max(time.monotonic() - started, 1e-6)
-        self._rows_per_second += (rate - self._rows_per_second) * 0.1 if self._rows_per_second else rate
+        self.admission.landed(tokens, started)
+        for item, value, sound in zip(items, values, _finite(values), strict=True):
+            _settle(item, value if sound else None)
 
-    def _smallest(self, items: list[Item]) -> Bucket:
-        length = max(len(item.row.ids) for item in items)
-        fitting = [b for b in self.engine.buckets if b.rows >= len(items) and b.length >= length]
-        return min(fitting, key=self.engine.cost.seconds)
 
-    def _seconds_to_drain(self) -> int:
-        """Honest Retry-After: what waits now divided by the measured rate, 1 to 60 s (1 before any measure)."""
-        seconds = self.queued / self._rows_per_second if self._rows_per_second else 1.0
-        return int(min(max(seconds, 1.0), 60.0))
+def _finite(values: np.ndarray | list[np.ndarray]) -> Sequence[bool]:
+    """Which rows hold nothing but finite numbers."""
+    if isinstance(values, np.ndarray):
+        return np.isfinite(values.reshape(len(values), -1)).all(axis=1).tolist()
+    return [bool(np.isfinite(value).all()) for value in values]
+
+
+def _settle(item: Item, value: np.ndarray | None) -> None:
+    """Hand a row's value to its request, which is answered with its last one."""
+    asked = item.asked
+    if item.dropped:
+        return
+    if value is None:  # JSON has no NaN, and a client has no use for one
+        asked.answer.set_exception(EngineError("scores are not finite"))
+        return
+    asked.values[item.index] = value
+    asked.uncomputed -= 1
+    if not asked.uncomputed:
+        asked.answer.set_result(asked.values)

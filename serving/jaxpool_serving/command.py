@@ -12,6 +12,7 @@ from jaxpool.errors import ValidationError
 from jaxpool.options import model_options, positive
 from jaxpool_serving.app import init_app
 from jaxpool_serving.keys import Options
+from jaxpool_serving.limits import add_limits, limits
 from jaxpool_serving.run import listen
 
 if TYPE_CHECKING:
@@ -27,35 +28,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "It listens at once and answers 503 until the model is warm (GET /ready says when). On SIGTERM it stops "
         "listening, answers what it has accepted and exits 0."
     )
-    defaults = Options()
     model = model_options(parser)
     model("--max-model-len", metavar="N", type=positive, help="most tokens of a text (default: the model's limit)")
     model("--max-num-batched-tokens", metavar="N", type=positive, help="most tokens of a batch, padding included")
-    model(
-        "--tensor-parallel-size", metavar="N", type=positive, default=1, help="devices per copy (default: 1)"
-    )
-    model(
-        "--data-parallel-size", metavar="N", type=positive, help="copies (default: as many as the devices allow)"
-    )
+    model("--tensor-parallel-size", metavar="N", type=positive, default=1, help="devices per copy (default: 1)")
+    model("--data-parallel-size", metavar="N", type=positive, help="copies (default: as many as the devices allow)")
     http = parser.add_argument_group("server").add_argument
     http("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     http("--port", type=_port, default=8000, help="port, 0 for any free one (default: %(default)s)")
     http("--served-model-name", metavar="NAME", help="name in requests and responses (default: from --model)")
     http("--api-key", action="append", metavar="KEY", help=f"bearer token, repeatable (or {API_KEY}; default: none)")
-    limits = parser.add_argument_group("limits").add_argument
-    for option, default, about in (
-        ("--max-inputs", defaults.max_inputs, "most texts of a request"),
-        ("--max-queued-texts", defaults.max_queued_texts, "most unanswered texts; beyond it 429"),
-        ("--max-body-bytes", defaults.max_body_bytes, "largest request body; beyond it 413"),
-    ):
-        limits(option, metavar="N", type=positive, default=default, help=f"{about} (default: {default})")
-    limits(
-        "--shutdown-timeout",
-        metavar="SECONDS",
-        type=float,
-        default=defaults.shutdown_timeout,
-        help="for requests in flight after SIGTERM (default: %(default)s)",
-    )
+    add_limits(parser)
 
 
 def _port(word: str) -> int:
@@ -76,10 +59,7 @@ def main(args: argparse.Namespace) -> int:
         raise ValidationError(f"An API key is empty; give --api-key or {API_KEY} a value, or leave both out.")
     options = Options(
         api_keys=keys,
-        max_inputs=args.max_inputs,
-        max_queued_texts=args.max_queued_texts,
-        max_body_bytes=args.max_body_bytes,
-        shutdown_timeout=args.shutdown_timeout,
+        **limits(args),
     )
 
     def open_llm() -> LLM:

@@ -1,21 +1,28 @@
-"""The one way from the prompts of a request to its scores: checked, admitted, tokenised, batched."""
+"""The one way from the prompts of a request to its scores: checked, admitted, tokenised, batched, all in time."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from aiohttp import web
 
 from jaxpool.errors import ValidationError
 from jaxpool_serving.keys import OPTIONS, TOKENIZER_THREADS, Served
+from jaxpool_serving.record import RECORD
+from jaxpool_serving.schemas.errors import RequestError
+from jaxpool_serving.tokenise import guess, size, tokenise
 
 if TYPE_CHECKING:
-    from jaxpool.engine import Row
-    from jaxpool.llm import LLM
+    import numpy as np
+
+    from jaxpool_serving.schemas.common import PoolingRequest
+
+DEADLINE = "X-Request-Timeout"
+"""Header with the seconds that the client waits; it beats the field ``timeout``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +33,20 @@ class Job:
         prompts: texts, lists of token ids, or pairs ``{"text": …, "text_pair": …}``.
         tokenization: options for the tokenizer (truncation, special tokens, padding).
         activated: whether scores are wanted after the activation; None: as the model is configured.
+        priority: lower goes first.
+        timeout: seconds after which nobody wants the answer; None: as the server is configured.
     """
 
     prompts: Sequence[Any]
     tokenization: Mapping[str, Any]
     activated: bool | None = None
+    priority: int = 0
+    timeout: float | None = None
+
+    @classmethod
+    def of(cls, body: PoolingRequest, prompts: Sequence[Any]) -> Job:
+        """What a request's body asks for."""
+        return cls(prompts, body.tokenization(), body.use_activation, body.priority, body.timeout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +58,7 @@ class Scores:
         prompt_ids: token ids of each prompt, as they were computed.
     """
 
-    values: np.ndarray
+    values: Any
     prompt_ids: Sequence[Sequence[int] | np.ndarray]
 
     @property
@@ -52,44 +68,83 @@ class Scores:
 
 
 async def compute(request: web.Request, served: Served, job: Job) -> Scores:
-    """Computes a job in company of other requests. If the client leaves, what is not on the device yet is dropped.
+    """Computes a job in company of other requests.
+
+    If its client leaves or its deadline passes, what is not on the device yet is dropped.
 
     Raises:
         ValidationError: too many prompts, or one that cannot be tokenised as asked.
         QueueFullError: there is no room now.
-        EngineError: the device failed at one of the prompts.
+        RequestError: 504, the deadline has passed.
+        TokenizerError, EngineError: the tokenizer or the device failed at one of the prompts.
     """
-    _check(job, request.app, served)
-    with served.batcher.room(len(job.prompts)):
-        loop = asyncio.get_running_loop()
-        rows = await loop.run_in_executor(request.app[TOKENIZER_THREADS], _rows, served.llm, job)
-        values = await served.batcher.classify(rows)
+    seconds = _deadline(request, job)
+    if seconds is None:
+        return await _compute(request, served, job)
+    try:
+        async with asyncio.timeout(seconds):
+            return await _compute(request, served, job)
+    except TimeoutError:
+        message = f"The answer was not ready within {seconds:g} s."
+        raise RequestError(504, "GatewayTimeoutError", message, "timeout") from None
+
+
+def _deadline(request: web.Request, job: Job) -> float | None:
+    word = request.headers.get(DEADLINE)
+    if word is None:
+        return request.app[OPTIONS].request_timeout if job.timeout is None else job.timeout
+    try:
+        seconds = float(word)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ValidationError(f"The header {DEADLINE} must be a positive number of seconds, not {word[:100]!r}.")
+    return seconds
+
+
+async def _compute(request: web.Request, served: Served, job: Job) -> Scores:
+    spec, options, record = served.llm.engine.spec, request.app[OPTIONS], request[RECORD]
+    sizes = [size(prompt) for prompt in job.prompts]
+    _check(job, sizes, request.app, served)
+    record.model = served.name
+    with served.batcher.admission.room(len(sizes), guess(job.prompts, sizes, spec.max_length)) as room:
+        record.texts, started = len(sizes), time.perf_counter()
+        activated = spec.use_activation if job.activated is None else job.activated
+        threads = request.app[TOKENIZER_THREADS]
+        rows = await tokenise(served.llm, threads, job.prompts, sizes, job.tokenization, activated)
+        record.tokens = sum(len(row.ids) for row in rows)
+        record.tokenise = time.perf_counter() - started
+        if record.tokens > options.tokens_per_request:
+            raise ValidationError(
+                f"This request has {record.tokens} tokens and the server takes at most {options.tokens_per_request}; "
+                "split it.",
+                parameter="input",
+            )
+        room.holds(record.tokens)
+        values, record.queue, record.device = await served.batcher.classify(rows, job.priority)
     return Scores(values, [row.ids for row in rows])
 
 
-def _check(job: Job, app: web.Application, served: Served) -> None:
+def _check(job: Job, sizes: Sequence[int], app: web.Application, served: Served) -> None:
     """Refuse what a schema cannot see."""
-    options, given = app[OPTIONS], len(job.prompts)
-    # a request larger than the queue would be answered 429 for ever
-    most = min(options.max_inputs, options.max_queued_texts)
+    options, given = app[OPTIONS], len(sizes)
     if not given:
         raise ValidationError("You must pass at least one prompt")
-    if given > most:
+    if given > options.texts_per_request:
         raise ValidationError(
-            f"This request has {given} prompts and the server takes at most {most}; split it.",
+            f"This request has {given} prompts and the server takes at most {options.texts_per_request}; split it.",
             parameter="input",
             value=given,
+        )
+    if max(sizes) > options.max_text_chars:
+        raise ValidationError(
+            f"Prompt {sizes.index(max(sizes))} has {max(sizes)} characters (or token ids) and the server takes at most "
+            f"{options.max_text_chars}, even where it would be truncated.",
+            parameter="input",
+            value=max(sizes),
         )
     truncate = job.tokenization.get("truncate_prompt_tokens")
     if truncate is not None and truncate > served.llm.engine.spec.max_length:
         raise ValidationError(
             "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller truncation size."
         )
-
-
-def _rows(llm: LLM, job: Job) -> list[Row]:
-    """Tokenise a request; runs in a thread, where fast tokenizers let the event loop go on."""
-    from jaxpool.engine import Row
-
-    activated = llm.engine.spec.use_activation if job.activated is None else job.activated
-    return [Row(text.ids, text.types, activated) for text in llm.tokenizer.encode(job.prompts, job.tokenization)]

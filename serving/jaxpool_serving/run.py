@@ -36,7 +36,13 @@ async def listen(app: web.Application, host: str, port: int) -> bool:
         loop.add_signal_handler(number, on_signal, number)
 
     options, models = app[OPTIONS], app[MODELS]
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=options.shutdown_timeout, access_log=None)
+    runner = web.AppRunner(
+        app,
+        handler_cancellation=True,
+        shutdown_timeout=options.shutdown_timeout,
+        keepalive_timeout=options.idle_timeout,
+        access_log=None,
+    )
     # The address is taken before the model is: a port in use should not cost a load.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.create_server((host, port), family=family, backlog=1024)

@@ -55,6 +55,10 @@ class TamperedEngine:
         self.hold = False
         self._held: list[tuple[Future[np.ndarray], Sequence[Row], Bucket]] = []
 
+    @property
+    def compiles(self) -> int:
+        return self.engine.compiles
+
     def submit(self, rows: Sequence[Row], bucket: Bucket) -> Future[np.ndarray]:
         self.batches.append(list(rows))
         answer: Future[np.ndarray] = Future()

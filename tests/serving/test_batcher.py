@@ -13,7 +13,8 @@ from jaxpool import LLM
 from jaxpool.buckets import plan
 from jaxpool.engine import Row
 from jaxpool.errors import EngineError
-from jaxpool_serving.batcher import Batcher, QueueFullError
+from jaxpool_serving.batcher import Batcher
+from jaxpool_serving.choice import Choice
 
 from .conftest import TamperedEngine, serving
 from .test_classify import offline, post, probs
@@ -35,13 +36,13 @@ def engine(tampered: LLM) -> TamperedEngine:
 
 
 def test_batches_are_nearly_as_good_as_planned_ones(engine: TamperedEngine) -> None:
-    batcher = Batcher(engine, max_queued=1)  # type: ignore[arg-type]
+    choice = Choice(engine.buckets, engine.cost)
     rng = np.random.default_rng(0)
     waiting = np.clip(rng.lognormal(np.log(12), 0.8, 256), 1, 48).astype(np.int64)
     planned = sum(engine.cost.seconds(b.bucket) for b in plan(waiting, engine.buckets, engine.cost, engine.buckets))
     spent = 0.0
     while waiting.size:
-        rows, bucket = batcher._choose(waiting)
+        rows, bucket = choice.best(waiting)
         assert 0 in rows
         assert len(rows) == len(set(rows.tolist())) <= bucket.rows
         assert waiting[rows].max() <= bucket.length
@@ -70,10 +71,10 @@ async def test_one_poisoned_row_fails_alone(llm: LLM, tampered: LLM, engine: Tam
 
 
 async def test_a_poisoned_row_fails_its_whole_request(engine: TamperedEngine) -> None:
-    batcher = Batcher(engine, max_queued=100)  # type: ignore[arg-type]
+    batcher = Batcher(engine, max_texts=100, max_tokens=10**6)  # type: ignore[arg-type]
     with pytest.raises(EngineError):
         await batcher.classify([row(5), row(TamperedEngine.poison), row(6)])
-    assert (await batcher.classify([row(5)])).shape == (1, 3)
+    assert (await batcher.classify([row(5)])).values.shape == (1, 3)
     await batcher.close()
 
 
@@ -95,36 +96,12 @@ async def test_rows_of_a_client_that_left_are_never_computed(tampered: LLM, engi
 
 
 async def test_a_single_text_overtakes_a_long_list(engine: TamperedEngine) -> None:
-    batcher = Batcher(engine, max_queued=10_000, slots=1)  # type: ignore[arg-type]
+    batcher = Batcher(engine, max_texts=10_000, max_tokens=10**6, slots=1)  # type: ignore[arg-type]
     long = asyncio.gather(batcher.classify([row(*range(5, 45)) for _ in range(500)]))
     await until(lambda: len(engine.batches) >= 2)
     before = len(engine.batches)
     await batcher.classify([row(5, 6)])
     assert len(engine.batches) - before <= 3
     assert not long.done()
-    assert (await long)[0].shape == (500, 3)
+    assert (await long)[0].values.shape == (500, 3)
     await batcher.close()
-
-
-async def test_a_full_queue_answers_429_and_recovers(tampered: LLM, engine: TamperedEngine) -> None:
-    engine.hold = True
-    async with serving(tampered, max_queued_texts=3) as client:
-        waiting = [asyncio.ensure_future(post(client, {"input": [n + 1]})) for n in range(3)]
-        await until(lambda: len(engine.batches) == 2)
-        await asyncio.sleep(0.1)
-        response = await client.post("/classify", json={"input": "one too many"})
-        assert response.status == 429
-        assert 1 <= int(response.headers["Retry-After"]) <= 60
-        assert (await response.json())["error"]["code"] == 429
-        engine.release()
-        assert {status for status, _ in await asyncio.gather(*waiting)} == {200}
-        assert (await post(client, {"input": "and now"}))[0] == 200
-
-
-async def test_room_is_given_back_whatever_happens(engine: TamperedEngine) -> None:
-    batcher = Batcher(engine, max_queued=2)  # type: ignore[arg-type]
-    with batcher.room(2), pytest.raises(QueueFullError), batcher.room(1):
-        pass
-    with pytest.raises(RuntimeError, match="boom"), batcher.room(2):
-        raise RuntimeError("boom")
-    assert batcher.queued == 0

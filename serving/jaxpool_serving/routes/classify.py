@@ -17,7 +17,7 @@ async def classify(request: web.Request) -> web.Response:
     """Classify one text or a list of them; see `ClassifyRequest` and `classify_response`."""
     body = parse(await json_body(request))
     model = served(request.app, body.model)
-    scores = await compute(request, model, Job(body.prompts(), body.tokenization(), body.use_activation))
+    scores = await compute(request, model, Job.of(body, body.prompts()))
     labels = model.llm.engine.spec.labels
     return web.json_response(
         classify_response(request_id(request, body), model.name, labels, scores.values, scores.tokens)

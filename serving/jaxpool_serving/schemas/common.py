@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import uuid
+import random
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
 TOKENIZATION = ("truncate_prompt_tokens", "truncation_side", "add_special_tokens", "padding")
 """Fields of a request that are the tokenizer's business."""
+
+
+def random_id() -> str:
+    """32 random hexadecimal digits; not secret, so they cost no call into the system, as those of ``uuid`` do."""
+    return f"{random.getrandbits(128):032x}"
 
 
 class PoolingRequest(BaseModel):
@@ -19,11 +24,11 @@ class PoolingRequest(BaseModel):
     truncation_side: Literal["left", "right"] | None = None
     add_special_tokens: bool = True
     use_activation: bool | None = None
-    request_id: str = Field(default_factory=lambda: uuid.uuid4().hex)
+    request_id: str = Field(default_factory=random_id)
     padding: Literal["max_length", "do_not_pad"] | None = None
-    # Accepted so that clients of vLLM need no change; neither has an effect here.
-    user: str | None = None
     priority: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
+    timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    user: str | None = None  # accepted so that clients of vLLM need no change; it has no effect here
 
     def tokenization(self) -> dict[str, Any]:
         """Options for the tokenizer, only those that were given."""

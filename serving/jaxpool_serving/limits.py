@@ -1,0 +1,56 @@
+"""The options of ``jaxpool serve`` that bound what clients may cost, one row each."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from jaxpool.options import positive
+from jaxpool_serving.keys import Options
+
+
+def seconds(word: str) -> float:
+    """A number of seconds (or milliseconds) above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    try:
+        found = float(word)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, not {word!r}")
+    return found
+
+
+LIMITS: dict[str, tuple[str, Callable[[str], float], str]] = {
+    "max_inputs": ("N", positive, "most texts of a request"),
+    "max_text_chars": ("N", positive, "longest text in characters, even if it will be truncated"),
+    "max_tokens_per_request": ("N", positive, "most tokens of a request"),
+    "max_queued_texts": ("N", positive, "most unanswered texts; beyond it 429"),
+    "max_queued_tokens": ("N", positive, "most tokens of those; beyond it 429"),
+    "max_body_bytes": ("N", positive, "largest request body; beyond it 413"),
+    "body_timeout": ("SECONDS", seconds, "for a client to send a body; then 408"),
+    "idle_timeout": ("SECONDS", seconds, "for a connection without a request; then it is closed"),
+    "request_timeout": ("SECONDS", seconds, "for an answer, where a request names no timeout; then 504"),
+    "shutdown_timeout": ("SECONDS", seconds, "for requests in flight after SIGTERM"),
+    "max_wait_ms": ("MS", seconds, "that a text waits for company when the device is idle"),
+}
+"""Field of `Options` -> what its option takes, how that is read, and what it bounds."""
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """Declare the options, under a heading of their own."""
+    group, defaults = parser.add_argument_group("limits"), Options()
+    for name, (takes, read, about) in LIMITS.items():
+        default = getattr(defaults, name)
+        shown = "none" if default is None else f"{default:.12g}"
+        option = f"--{name.replace('_', '-')}"
+        group.add_argument(option, metavar=takes, type=read, default=default, help=f"{about} (default: {shown})")
+
+
+def limits(args: argparse.Namespace) -> dict[str, Any]:
+    """What the options say, as fields of `Options`."""
+    return {name: getattr(args, name) for name in LIMITS}

@@ -1,0 +1,96 @@
+"""Tokenising for many clients: short requests at once, long ones in threads, piece by piece."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any
+
+from jaxpool.errors import JaxpoolError
+
+if TYPE_CHECKING:
+    from jaxpool.engine import Row
+    from jaxpool.llm import LLM
+
+AT_ONCE = 2_000
+"""Characters (or ids) of a request that the event loop tokenises itself; a hop to a thread costs as much."""
+
+PIECE = 64_000
+"""Characters (or ids) that one request tokenises before the next may have the thread, if no text is longer."""
+
+CHARACTERS_PER_TOKEN = 4
+
+
+class TokenizerError(RuntimeError):
+    """The tokenizer itself failed; ``__cause__`` is what it raised."""
+
+
+def size(prompt: Any) -> int:
+    """Characters of a text or of both texts of a pair, or the number of ids."""
+    if isinstance(prompt, Mapping):
+        return sum(len(part) for part in prompt.values() if isinstance(part, str | list))
+    return len(prompt)
+
+
+def guess(prompts: Iterable[Any], sizes: Iterable[int], longest: int) -> int:
+    """Tokens that the prompts will have, about: ids are counted, texts estimated, and both are cut at ``longest``."""
+    return sum(
+        min(size if isinstance(prompt, list) else size // CHARACTERS_PER_TOKEN + 1, longest)
+        for prompt, size in zip(prompts, sizes, strict=True)
+    )
+
+
+async def tokenise(
+    llm: LLM,
+    threads: Executor,
+    prompts: Sequence[Any],
+    sizes: Sequence[int],
+    tokenization: Mapping[str, Any],
+    activated: bool,
+) -> list[Row]:
+    """The rows of one request.
+
+    Args:
+        llm: the model whose tokenizer it is.
+        threads: where all but short requests are tokenised; fast tokenizers let the event loop go on meanwhile.
+        prompts: texts, lists of token ids, or pairs.
+        sizes: `size` of each.
+        tokenization: options for the tokenizer.
+        activated: whether scores are wanted after the activation.
+
+    Raises:
+        ValidationError: a prompt cannot be tokenised as asked.
+        TokenizerError: the tokenizer failed.
+    """
+    vocabulary = llm.tokenizer.vocabulary
+    if sum(sizes) <= AT_ONCE and (vocabulary is None or vocabulary.backend is not None):  # a Rust one is quick
+        return _rows(llm, prompts, tokenization, activated)
+    loop = asyncio.get_running_loop()
+    rows: list[Row] = []
+    for start, stop in _pieces(sizes):
+        rows += await loop.run_in_executor(threads, _rows, llm, prompts[start:stop], tokenization, activated)
+    return rows
+
+
+def _pieces(sizes: Sequence[int]) -> Iterable[tuple[int, int]]:
+    """Cuts a list into stretches of about `PIECE`, so that lists of several clients take turns."""
+    start = weight = 0
+    for index, one in enumerate(sizes):
+        if index > start and weight + one > PIECE:
+            yield start, index
+            start = index
+            weight = 0
+        weight += one
+    yield start, len(sizes)
+
+
+def _rows(llm: LLM, prompts: Sequence[Any], tokenization: Mapping[str, Any], activated: bool) -> list[Row]:
+    from jaxpool.engine import Row
+
+    try:
+        return [Row(text.ids, text.types, activated) for text in llm.tokenizer.encode(prompts, tokenization)]
+    except (JaxpoolError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of a Rust tokenizer is not even an Exception
+        raise TokenizerError(type(error).__name__) from error
