@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from jaxpool_serving.access_log import access_logged
-from jaxpool_serving.keys import MODELS, OBSERVERS, OPTIONS, TOKENIZER_THREADS, Options
+from jaxpool_serving.keys import MODELS, OBSERVERS, OPTIONS, TOKENIZER_THREADS, Observer, Options
 from jaxpool_serving.metrics import METRICS, Metrics
 from jaxpool_serving.middleware import middlewares
 from jaxpool_serving.middleware.cors import allow_origin
@@ -37,7 +37,8 @@ def init_app(models: Mapping[str, LLM | Callable[[], LLM]], options: Options | N
     app[OPTIONS] = options
     app[MODELS] = {}
     app[METRICS] = Metrics(models)
-    app[OBSERVERS] = [app[METRICS].answered]
+    observers: list[Observer] = [app[METRICS].answered]
+    app[OBSERVERS] = observers
     app.on_response_prepare.extend([allow_origin, echo_request_id])
     for routes in ROUTES:
         app.add_routes(routes)

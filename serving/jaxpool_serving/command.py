@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import atexit
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxpool.errors import ValidationError
 from jaxpool.options import model_options, positive
+from jaxpool_serving.access import access, add_access, tls
+from jaxpool_serving.access_log import STDOUT
 from jaxpool_serving.app import init_app
 from jaxpool_serving.keys import Options
 from jaxpool_serving.limits import add_limits, limits
+from jaxpool_serving.logs import log_as_json
+from jaxpool_serving.models import still_loading
 from jaxpool_serving.run import listen
 
 if TYPE_CHECKING:
     from jaxpool.llm import LLM
-
-API_KEY = "JAXPOOL_API_KEY"
-"""Environment variable that holds the key, so that it need not show in the process list."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "It listens at once and answers 503 until the model is warm (GET /ready says when). On SIGTERM it stops "
         "listening, answers what it has accepted and exits 0."
     )
-    model = model_options(parser)
+    model = model_options(parser, named=False)
+    about = "checkpoint folder, converted store or hub id; repeated, as NAME=MODEL, it serves several"
+    model("--model", action="append", metavar="MODEL", help=f"{about} (default: the embedded model)")
     model("--max-model-len", metavar="N", type=positive, help="most tokens of a text (default: the model's limit)")
     model("--max-num-batched-tokens", metavar="N", type=positive, help="most tokens of a batch, padding included")
     model("--tensor-parallel-size", metavar="N", type=positive, default=1, help="devices per copy (default: 1)")
@@ -37,7 +42,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     http("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     http("--port", type=_port, default=8000, help="port, 0 for any free one (default: %(default)s)")
     http("--served-model-name", metavar="NAME", help="name in requests and responses (default: from --model)")
-    http("--api-key", action="append", metavar="KEY", help=f"bearer token, repeatable (or {API_KEY}; default: none)")
+    http("--uds", metavar="PATH", help="Unix socket to listen on, instead of host and port")
+    add_access(parser)
+    watch = parser.add_argument_group("observability").add_argument
+    watch(
+        "--access-log",
+        metavar="FILE",
+        default=STDOUT,
+        help="a JSON line per request; - for standard output, 'off' for none (default: -)",
+    )
+    watch("--enable-request-id-headers", action="store_true", help="send X-Request-Id with responses")
+    watch("--otlp-traces-endpoint", metavar="URL", help="OpenTelemetry collector that gets a span per request")
     add_limits(parser)
 
 
@@ -54,19 +69,22 @@ def main(args: argparse.Namespace) -> int:
         JaxpoolError: the model cannot be opened, or an API key is empty.
         OSError: the address cannot be listened on.
     """
-    keys = tuple(args.api_key or [os.environ[name] for name in (API_KEY,) if name in os.environ])
-    if "" in keys:  # a secret that was not there must not open the server
-        raise ValidationError(f"An API key is empty; give --api-key or {API_KEY} a value, or leave both out.")
+    models = named_models(args)
+    certificates = tls(args)
     options = Options(
-        api_keys=keys,
+        access_log=None if args.access_log == "off" else args.access_log,
+        enable_request_id_headers=args.enable_request_id_headers,
+        otlp_traces_endpoint=args.otlp_traces_endpoint,
+        **access(args),
         **limits(args),
     )
+    log_as_json()
 
-    def open_llm() -> LLM:
+    def open_llm(model: str | None) -> LLM:
         from jaxpool.llm import LLM
 
         return LLM(
-            args.model,
+            model,
             revision=args.revision,
             convert=args.convert,
             dtype=args.dtype,
@@ -85,12 +103,45 @@ def main(args: argparse.Namespace) -> int:
         loop_factory = None
     else:
         loop_factory = uvloop.new_event_loop
-    with asyncio.Runner(loop_factory=loop_factory) as runner:
-        name = args.served_model_name or _name(args.model)
-        loaded = runner.run(listen(init_app({name: open_llm}, options), args.host, args.port))
-    if not loaded:
-        os._exit(0)  # the loading thread is deep in a compiler; ending the interpreter under it would crash
+    app = init_app({name: partial(open_llm, model) for name, model in models.items()}, options)
+    code = 1
+    try:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(listen(app, args.host, args.port, uds=args.uds, tls=certificates))
+        code = 0
+    finally:
+        if still_loading(app):  # deep in a compiler; ending the interpreter under it would crash
+            atexit.register(os._exit, code)
     return 0
+
+
+def named_models(args: argparse.Namespace) -> dict[str, str | None]:
+    """Served name -> checkpoint, as ``--model`` (once, or several times) and ``--served-model-name`` say.
+
+    Raises:
+        ValidationError: two models have one name, or one name is given to several models.
+    """
+    found: dict[str, str | None] = {}
+    for word in args.model or [None]:
+        name, model = _named(word)
+        if name in found:
+            raise ValidationError(f"Two models are called {name!r}; say --model NAME={model} with another name.")
+        found[name] = model
+    if args.served_model_name is None:
+        return found
+    if len(found) > 1:
+        raise ValidationError("--served-model-name names one model; with several, say --model NAME=MODEL for each.")
+    [model] = found.values()
+    return {args.served_model_name: model}
+
+
+def _named(word: str | None) -> tuple[str, str | None]:
+    if word is not None and "=" in word and not Path(word).exists():
+        name, _, model = word.partition("=")
+        if not name or not model:
+            raise ValidationError(f"--model {word}: say NAME=MODEL, with both.")
+        return name, model
+    return _name(word), word
 
 
 def _name(model: str | None) -> str:

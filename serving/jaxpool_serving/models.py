@@ -81,6 +81,11 @@ def _open_in_thread(app: web.Application, name: str, open_llm: Callable[[], LLM]
     threading.Thread(target=load, name=f"load {name}", daemon=True).start()
 
 
+def still_loading(app: web.Application) -> bool:
+    """Whether a thread of `opened` has not come back yet."""
+    return any(not model.done() for model in app[MODELS].values())
+
+
 def served(app: web.Application, name: str | None) -> Served:
     """The model that a request names; the first one if it names none.
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import socket
+import ssl
 import sys
 import time
 from typing import Any
@@ -14,14 +15,26 @@ from aiohttp import web
 
 from jaxpool_serving.keys import MODELS, OPTIONS
 
+BACKLOG = 1024
+"""Connections that wait to be accepted."""
 
-async def listen(app: web.Application, host: str, port: int) -> bool:
+
+async def listen(
+    app: web.Application, host: str, port: int, *, uds: str | None = None, tls: ssl.SSLContext | None = None
+) -> None:
     """Listen at once, load meanwhile; on SIGTERM or SIGINT stop listening, drain, close.
 
     A second signal ends the process at once.
 
-    Returns:
-        Whether the model had been loaded when the server stopped.
+    Args:
+        app: from `init_app`.
+        host, port: address to listen on.
+        uds: path of a Unix socket to listen on instead.
+        tls: certificates for HTTPS; None for HTTP.
+
+    Raises:
+        OSError: the address cannot be listened on.
+        JaxpoolError: a model cannot be opened; the others are given up.
     """
     started = time.monotonic()
     stop = asyncio.Event()
@@ -45,24 +58,30 @@ async def listen(app: web.Application, host: str, port: int) -> bool:
     )
     # The address is taken before the model is: a port in use should not cost a load.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.create_server((host, port), family=family, backlog=1024)
+    listening = None if uds else socket.create_server((host, port), family=family, backlog=BACKLOG)
     await runner.setup()
     try:
-        await web.SockSite(runner, listening).start()
-        address = f"[{host}]" if family is socket.AF_INET6 else host
-        _say(f"listening on http://{address}:{listening.getsockname()[1]}, loading {', '.join(models)}")
+        if listening is None:
+            await web.UnixSite(runner, str(uds), ssl_context=tls, backlog=BACKLOG).start()
+            address = f"unix:{uds}"
+        else:
+            await web.SockSite(runner, listening, ssl_context=tls, backlog=BACKLOG).start()
+            address = f"{f'[{host}]' if family is socket.AF_INET6 else host}:{listening.getsockname()[1]}"
+        _say(f"listening on {'https' if tls else 'http'}://{address}, loading {', '.join(models)}")
         loading = asyncio.gather(*models.values())
         stopping = loop.create_task(stop.wait())
         first: set[asyncio.Future[Any]] = {loading, stopping}
         await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
+            failed = [name for name, model in models.items() if model.done() and model.exception()]
+            if failed and len(models) > 1:
+                _say(f"the model {failed[0]!r} cannot be opened, so nothing is served")
             loading.result()  # raises what went wrong while loading
             _say(f"ready after {time.monotonic() - started:.1f} s")
         await stopping
         _say("stopping: finishing the requests in flight")
     finally:
         await runner.cleanup()
-    return loading.done() and not loading.cancelled()
 
 
 def _say(what: str) -> None:

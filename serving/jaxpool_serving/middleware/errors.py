@@ -33,15 +33,20 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except QueueFullError as error:
         refusal = RequestError(429, "TooManyRequestsError", str(error), retry_after=error.retry_after)
     except EngineError as error:
-        log.error("%s %s failed on the device: %s", request.method, request.path, error)
+        log.error("%s failed on the device: %s", _what(request), error)
         refusal = RequestError(500, "InternalServerError", "The model could not compute this request.")
     except TokenizerError as error:
-        log.error("%s %s: the tokenizer failed", request.method, request.path, exc_info=error.__cause__)
+        log.error("%s: the tokenizer failed", _what(request), exc_info=error.__cause__)
         refusal = RequestError(500, "InternalServerError", "The tokenizer could not read this request.")
     except Exception:
-        log.exception("%s %s failed", request.method, request.path)
+        log.exception("%s failed", _what(request))
         refusal = RequestError(500, "InternalServerError", "Internal error; the server's log says more.")
     return web.json_response(refusal.body, status=refusal.status, headers=refusal.headers)
+
+
+def _what(request: web.Request) -> str:
+    """Method and path for the log; the path stays percent-encoded, so that it cannot end a line."""
+    return f"{request.method} {request.rel_url.raw_path}"
 
 
 def _allow(error: web.HTTPException) -> dict[str, str]:
