@@ -127,7 +127,8 @@ class Engine:
         cost = replace(self.cost, plans_per_program=self.cost.plans_per_program + self._plans)
         self._plans += 1
         batches = plan(lengths, self.buckets, cost, self.programs.ready(), self.programs.sealed)
-        self.programs.ensure({batch.bucket for batch in batches})
+        # All begin to compile now; a batch waits for its own program only.
+        self.programs.start(dict.fromkeys(batch.bucket for batch in batches))
         futures = [self.submit([rows[i] for i in batch.rows], batch.bucket) for batch in batches]
         found: list[np.ndarray] = [np.empty(0)] * len(rows)
         try:
