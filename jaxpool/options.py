@@ -10,10 +10,11 @@ from typing import Any
 DTYPES = ("auto", "float32", "bfloat16")
 
 
-def model_options(command: argparse.ArgumentParser, named: bool = True) -> Callable[..., Any]:
+def model_options(command: argparse.ArgumentParser, named: bool = True, *, embeds: bool = False) -> Callable[..., Any]:
     """Declares the options that say which model to open and how; returns ``add_argument`` of their group.
 
-    ``named`` is False where the model is a positional argument of the command.
+    ``named`` is False where the model is a positional argument of the command; ``embeds`` is True where the command
+    has a use for embeddings.
     """
     add = command.add_argument_group("model").add_argument
     if named:
@@ -29,9 +30,9 @@ def model_options(command: argparse.ArgumentParser, named: bool = True) -> Calla
     add(
         "--convert",
         default="auto",
-        choices=("auto", "classify"),
+        choices=("auto", "classify", "embed") if embeds else ("auto", "classify"),
         metavar="HOW",
-        help="classify: make a classifier of a language model",
+        help="classify: make a classifier of a language model" + ("; embed: an embedder of any model" * embeds),
     )
     add("--hf-overrides", metavar="JSON", type=json_object, help="changes to config.json, a JSON object")
     return add

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxpool.errors import ValidationError
-from jaxpool.options import model_options, positive
+from jaxpool.options import json_object, model_options, positive
+from jaxpool.params import PoolerConfig
 from jaxpool_serving.access import access, add_access, tls
 from jaxpool_serving.access_log import STDOUT
 from jaxpool_serving.app import init_app
@@ -31,9 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "It listens at once and answers 503 until the model is warm (GET /ready says when). On SIGTERM it stops "
         "listening, answers what it has accepted and exits 0."
     )
-    model = model_options(parser, named=False)
+    model = model_options(parser, named=False, embeds=True)
     about = "checkpoint folder, converted store or hub id; repeated, as NAME=MODEL, it serves several"
     model("--model", action="append", metavar="MODEL", help=f"{about} (default: the embedded model)")
+    about = "pooling: an architecture that is no classifier by its name gives embeddings"
+    model("--runner", default="auto", choices=("auto", "pooling"), metavar="HOW", help=about)
+    about = "how the model pools, fields of vLLM's PoolerConfig as a JSON object"
+    model("--pooler-config", metavar="JSON", type=json_object, default={}, help=about)
+    about = "short for --pooler-config '{\"task\": …}': classify, token_classify, embed or token_embed"
+    model("--pooler-config.task", dest="pooling_task", metavar="TASK", help=f"{about} (default: as the model is made)")
     model("--max-model-len", metavar="N", type=positive, help="most tokens of a text (default: the model's limit)")
     model("--max-num-batched-tokens", metavar="N", type=positive, help="most tokens of a batch, padding included")
     model("--tensor-parallel-size", metavar="N", type=positive, default=1, help="devices per copy (default: 1)")
@@ -69,7 +76,7 @@ def main(args: argparse.Namespace) -> int:
         JaxpoolError: the model cannot be opened, or an API key is empty.
         OSError: the address cannot be listened on.
     """
-    models = named_models(args)
+    models, pooler = named_models(args), _pooler(args)
     certificates = tls(args)
     options = Options(
         access_log=None if args.access_log == "off" else args.access_log,
@@ -93,7 +100,8 @@ def main(args: argparse.Namespace) -> int:
             max_num_batched_tokens=args.max_num_batched_tokens,
             tensor_parallel_size=args.tensor_parallel_size,
             data_parallel_size=args.data_parallel_size,
-            pooler_config={"task": "classify"},
+            runner=args.runner,
+            pooler_config=pooler,
             compile="ahead",
         )
 
@@ -113,6 +121,14 @@ def main(args: argparse.Namespace) -> int:
         if still_loading(app):  # deep in a compiler; ending the interpreter under it would crash
             atexit.register(os._exit, code)
     return 0
+
+
+def _pooler(args: argparse.Namespace) -> PoolerConfig:
+    task = {"task": args.pooling_task} if args.pooling_task else {}
+    try:
+        return PoolerConfig(**args.pooler_config | task)
+    except TypeError as error:  # the name of a field
+        raise ValidationError(f"--pooler-config: {error}") from error
 
 
 def named_models(args: argparse.Namespace) -> dict[str, str | None]:
