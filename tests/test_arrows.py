@@ -19,7 +19,9 @@ ARROWS = {
     "errors": "",
     "buckets": "",
     "pooling": "",
+    "activations": "pooling",
     "cache": "errors",
+    "chat": "errors",
     "params": "errors",
     "outputs": "errors params",
     "client": "errors outputs",
@@ -39,7 +41,7 @@ ARROWS = {
     "refine": "errors engine params resolve",
     "jaxpool_conversions": "errors jaxpool_conversions",
     "jaxpool_conversions.families": "errors models ops pooling jaxpool_conversions",
-    "jaxpool_serving": "errors params options buckets engine llm jaxpool_serving",
+    "jaxpool_serving": "activations chat errors params prompts options buckets engine refine llm jaxpool_serving",
 }
 # what even a wide row may not hold: nobody imports the server (`jaxpool serve` finds it by name, at run time)
 NEVER = {"jaxpool": {"jaxpool_serving"}, "jaxpool_conversions": {"jaxpool_serving"}}

@@ -21,6 +21,7 @@ from jaxpool_serving.limits import add_limits, limits
 from jaxpool_serving.logs import log_as_json
 from jaxpool_serving.models import still_loading
 from jaxpool_serving.run import listen
+from jaxpool_serving.templates import add_templates, templates
 
 if TYPE_CHECKING:
     from jaxpool.llm import LLM
@@ -51,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     http("--served-model-name", metavar="NAME", help="name in requests and responses (default: from --model)")
     http("--uds", metavar="PATH", help="Unix socket to listen on, instead of host and port")
     add_access(parser)
+    add_templates(parser)
     watch = parser.add_argument_group("observability").add_argument
     watch(
         "--access-log",
@@ -83,6 +85,7 @@ def main(args: argparse.Namespace) -> int:
         enable_request_id_headers=args.enable_request_id_headers,
         otlp_traces_endpoint=args.otlp_traces_endpoint,
         **access(args),
+        **templates(args),
         **limits(args),
     )
     log_as_json()

@@ -13,6 +13,7 @@ from aiohttp import web
 from jaxpool_serving.record import Record
 
 if TYPE_CHECKING:
+    from jaxpool.chat import ContentFormat
     from jaxpool.llm import LLM
     from jaxpool_serving.batcher import Batcher
 
@@ -30,6 +31,9 @@ class Options:
         enable_request_id_headers: whether responses carry ``X-Request-Id``.
         access_log: file to append to, ``-`` for standard output; None for no access log.
         otlp_traces_endpoint: URL of an OpenTelemetry collector that gets a span per request, or None.
+        chat_template: Jinja template that goes before the tokenizer's own, or None.
+        trust_request_chat_template: whether requests may bring templates of their own.
+        chat_template_content_format: how templates want contents: "string", "openai" (lists of parts) or "auto".
         max_inputs: most texts in one request.
         max_text_chars: most characters (or token ids) of one text, even where it will be truncated.
         max_tokens_per_request: most tokens of one request, after truncation.
@@ -52,6 +56,9 @@ class Options:
     enable_request_id_headers: bool = False
     access_log: str | None = None
     otlp_traces_endpoint: str | None = None
+    chat_template: str | None = None
+    trust_request_chat_template: bool = False
+    chat_template_content_format: ContentFormat = "auto"
     max_inputs: int = 1024
     max_text_chars: int = 500_000
     max_tokens_per_request: int = 500_000

@@ -2,23 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from aiohttp import web
 
+from jaxpool.activations import activate
+from jaxpool_serving.chats import prompts
 from jaxpool_serving.compute import Job, compute
 from jaxpool_serving.models import served
 from jaxpool_serving.routes.bodies import json_body, request_id
-from jaxpool_serving.schemas.classify import classify_response, parse
+from jaxpool_serving.schemas.classify import ClassifyChatRequest, ClassifyRequest, classify_response, parse
 
 routes = web.RouteTableDef()
 
 
 @routes.post("/classify")
 async def classify(request: web.Request) -> web.Response:
-    """Classify one text or a list of them; see `ClassifyRequest` and `classify_response`."""
-    body = parse(await json_body(request))
+    """Classify texts, or a conversation; see `ClassifyRequest`, `ClassifyChatRequest` and `classify_response`."""
+    return await answer(request, parse(await json_body(request)))
+
+
+async def answer(request: web.Request, body: ClassifyRequest | ClassifyChatRequest) -> web.Response:
+    """The answer to a request that has been read."""
     model = served(request.app, body.model)
-    scores = await compute(request, model, Job.of(body, body.prompts()))
-    labels = model.llm.engine.spec.labels
+    spec = model.llm.engine.spec
+    activated = spec.use_activation if body.use_activation is None else body.use_activation
+    # Who wants both gets them from one computation: the activation is nothing, the model is everything.
+    job = Job.of(body, await prompts(request.app, model, body))
+    scores = await compute(request, model, replace(job, activated=activated and not body.return_logits))
+    values, logits = scores.values, scores.values if body.return_logits else None
+    if activated and body.return_logits:
+        values = activate(values, spec.activation)
+    name = request_id(request, body)
     return web.json_response(
-        classify_response(request_id(request, body), model.name, labels, scores.values, scores.tokens)
+        classify_response(name, model.name, spec.labels, values, scores.tokens, body, logits),
     )

@@ -6,54 +6,66 @@ Field names, coercions and error texts follow vLLM's server, so that its clients
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, TypeAdapter
 
-from jaxpool_serving.schemas.common import PoolingRequest, exact, usage
-from jaxpool_serving.schemas.errors import RequestError, document, validated
+from jaxpool_serving.schemas.chat import Chat
+from jaxpool_serving.schemas.common import Activated, PoolingRequest, exact, usage
+from jaxpool_serving.schemas.forms import read
+from jaxpool_serving.schemas.texts import Texts
 
 
-class ClassifyRequest(PoolingRequest):
+class ClassifyOptions(Activated):
+    """What a response says beside vLLM's fields; nothing unless it is asked for."""
+
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    threshold: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    return_logits: bool = False
+
+
+class ClassifyRequest(PoolingRequest, Texts, ClassifyOptions):
     """``POST /classify``, completion form."""
 
-    input: list[int] | list[list[int]] | str | list[str]
 
-    def prompts(self) -> Sequence[str | list[int]]:
-        """The texts or token-id lists to classify; a flat list of ids is one of them."""
-        one = isinstance(self.input, str) or (bool(self.input) and isinstance(self.input[0], int))
-        return cast("Sequence[str | list[int]]", [self.input] if one else self.input)
+class ClassifyChatRequest(PoolingRequest, Chat, ClassifyOptions):
+    """``POST /classify``, chat form."""
 
 
-def parse(body: bytes) -> ClassifyRequest:
+FORMS: TypeAdapter[ClassifyRequest | ClassifyChatRequest] = TypeAdapter(ClassifyRequest | ClassifyChatRequest)
+
+
+def parse(body: bytes) -> ClassifyRequest | ClassifyChatRequest:
     """Read a request body.
 
     Raises:
-        RequestError: 400, with every problem (the first ten spelled out) in one message.
+        RequestError, HTTPBadRequest, ValidationError: 400, with every problem in one message.
     """
-    found = document(body)
-    _refuse_other_forms(found)
-    return validated(ClassifyRequest, found)
-
-
-def _refuse_other_forms(found: Mapping[str, Any]) -> None:
-    """Fields that ask for something else than a classification of `input` are not ignored."""
-    if found.get("messages") is not None:
-        message = "This server does not implement the chat form; send `input` instead of `messages`."
-        raise RequestError(501, "NotImplementedError", message, "messages")
-    if "normalize" in found:
-        message = "Parameter `normalize` was removed; use `use_activation` instead. (parameter=normalize)"
-        raise RequestError(400, "BadRequestError", message, "normalize")
-    if found.get("task") not in (None, "classify"):
-        message = f"`{found['task']}` is not a task of this server; it serves `classify`. (parameter=task)"
-        raise RequestError(400, "BadRequestError", message, "task")
+    return read(body, FORMS, ClassifyChatRequest)
 
 
 def classify_response(
-    request_id: str, model: str, labels: Sequence[str], values: np.ndarray, prompt_tokens: int
+    request_id: str,
+    model: str,
+    labels: Sequence[str],
+    values: np.ndarray,
+    prompt_tokens: int,
+    options: ClassifyOptions,
+    logits: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """The answer to one request from ``values [texts, labels]``, float32 (probabilities, or logits)."""
+    """The answer to one request.
+
+    Args:
+        request_id: after ``classify-``.
+        model: the name it is served under.
+        labels: of the model, in order.
+        values: float32 ``[texts, labels]``, probabilities, or logits where these were asked for.
+        prompt_tokens: of all texts.
+        options: what more was asked for.
+        logits: float32 ``[texts, labels]``, if they are to be told beside the probabilities.
+    """
     return {
         "id": f"classify-{request_id}",
         "object": "list",
@@ -65,8 +77,21 @@ def classify_response(
                 "label": labels[int(row.argmax())],
                 "probs": [exact(value) for value in row],
                 "num_classes": len(row),
+                **_extras(labels, row, options),
+                **({} if logits is None else {"logits": [exact(value) for value in logits[index]]}),
             }
             for index, row in enumerate(values)
         ],
         "usage": usage(prompt_tokens),
     }
+
+
+def _extras(labels: Sequence[str], row: np.ndarray, options: ClassifyOptions) -> dict[str, Any]:
+    """What a client of vLLM never asks for."""
+    extras: dict[str, Any] = {}
+    if options.top_k is not None:
+        best = np.argsort(-row, kind="stable")[: options.top_k]
+        extras["top_k"] = [{"label": labels[index], "score": exact(row[index])} for index in best.tolist()]
+    if options.threshold is not None:  # compared as it is shown: 0.1 reaches a threshold of 0.1
+        extras["labels"] = [label for label, one in zip(labels, row, strict=True) if exact(one) >= options.threshold]
+    return extras

@@ -6,6 +6,7 @@ import random
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
 
 TOKENIZATION = ("truncate_prompt_tokens", "truncation_side", "add_special_tokens", "padding")
 """Fields of a request that are the tokenizer's business."""
@@ -16,26 +17,43 @@ def random_id() -> str:
     return f"{random.getrandbits(128):032x}"
 
 
-class PoolingRequest(BaseModel):
+class Activated(BaseModel):
+    """The field that goes first where a form is put together of several classes, as in vLLM."""
+
+    use_activation: bool | None = None
+
+
+class PoolingRequest(Activated):
     """The fields of every request that texts are sent with. Unknown fields are ignored, as vLLM does."""
 
     model: str | None = None
     truncate_prompt_tokens: Annotated[int, Field(ge=-1)] | None = None
     truncation_side: Literal["left", "right"] | None = None
-    add_special_tokens: bool = True
-    use_activation: bool | None = None
     request_id: str = Field(default_factory=random_id)
     padding: Literal["max_length", "do_not_pad"] | None = None
-    priority: Annotated[int, Field(ge=-(2**63), lt=2**63)] = 0
+    priority: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] = 0
     timeout: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    user: str | None = None  # accepted so that clients of vLLM need no change; it has no effect here
+    # Accepted so that clients of vLLM need no change; what these ask for does not exist here.
+    user: str | None = None
+    mm_processor_kwargs: dict[str, Any] | None = None
+    cache_salt: str | None = None
 
     def tokenization(self) -> dict[str, Any]:
         """Options for the tokenizer, only those that were given."""
         return self.model_dump(include=set(TOKENIZATION), exclude_none=True)
 
 
-def usage(prompt_tokens: int) -> dict[str, Any]:
+class Usage(TypedDict):
+    """Tokens of a request, as OpenAI's clients expect to be told."""
+
+    prompt_tokens: int
+    total_tokens: int
+    completion_tokens: int
+    prompt_tokens_details: None
+    completion_tokens_details: None
+
+
+def usage(prompt_tokens: int) -> Usage:
     """The ``usage`` of a response; nothing is ever generated."""
     return {
         "prompt_tokens": prompt_tokens,

@@ -6,11 +6,19 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from aiohttp import web
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
-MAX_PROBLEMS_SHOWN = 10
+# What an error repeats of a request is bounded, or a small body could ask for a large answer.
+MAX_PROBLEMS = 10
+MAX_CHARS_OF_PROBLEM = 1000
+MAX_CHARS_OF_INPUT = 200
+
+MEMBERS = frozenset({"str", "int", "float", "bool", "list", "dict"})
+"""What pydantic calls the members of a union that are builtins."""
 
 Model = TypeVar("Model", bound=BaseModel)
+Form = TypeVar("Form")
 
 
 class RequestError(Exception):
@@ -37,23 +45,28 @@ class RequestError(Exception):
         self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
 
 
-def document(body: bytes) -> dict[str, Any]:
+def document(body: bytes, forms: int = 1) -> dict[str, Any]:
     """A request body as a JSON object.
 
+    Args:
+        body: JSON text.
+        forms: how many forms the body may have; each complains for itself if it is no object.
+
     Raises:
-        RequestError: 400, it is none.
+        RequestError: 400, it is JSON of another kind, or none.
+        HTTPBadRequest: it cannot be read at all.
     """
     try:
         found = json.loads(body) if body.strip() else None
     except json.JSONDecodeError as error:
         raise refusal([problem("json_invalid", [error.pos], "JSON decode error", {}, {"error": error.msg})]) from None
     except (ValueError, RecursionError):  # not UTF-8, a number of thousands of digits, thousands of brackets
-        message = "The body is not JSON text in UTF-8."
-        raise refusal([problem("json_invalid", [], message, "", None)]) from None
+        raise web.HTTPBadRequest(reason="There was an error parsing the body") from None
     if found is None:
-        raise refusal([problem("missing", [], "Field required", None, None)])
+        raise refusal([problem("missing", [], "Field required", None)])
     if not isinstance(found, dict):
-        raise refusal([problem("model_attributes_type", [], "Input should be a valid JSON object", found, None)])
+        message = "Input should be a valid dictionary or object to extract fields from"
+        raise refusal([problem("model_attributes_type", [], message, found)] * forms)
     return found
 
 
@@ -66,40 +79,57 @@ def validated(schema: type[Model], found: Mapping[str, Any]) -> Model:
     try:
         return schema.model_validate(found)
     except ValidationError as error:
-        known = schema.model_fields
-        # Members of the union in `input` show up in the path as "list[int]" or "str": noise to a reader.
-        raise refusal(
-            [
-                problem(
-                    d["type"],
-                    [p for p in d["loc"] if isinstance(p, int) or p in known],
-                    d["msg"],
-                    d["input"],
-                    d.get("ctx"),
-                )
-                for d in error.errors(include_url=False)
-            ]
-        ) from None
+        raise refusal(problems(error)) from None
+
+
+def validated_form(forms: TypeAdapter[Form], found: Mapping[str, Any]) -> Form:
+    """The body in one of several forms, a union of models; of those that fit, the one with most of its fields set.
+
+    Raises:
+        RequestError: 400, with the problems of every form in one message.
+    """
+    try:
+        return forms.validate_python(found)
+    except ValidationError as error:
+        raise refusal(problems(error, inside=1)) from None
+
+
+def problems(error: ValidationError, inside: int = 0) -> list[dict[str, Any]]:
+    """What pydantic found, as entries of a refusal; ``inside`` parts of every path are the forms' names."""
+    return [
+        problem(found["type"], found["loc"][inside:], found["msg"], found["input"], found.get("ctx"))
+        for found in error.errors(include_url=False)
+    ]
 
 
 def refusal(problems: Sequence[Mapping[str, Any]]) -> RequestError:
     """The answer to a body with these problems."""
-    count = f"{len(problems)} validation error{'s' if len(problems) != 1 else ''}:"
-    message = "\n".join([count, *(f"  {problem}" for problem in problems[:MAX_PROBLEMS_SHOWN])])
-    return RequestError(400, "Bad Request", message, problems[0]["loc"])
+    lines = [f"{len(problems)} validation error{'s' if len(problems) != 1 else ''}:"]
+    lines += [f"  {_cut(str(problem), MAX_CHARS_OF_PROBLEM)}" for problem in problems[:MAX_PROBLEMS]]
+    if len(problems) > MAX_PROBLEMS:
+        lines.append(f"  ...and {len(problems) - MAX_PROBLEMS} more errors")
+    return RequestError(400, "Bad Request", "\n".join(lines), problems[0]["loc"])
 
 
 def problem(
-    kind: str, path: Sequence[int | str], message: str, value: object, context: Mapping[str, Any] | None
+    kind: str, path: Sequence[int | str], message: str, value: object, context: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """One entry of a refusal."""
-    loc = ".".join(["body", *map(str, path)])
+    loc = ".".join(["body", *(str(part) for part in path if not _is_type(part))])
     found = {"type": kind, "loc": loc, "msg": message, "input": _shortened(value)}
     return found | ({"ctx": dict(context)} if context else {})
+
+
+def _is_type(part: int | str) -> bool:
+    """Members of a union show up in a path as their type, such as ``str`` or ``list[int]``: noise to a reader."""
+    return isinstance(part, str) and (part in MEMBERS or "[" in part)
 
 
 def _shortened(value: object) -> str:
     if isinstance(value, list | dict):
         return f"<{type(value).__name__} of {len(value)} items>"
-    text = str(value)
-    return text if len(text) <= 100 else text[:100] + "…"
+    return _cut(str(value), MAX_CHARS_OF_INPUT)
+
+
+def _cut(text: str, size: int) -> str:
+    return text if len(text) <= size else f"{text[:size]}...[truncated]"

@@ -1,0 +1,172 @@
+"""Conversations to the text that a model reads, through the chat template that comes with its tokenizer.
+
+Templates run in the sandbox of transformers: they can compute a text, and neither reach Python nor change anything.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import jinja2
+
+from jaxpool.errors import ValidationError
+
+ContentFormat = Literal["auto", "string", "openai"]
+
+NO_TEMPLATE = (
+    "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template if the "
+    "tokenizer does not define one."
+)
+
+_TEXT_PARTS = {"text": "text", "refusal": "refusal", "thinking": "thinking"}
+"""Kind of a part of a message -> which of its keys holds the text."""
+
+_KEPT = {"assistant": ("name", "tool_calls", "reasoning"), "tool": ("name", "tool_call_id")}
+"""Role -> what of its messages templates see beside role and content."""
+
+_LOOP_OVER_PARTS = re.compile(
+    r"""\bfor\s+\w+\s+in\s+(?:\w+\s*(?:\.\s*content\b|\[\s*(['"])content\1\s*\])|content\b)"""
+)
+
+
+def render(
+    tokenizer: Any,
+    messages: Sequence[Mapping[str, Any]],
+    template: str | None = None,
+    *,
+    add_generation_prompt: bool = False,
+    continue_final_message: bool = False,
+    content_format: ContentFormat = "auto",
+    variables: Mapping[str, Any] | None = None,
+) -> str:
+    """One conversation as text, special tokens included (tokenise it with ``add_special_tokens=False``).
+
+    Args:
+        tokenizer: a transformers tokenizer, such as ``LLM.get_tokenizer()`` returns.
+        messages: dicts with ``role`` and ``content``, a text or a list of text parts
+            (``{"type": "text", "text": …}``, or plain strings).
+        template: a Jinja template, or the name of one of the tokenizer's; None takes the tokenizer's own.
+        add_generation_prompt: end with the beginning of an answer.
+        continue_final_message: leave the last message open.
+        content_format: whether the template wants contents as one text ("string") or as lists of parts ("openai");
+            "auto" looks whether it loops over them.
+        variables: what else the template may use, ``tools`` and ``documents`` among it.
+
+    Raises:
+        ValidationError: there is no template, it fails, or a message is none or has a part that is not text.
+    """
+    variables = dict(variables or {})
+    template = _find(tokenizer, template, variables.get("tools"))
+    as_parts = bool(_LOOP_OVER_PARTS.search(template)) if content_format == "auto" else content_format == "openai"
+    conversation = [_message(message, as_parts) for message in messages]
+    if "'developer'" not in template and '"developer"' not in template:
+        conversation = _developers_as_system(conversation)
+    try:
+        return tokenizer.apply_chat_template(
+            conversation,
+            chat_template=template,
+            tokenize=False,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            **_allowed(tokenizer, variables),
+        )
+    except Exception as error:  # a template may raise anything, and says what is wrong with the conversation
+        raise ValidationError(_reason(error)) from error
+
+
+def check(template: str) -> None:
+    """Raise ValidationError where ``template`` is not well-formed Jinja."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    try:
+        render_jinja_template([], chat_template=template)  # compiles, and renders none
+    except jinja2.TemplateError as error:
+        raise ValidationError(f"The chat template is not well-formed: {error}") from error
+
+
+def _find(tokenizer: Any, template: str | None, tools: Any) -> str:
+    try:
+        return tokenizer.get_chat_template(template, tools=tools)
+    except ValueError as error:
+        raise ValidationError(NO_TEMPLATE) from error
+
+
+def _allowed(tokenizer: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the names that mean something to ``apply_chat_template``: those are not the template's."""
+    reserved = set(inspect.signature(tokenizer.apply_chat_template).parameters) - {"tools", "documents"}
+    if "messages" in variables:
+        raise ValidationError("A variable of a chat template cannot be called `messages`; that is the conversation.")
+    return {name: value for name, value in variables.items() if name not in reserved}
+
+
+def _message(message: Mapping[str, Any], as_parts: bool) -> dict[str, Any]:
+    """What templates see of one message; vLLM shows them the same."""
+    role, content = message.get("role"), message.get("content")
+    if not isinstance(role, str):
+        raise ValidationError(f"A message needs a role, a text such as 'user'; found {role!r}.", parameter="messages")
+    parts = [_part(part) for part in ([content] if isinstance(content, str) else content or [])]
+    shown: dict[str, Any] = {"role": role, "content": parts}
+    if not as_parts or role == "tool":  # few templates loop over what a tool said
+        shown["content"] = "\n".join(part["text"] for part in parts if part["text"])
+    for name in _KEPT.get(role, ("name",)):
+        if message.get(name):
+            shown[name] = message[name]
+    if "tool_calls" in shown:
+        shown["tool_calls"] = [_tool_call(call) for call in shown["tool_calls"]]
+    return shown
+
+
+def _part(part: Any) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind not in _TEXT_PARTS:
+        raise ValidationError(
+            f"This model reads text only, but a message has a part of type {kind!r}; leave it out, or send its text as "
+            "{'type': 'text', 'text': …}.",
+            parameter="messages",
+        )
+    text = part.get(_TEXT_PARTS[kind])
+    if not isinstance(text, str):
+        raise ValidationError(
+            f"A message's part of type {kind!r} needs its text, a string, in {_TEXT_PARTS[kind]!r}; found {text!r}.",
+            parameter="messages",
+        )
+    others = {name: value for name, value in part.items() if name not in ("type", _TEXT_PARTS[kind])}
+    return {"type": "text", "text": text} | others
+
+
+def _tool_call(call: Any) -> dict[str, Any]:
+    """A call whose arguments are a dict, as templates want them; OpenAI's clients send them as JSON text."""
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(function, Mapping):
+        raise ValidationError(f"An entry of tool_calls needs a `function`; found {call!r}.", parameter="messages")
+    arguments = function.get("arguments")
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except ValueError:  # what a model once wrote must not make its conversation unreadable
+            arguments = None
+    return {**call, "function": {**function, "arguments": arguments if isinstance(arguments, dict) else {}}}
+
+
+def _developers_as_system(conversation: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For templates that know no developer: their messages join the system's, which comes first."""
+    if all(message["role"] != "developer" for message in conversation):
+        return conversation
+    system = [message["content"] for message in conversation if message["role"] in ("developer", "system")]
+    texts = [one if isinstance(one, str) else "\n".join(part["text"] for part in one) for one in system]
+    others = [message for message in conversation if message["role"] not in ("developer", "system")]
+    return [{"role": "system", "content": "\n\n".join(text for text in texts if text)}, *others]
+
+
+def _reason(error: BaseException) -> str:
+    """The template's own words, where there are some in the chain of causes."""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
+    return str(next((one for one in chain if isinstance(one, jinja2.TemplateError)), error))
