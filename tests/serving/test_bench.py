@@ -72,6 +72,9 @@ def test_the_command_starts_a_server_and_reports(tmp_path: Path, capsys: pytest.
         assert figure["texts_per_second"] > 0
         assert figure["p50_ms"] <= figure["p99_ms"]
         assert set(figure["statuses"]) <= {"200", "429"}
+    for figure in closed_loops:
+        assert 1 <= figure["texts_per_batch"] <= 4
+        assert 0 <= figure["padding"] < 1
     assert any("resident_mib" in figure for figure in figures["load"])
     assert "p99 ms" in capsys.readouterr().out
 

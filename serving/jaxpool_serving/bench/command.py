@@ -16,6 +16,7 @@ from rich.table import Table
 
 from jaxpool.errors import ValidationError
 from jaxpool.options import model_options, positive
+from jaxpool_serving.bench.batches import batches
 from jaxpool_serving.bench.load import Sample, arriving, closed, connect
 from jaxpool_serving.bench.server import Running, own_server
 from jaxpool_serving.bench.texts import LONGEST, mix
@@ -79,21 +80,23 @@ async def _measure(args: argparse.Namespace, console: Console) -> dict[str, Any]
         figures: list[dict[str, Any]] = []
         for clients in args.clients:
             samples: list[list[Sample]] = [[] for _ in servers]
+            before = await batches(sessions[0])
             for _ in range(args.rounds):
                 for session, found in zip(sessions, samples, strict=True):
                     found.append(await closed(session, texts, clients, args.seconds))
             for server, found in zip(servers, samples, strict=True):
                 figures.append(_figure(server, f"{clients} clients", found))
+            figures[-len(servers)] |= (await batches(sessions[0])).since(before).figures()
         best = max(figure["texts_per_second"] for figure in figures if figure["server"] == first.name)
         for step in STEPS if args.ramp else ():
             sample = await arriving(sessions[0], texts, step * best, args.seconds)
             figures.append(_figure(first, f"{step * best:.0f}/s arriving", [sample]))
         if args.overload:
             rate = args.overload * best
-            before = first.resident_mib()
+            resident = first.resident_mib()
             sample = await arriving(sessions[0], texts, rate, args.overload_seconds)
             after = await closed(sessions[0], texts, 1, 2.0)
-            figures.append(_figure(first, f"{rate:.0f}/s arriving", [sample]) | _memory(before, first.resident_mib()))
+            figures.append(_figure(first, f"{rate:.0f}/s arriving", [sample]) | _memory(resident, first.resident_mib()))
             figures.append(_figure(first, "then 1 client", [after]))
     console.print(_table(figures))
     return {"ready_seconds": first.ready, "texts": len(texts), "load": figures}
@@ -120,13 +123,14 @@ def _memory(before: float | None, after: float | None) -> dict[str, Any]:
 
 
 def _table(figures: Sequence[dict[str, Any]]) -> Table:
-    table = Table("server", "load", "texts/s", "p50 ms", "p99 ms", "answers", box=None)
+    table = Table("server", "load", "texts/s", "p50 ms", "p99 ms", "texts/batch", "padding", "answers", box=None)
     for figure in figures:
         answers = ", ".join(
             f"{count} {'lost' if status == '0' else status}" for status, count in sorted(figure["statuses"].items())
         )
         numbers = (f"{figure[name]:.1f}" for name in ("texts_per_second", "p50_ms", "p99_ms"))
-        table.add_row(figure["server"], figure["load"], *numbers, answers)
+        batch = (f"{figure['texts_per_batch']:.1f}", f"{figure['padding']:.1%}") if "padding" in figure else ("", "")
+        table.add_row(figure["server"], figure["load"], *numbers, *batch, answers)
     return table
 
 

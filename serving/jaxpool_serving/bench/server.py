@@ -54,7 +54,9 @@ async def own_server(arguments: Sequence[str]) -> AsyncIterator[Running]:
     """
     started = time.monotonic()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "jaxpool", "serve", "--port", "0", *arguments), stderr=subprocess.PIPE
+        *(sys.executable, "-m", "jaxpool", "serve", "--port", "0", *arguments),
+        stdout=subprocess.DEVNULL,  # the access log
+        stderr=subprocess.PIPE,
     )
     assert process.stderr is not None
     said, url = "", ""
