@@ -12,13 +12,13 @@ class Batches(NamedTuple):
     """Device batches so far, or between two looks.
 
     Attributes:
-        count: batches.
+        calls: batches.
         texts: texts in them.
         tokens: tokens of these texts.
         padding: tokens computed besides.
     """
 
-    count: float = 0.0
+    calls: float = 0.0
     texts: float = 0.0
     tokens: float = 0.0
     padding: float = 0.0
@@ -29,9 +29,9 @@ class Batches(NamedTuple):
 
     def figures(self) -> dict[str, float]:
         """Texts per batch, and the share of computed tokens that is padding; nothing if there was no batch."""
-        if not self.count:
+        if not self.calls:
             return {}
-        return {"texts_per_batch": self.texts / self.count, "padding": self.padding / (self.tokens + self.padding)}
+        return {"texts_per_batch": self.texts / self.calls, "padding": self.padding / (self.tokens + self.padding)}
 
 
 _NAMES = ("jaxpool_batch_texts_count", "jaxpool_texts_total", "jaxpool_tokens_total", "jaxpool_padding_tokens_total")

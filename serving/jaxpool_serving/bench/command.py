@@ -81,9 +81,10 @@ async def _measure(args: argparse.Namespace, console: Console) -> dict[str, Any]
         for clients in args.clients:
             samples: list[list[Sample]] = [[] for _ in servers]
             before = await batches(sessions[0])
-            for _ in range(args.rounds):
-                for session, found in zip(sessions, samples, strict=True):
-                    found.append(await closed(session, texts, clients, args.seconds))
+            with console.status(f"{clients} clients"):
+                for _ in range(args.rounds):
+                    for session, found in zip(sessions, samples, strict=True):
+                        found.append(await closed(session, texts, clients, args.seconds))
             for server, found in zip(servers, samples, strict=True):
                 figures.append(_figure(server, f"{clients} clients", found))
             figures[-len(servers)] |= (await batches(sessions[0])).since(before).figures()
