@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxpool import own_code
 from jaxpool.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -165,10 +166,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-_OTHER_NAMES = {"llama_bidirec": "llama"}
-"""Model types that checkpoints with code of their own give to architectures of transformers."""
-
-
 def _build(data: dict[str, Any], overrides: dict[str, Any]) -> PretrainedConfig:
     """The configuration object of the merged values; refuses labels that contradict each other."""
     import transformers
@@ -180,16 +177,15 @@ def _build(data: dict[str, Any], overrides: dict[str, Any]) -> PretrainedConfig:
             "config.json has no `model_type`, so the architecture is unknown; add it, or pass "
             "hf_overrides={'model_type': …}."
         )
-    model_type = _OTHER_NAMES.get(model_type, model_type)
     try:
-        config_class = CONFIG_MAPPING[model_type]
+        config_class = CONFIG_MAPPING[own_code.NAMES.get(model_type, model_type)]
     except KeyError as error:
         hint = " and its own code is never run" if "auto_map" in data else ""
         raise ConfigError(
             f"The model_type {model_type!r} is not known to transformers {transformers.__version__}{hint}; "
             "jaxpool needs a checkpoint of an architecture that transformers implements."
         ) from error
-    merged = _merge(data, overrides, config_class) | {"model_type": model_type}
+    merged = own_code.translated(_merge(data, overrides, config_class))
     try:
         return config_class.from_dict(merged)
     except Exception as error:  # transformers raises a dozen kinds here, all of them about bad values

@@ -48,7 +48,7 @@ class ReaderWithHead(Reader):
         present = super().names()
         for target, values in fill.items():
             names = [rule.source for rule in family.table.head if rule.target == target]
-            stored = {full for name in names for full in (name, family.table.prefix + name)} & present
+            stored = {prefix + name for name in names for prefix in family.table.prefixes} & present
             if names and values is not None and not stored:
                 self._fresh[family.table.prefix + names[0]] = values.astype(np.float32)
 

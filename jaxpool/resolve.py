@@ -273,7 +273,7 @@ def _head_dtype(config: Any, compute: str) -> str:
 def _stretch(config: Any) -> float:
     """How much longer texts get by scaled rotary positions; kinds other than these name the length they reach."""
     rope = getattr(config, "rope_parameters", None) or {}
-    return float(rope.get("factor") or 1.0) if rope.get("rope_type") in ("linear", "dynamic") else 1.0
+    return float(rope.get("factor") or 1.0) if rope.get("rope_type") in ("linear", "dynamic", "ntk") else 1.0
 
 
 def _max_length(config: Any, folder: Path | None, asked: int | None, tokenizer_limit: int | None, ours: Any) -> int:

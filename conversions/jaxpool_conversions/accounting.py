@@ -18,6 +18,7 @@ from jaxpool_conversions.rules import HeadSource, Part, Rule, Step, Table, Trans
 HEAD_KERNEL = "head.out.kernel"
 HEAD_BIAS = "head.out.bias"
 _LISTED = 10
+_COPY = "a copy of another tensor"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Source:
 
     name: str
     steps: tuple[Step, ...] = ()
+    copy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,7 @@ def account(
         matches = _match(name, table)
         active = [(rule, found_at) for rule, given in matches if (found_at := places.find(rule, given, targets))]
         for rule, (path, place) in active:
-            found[path].setdefault(place, []).append(Source(name, rule.steps))
+            found[path].setdefault(place, []).append(Source(name, rule.steps, rule.copy))
         if active or name in (head.weight, head.bias):
             continue
         reason = _ignored_because(name, table)
@@ -103,6 +105,9 @@ def account(
             if not covering:
                 missing.append(_missing(path, place, rules, table))
                 continue
+            originals = [source for source in covering if not source.copy] or covering[:1]
+            accounts.ignored.update({source.name: _COPY for source in covering if source not in originals})
+            covering = originals
             if len(covering) > 1:
                 duplicate.append(f"{_place(path, place)} from " + " and ".join(source.name for source in covering))
             fills[place] = covering[-1]
@@ -198,8 +203,8 @@ def _grouped(steps: Sequence[Step], shape: tuple[int, ...]) -> tuple[int | None,
 
 
 def bare(name: str, table: Table) -> str:
-    """A source name without the table's prefix."""
-    return name.removeprefix(table.prefix)
+    """A source name without what the table has before backbone names."""
+    return next((name.removeprefix(prefix) for prefix in table.prefixes if prefix and name.startswith(prefix)), name)
 
 
 def _match(name: str, table: Table) -> list[tuple[Rule, tuple[int, ...]]]:

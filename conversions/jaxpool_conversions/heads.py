@@ -52,7 +52,7 @@ def find_head(
 
 def _ready_made(reader: Reader, table: Table, num_labels: int | None, width: int) -> HeadSource:
     searched = tuple(f"{name}.weight" for name in table.head_names)
-    weight = _first(reader, searched, table.prefix)
+    weight = _first(reader, searched, table)
     if weight is None:
         raise MissingHeadError(
             f"{reader.folder} has no classification head (looked for {' and '.join(searched)}). Use a "
@@ -98,7 +98,7 @@ def _from_tokens(
             f"classifier_from_token gives {len(token_ids)} (ids {', '.join(map(str, token_ids[:10]))})"
         )
     searched = (table.embedding,) if tied else tuple(f"{name}.weight" for name in _LM_HEADS)
-    weight = _first(reader, searched, table.prefix)
+    weight = _first(reader, searched, table)
     if weight is None:
         raise MissingHeadError(
             f"{reader.folder} has no LM head to take the rows of classifier_from_token from "
@@ -122,10 +122,10 @@ def _from_tokens(
     )
 
 
-def _first(reader: Reader, searched: tuple[str, ...], prefix: str) -> str | None:
-    """The first name that exists; each is tried as it is, then behind the prefix."""
+def _first(reader: Reader, searched: tuple[str, ...], table: Table) -> str | None:
+    """The first name that exists; each is tried as it is, then behind every prefix."""
     names = reader.names()
-    return next((full for name in searched for full in (name, prefix + name) if full in names), None)
+    return next((prefix + name for name in searched for prefix in table.prefixes if prefix + name in names), None)
 
 
 def _bias(reader: Reader, weight: str, rows: int) -> str | None:

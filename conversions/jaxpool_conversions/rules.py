@@ -37,11 +37,16 @@ Step = Transpose | Part
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One row: ``source`` name template, ``target`` dotted parameter path, ``steps`` applied to the source in order."""
+    """One row: ``source`` name template, ``target`` dotted parameter path, ``steps`` applied to the source in order.
+
+    A ``copy`` is a tensor that some files hold beside the one it equals, and some instead of it: it counts only where
+    no other row fills the parameter.
+    """
 
     source: str
     target: str
     steps: tuple[Step, ...] = ()
+    copy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ class Table:
     Attributes:
         prefix: what a checkpoint with a head puts before backbone names (``"bert."``); stripped per tensor, so
             bare backbones and mixed layouts load as well.
+        other_prefixes: what other versions put there; stripped alike, never written.
         rules: backbone rows; sources without prefix.
         head: rows of the head without its last linear layer (a dense pooler, say); sources without prefix.
         head_names: top-level module names that may hold the last linear layer, in order of preference.
@@ -75,6 +81,12 @@ class Table:
     outside: tuple[str, ...] = ()
     ignore: tuple[Ignore, ...] = ()
     embedding: str = ""
+    other_prefixes: tuple[str, ...] = ()
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """All that may stand before a backbone name; nothing is the first."""
+        return ("", self.prefix, *self.other_prefixes)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,6 @@ class FunnelConfig:
     """Shape and switches of one Funnel Transformer, in our words; made from a Hugging Face config by ``families``.
 
     Attributes:
-        types: number of segment types; whether two tokens are of one is all that counts.
         blocks: layers of each block, and how often each runs.
         pooling: how two tokens become one.
         separate_cls: whether the first token is never pooled, and has neither distance nor segment.
@@ -35,8 +34,10 @@ class FunnelConfig:
         query_only: whether the first layer of a block still sees the tokens before they were pooled.
     """
 
+    types: ClassVar[int] = CLS_TYPE + 1
+    """Segment types that may be named; whether two tokens are of one is all that counts."""
+
     vocab: int
-    types: int
     width: int
     blocks: tuple[tuple[int, int], ...]
     heads: int

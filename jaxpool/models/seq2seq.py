@@ -51,6 +51,7 @@ class Seq2SeqConfig:
     """Shape and switches of one encoder-decoder, in our words; made from a Hugging Face config by ``families``.
 
     Attributes:
+        decoder: its layers; None for an encoder alone, whose own hidden states are read then.
         norm: kind of every norm.
         pre_norm: whether layers normalise what enters their parts, or what leaves.
         embedding_norm, final_norm: whether either side normalises its embeddings, and at its end.
@@ -64,7 +65,7 @@ class Seq2SeqConfig:
     vocab: int
     width: int
     encoder: Side
-    decoder: Side
+    decoder: Side | None
     norm: NormConfig
     pre_norm: bool
     embedding_norm: bool
@@ -87,15 +88,19 @@ class Seq2SeqConfig:
         return self.encoder.attention.head_size
 
     @property
+    def sides(self) -> tuple[Side, ...]:
+        """The encoder, and the decoder if there is one."""
+        return (self.encoder,) if self.decoder is None else (self.encoder, self.decoder)
+
+    @property
     def flops_per_token(self) -> float:
-        """Matrix-multiplication FLOPs of one token through both sides, without attention scores."""
-        sides = (self.encoder, self.decoder)
-        return sum(s.layers * (s.attentions * s.attention.flops_per_token + s.mlp.flops_per_token) for s in sides)
+        """Matrix-multiplication FLOPs of one token through all sides, without attention scores."""
+        return sum(s.layers * (s.attentions * s.attention.flops_per_token + s.mlp.flops_per_token) for s in self.sides)
 
     @property
     def flops_per_pair(self) -> float:
-        """FLOPs per (query, key) pair over both sides: scores and weighted sum."""
-        return sum(s.layers * s.attentions * s.attention.flops_per_pair for s in (self.encoder, self.decoder))
+        """FLOPs per (query, key) pair over all sides: scores and weighted sum."""
+        return sum(s.layers * s.attentions * s.attention.flops_per_pair for s in self.sides)
 
 
 class CrossAttention(nnx.Module):
@@ -201,13 +206,15 @@ class Seq2Seq(nnx.Module):
     def __init__(self, config: Seq2SeqConfig, dtype: jnp.dtype, implementation: Implementation) -> None:
         self.tokens = Embedding(config.vocab, config.width, dtype, axis="vocab")
         self.encoder = Stack(config, config.encoder, dtype, implementation)
-        self.decoder = Stack(config, config.decoder, dtype, implementation)
+        self.decoder = None if config.decoder is None else Stack(config, config.decoder, dtype, implementation)
         self.config = config
 
     def __call__(self, ids_BT: jax.Array, types_BT: jax.Array | None, lengths_B: jax.Array) -> jax.Array:
-        """The decoder's hidden states ``[B, T, D]`` of int32 token ids; ``types_BT`` is not used."""
+        """The last side's hidden states ``[B, T, D]`` of int32 token ids; ``types_BT`` is not used."""
         scale = self.config.embedding_scale
         memory_BTD = self.encoder(self.tokens(ids_BT) * scale, lengths_B)
+        if self.decoder is None:
+            return memory_BTD
         return self.decoder(self.tokens(shifted(ids_BT, lengths_B, self.config)) * scale, lengths_B, memory_BTD)
 
 

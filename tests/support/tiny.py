@@ -10,6 +10,9 @@ import numpy as np
 LENGTHS = (1, 2, 7, 16, 17, 40)
 """Tokens of the texts that parity is tested on: one, odd, at and past bucket edges, past every window in use."""
 
+ONE_BUCKET = tuple(range(25, 41))
+"""Lengths of texts that are computed together, past every window in use as well."""
+
 
 def save(
     folder: Path,
@@ -27,14 +30,16 @@ def save(
         model_type: as in ``config.json``.
         seed: of the weights.
         dtype: of the stored weights.
-        head: ``sequence`` (a sequence classifier), ``causal`` (a language model), ``tokens`` (a classifier of tokens)
-            or ``none`` (a bare backbone).
+        head: ``sequence`` (a sequence classifier), ``causal`` (a language model), ``tokens`` (a classifier of tokens),
+            ``encoder`` (the encoder of an encoder-decoder) or ``none`` (a bare backbone).
         config: fields of the transformers config.
     """
     import torch
-    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForTokenClassification
+    import transformers
+    from transformers import AutoConfig
 
-    makers = {"causal": AutoModelForCausalLM, "tokens": AutoModelForTokenClassification, "none": AutoModel}
+    kinds = {"causal": "ForCausalLM", "tokens": "ForTokenClassification", "encoder": "ForTextEncoding", "none": ""}
+    makers = {kind: getattr(transformers, f"AutoModel{name}") for kind, name in kinds.items()}
     torch.manual_seed(seed)
     settings = AutoConfig.for_model(model_type, **{"pad_token_id": 0, **config})
     settings.dtype = torch.float32
@@ -103,6 +108,12 @@ def jaxpool_logits(folder: Path, ids: list[list[int]], dtype: str = "float32") -
     with LLM(str(folder), runner="pooling", skip_tokenizer_init=True, dtype=dtype) as llm:
         outputs = llm.classify(ids, pooling_params=PoolingParams(use_activation=False), use_tqdm=False)
     return np.array([output.outputs.probs for output in outputs])
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities of ``[texts, labels]``."""
+    e = np.exp(logits - logits.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
 
 
 def parameters(folder: Path) -> tuple[Any, Any, Any]:

@@ -170,6 +170,7 @@ def llama_table(
     mlp: tuple[Rule, ...] = LLAMA_MLP,
     final_norm: str = "norm",
     prefix: str = "model.",
+    other_prefixes: tuple[str, ...] = (),
     embedding: str = "embed_tokens",
     embedding_norm: str = "embedding_norm",
     layers: str = "layers",
@@ -182,13 +183,14 @@ def llama_table(
         norms: name in the checkpoint's layers -> norm of ``Layer``.
         attention, mlp: rows of those.
         final_norm: name of the norm after the last layer.
-        prefix: before backbone names.
+        prefix, other_prefixes: before backbone names.
         embedding, embedding_norm: names of the token embedding and of a norm on it.
         layers: name of the layers.
         ignore, more: further rows.
     """
     return Table(
         prefix=prefix,
+        other_prefixes=other_prefixes,
         rules=(
             Rule(f"{embedding}.weight", "backbone.tokens.table"),
             *(

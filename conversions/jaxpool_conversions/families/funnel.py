@@ -25,7 +25,6 @@ def _config(fields: Fields) -> FunnelConfig:
     fields.require("pooling_type", "mean", "max")
     return FunnelConfig(
         vocab=fields.get("vocab_size"),
-        types=fields.get("type_vocab_size"),
         width=fields.get("d_model"),
         blocks=tuple(zip(fields.get("block_sizes"), fields.get("block_repeats"), strict=True)),
         heads=fields.get("n_head"),

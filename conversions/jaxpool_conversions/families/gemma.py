@@ -71,6 +71,7 @@ _NORMS = {
     "pre_feedforward_layernorm": "mlp_norm",
     "post_feedforward_layernorm": "mlp_out_norm",
 }
+_VISION = tuple(top + part for top in ("", "model.") for part in ("vision_tower", "multi_modal_projector"))
 
 FAMILIES = {
     "gemma": family("Gemma", _gemma1, llama_table()),
@@ -84,9 +85,9 @@ FAMILIES = {
             prefix="language_model.model.",
             ignore=(
                 Ignore("language_model.lm_head.{rest}", "vocabulary projection, not used by classification"),
-                Ignore("vision_tower.{rest}", "images are not classified"),
-                Ignore("multi_modal_projector.{rest}", "images are not classified"),
+                *(Ignore(f"{part}.{{rest}}", "images are not classified") for part in _VISION),
             ),
+            other_prefixes=("model.language_model.",),
         ),
     ),
 }

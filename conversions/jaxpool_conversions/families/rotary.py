@@ -38,16 +38,27 @@ def _eurobert_head(fields: Fields) -> HeadStyle:
 def _post_norm(fields: Fields, *, bias: bool, down_bias: bool) -> DecoderConfig:
     """Gated BERT: norms on sums, rotary positions, segment types."""
     norm = NormConfig("layer", fields.get("layer_norm_eps"), bias=True)
+    size = fields.get("head_dim") or fields.get("hidden_size") // fields.get("num_attention_heads")
     return llama_like(
         fields,
         norm=norm,
         norms="sum",
         final_norm=None,
         embedding_norm=norm,
+        ropes=(rope(fields, size, parameters=_without_ntk(fields, size)),),
         types=fields.get("type_vocab_size"),
         attention={"causal": False, "qkv_bias": bias, "out_bias": bias},
         mlp={"down_bias": down_bias},
     )
+
+
+def _without_ntk(fields: Fields, size: int) -> dict[str, Any]:
+    """Rotary parameters in transformers' words; the code that GTE came with scaled its base and all its angles."""
+    given = dict(fields.get("rope_parameters"))
+    if fields.model_type != "gte" or given["rope_type"] != "ntk" or "mixed_b" in given:
+        return given
+    factor = given["factor"]
+    return {"rope_type": "linear", "rope_theta": given["rope_theta"] * factor, "factor": factor ** (2 / size)}
 
 
 def _jina(fields: Fields) -> BertConfig:
@@ -84,9 +95,16 @@ _JINA = _EMBEDDINGS | {
 _UP_GATE = [(f"{MLP}.up", Part(0, 0, 2)), (f"{MLP}.gate", Part(0, 1, 2))]
 
 
-def _table(prefix: str, names: Mapping[str, str], more: tuple[Rule, ...], head: Any = bert.POOLER) -> Table:
+def _table(
+    prefix: str,
+    names: Mapping[str, str],
+    more: tuple[Rule, ...],
+    head: Any = bert.POOLER,
+    other_prefixes: tuple[str, ...] = (),
+) -> Table:
     return Table(
         prefix=prefix,
+        other_prefixes=other_prefixes,
         rules=(*rows(names), *more),
         head=head[0],
         head_names=head[1],
@@ -136,6 +154,7 @@ FAMILIES = {
                 *fused(f"{_GTE_LAYER}.attention.qkv_proj", qkv(ATTENTION)),
                 *fused(f"{_GTE_LAYER}.mlp.up_gate_proj", _UP_GATE),
             ),
+            other_prefixes=("new.",),
         ),
         bias=True,
         down_bias=True,

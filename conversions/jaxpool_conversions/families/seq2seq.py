@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from jaxpool.errors import ConfigError
@@ -26,10 +27,16 @@ def _token(fields: Fields, name: str) -> int:
     return token
 
 
+def _encoder_alone(fields: Fields) -> bool:
+    """Whether the class is T5's encoder (``T5EncoderModel``, ``T5ForTokenClassification``)."""
+    t5 = fields.model_type.endswith("t5")
+    return t5 and any(x.endswith(("EncoderModel", "ForTokenClassification")) for x in fields.get("architectures") or ())
+
+
 def _common(fields: Fields) -> None:
     for name in ("prompt_length", "prompt_mid_dim"):  # MVP's prompts, off unless use_prompt
         fields.get(name)
-    fields.require("is_encoder_decoder", True)
+    fields.require("is_encoder_decoder", True, *((False,) if _encoder_alone(fields) else ()))
     fields.require("is_decoder", False)
     # One embedding serves both sides; untied ones would be two.
     fields.require("tie_word_embeddings", True)
@@ -85,11 +92,13 @@ def _t5(fields: Fields, *, per_layer: bool = False) -> Seq2SeqConfig:
         attention = AttentionConfig(width, heads, heads, size, 1.0, causal=causal, qkv_bias=False, out_bias=False)
         return Side(fields.get(layers), attention, mlp)
 
+    decoder = side("num_decoder_layers", causal=True)
+    alone = _encoder_alone(fields)
     return Seq2SeqConfig(
         vocab=fields.get("vocab_size"),
         width=width,
         encoder=side("num_layers", causal=False),
-        decoder=side("num_decoder_layers", causal=True),
+        decoder=None if alone else decoder,
         norm=NormConfig("rms", fields.get("layer_norm_epsilon"), scale_in_float32=False),
         pre_norm=True,
         embedding_norm=False,
@@ -97,12 +106,18 @@ def _t5(fields: Fields, *, per_layer: bool = False) -> Seq2SeqConfig:
         relative=Relative(
             fields.get("relative_attention_num_buckets"), fields.get("relative_attention_max_distance"), per_layer
         ),
-        start=_token(fields, "decoder_start_token_id"),
+        start=None if alone else _token(fields, "decoder_start_token_id"),
     )
 
 
+_TOKENS = (
+    *embedding("shared", "backbone.tokens"),
+    *(Rule(f"{side}.embed_tokens.weight", "backbone.tokens.table", copy=True) for side in SIDES),
+)
+
+
 def _bart_rows() -> Iterator[Rule]:
-    yield from embedding("shared", "backbone.tokens")
+    yield from _TOKENS
     for side in SIDES:
         theirs, ours = f"{side}.layers.{{layer}}", f"backbone.{side}.layers"
         yield from embedding(f"{side}.embed_positions", f"backbone.{side}.positions")
@@ -118,7 +133,7 @@ def _bart_rows() -> Iterator[Rule]:
 
 
 def _t5_rows(*, per_layer: bool) -> Iterator[Rule]:
-    yield from embedding("shared", "backbone.tokens")
+    yield from _TOKENS
     for side in SIDES:
         theirs, ours = f"{side}.block.{{layer}}.layer", f"backbone.{side}.layers"
         parts = (("SelfAttention", "attention"), ("EncDecAttention", "cross"))[: 1 + (side == "decoder")]
@@ -136,7 +151,6 @@ def _t5_rows(*, per_layer: bool) -> Iterator[Rule]:
 
 
 _IGNORED = (
-    *(Ignore(f"{side}.embed_tokens.weight", "the shared embedding once more") for side in SIDES),
     *(Ignore(f"{side}.version", "a version number") for side in SIDES),
     Ignore("final_logits_bias", "of the vocabulary projection"),
     Ignore("lm_head.{rest}", "vocabulary projection, not used by classification"),
@@ -145,20 +159,25 @@ _IGNORED = (
 )
 
 
+_UNREAD = Ignore("decoder.{rest}", "the decoder, which this class does not have")
+
+
 def _family(prefix_class: str, prefix: str, rules: Iterator[Rule], read: Any) -> Family:
+    table = Table(
+        prefix=prefix,
+        rules=tuple(rules),
+        head=linear("classification_head.dense", "head.dense"),
+        head_names=("classification_head.out_proj", "score"),
+        ignore=_IGNORED,
+        embedding="shared.weight",
+    )
     return Family(
         name="seq2seq",
         backbone=Seq2Seq,
         config=read,
         head=lambda fields: HeadStyle("EOS", dense="tanh", eos_token=_token(fields, "eos_token_id")),
-        table=Table(
-            prefix=prefix,
-            rules=tuple(rules),
-            head=linear("classification_head.dense", "head.dense"),
-            head_names=("classification_head.out_proj", "score"),
-            ignore=_IGNORED,
-            embedding="shared.weight",
-        ),
+        table=table,
+        table_of=lambda config: table if config.decoder else replace(table, ignore=(*table.ignore, _UNREAD)),
         prefix_class=prefix_class,
         head_bias=True,
     )

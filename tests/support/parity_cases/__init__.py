@@ -14,3 +14,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     for module in pkgutil.iter_modules(__path__)
     for name, case in import_module(f"{__name__}.{module.name}").CASES.items()
 }
+FIRST: dict[str, str] = {}
+"""Model type -> name of its first case with several labels."""
+for _name, (_type, _config) in CASES.items():
+    if _config["num_labels"] > 1:
+        FIRST.setdefault(_type, _name)
