@@ -99,3 +99,18 @@ def served(app: web.Application, name: str | None) -> Served:
     if not found.done() or found.exception():
         raise RequestError(503, "ServiceUnavailableError", "The model is still loading.", retry_after=1)
     return found.result()
+
+
+def classifier(app: web.Application, name: str | None) -> Served:
+    """As `served`, for those who want texts classified.
+
+    Raises:
+        RequestError: as `served` does; 501, the model could classify texts, but was started for another task.
+        HTTPNotFound: the model cannot classify texts.
+    """
+    found = served(app, name)
+    if found.llm.pooling_task == "classify":
+        return found
+    if "classify" not in found.llm.supported_tasks:
+        raise web.HTTPNotFound
+    raise RequestError(501, "NotImplementedError", "The model does not support Classification API")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from jaxpool_serving.routes import classify, health, metrics
+from jaxpool_serving.routes import classify, docs, health, metrics, pooling, predict, scoring, server, tokenize
 
-ROUTES = (health.routes, classify.routes, metrics.routes)
+RESOURCES = (classify, pooling, scoring, predict, tokenize, server, health, metrics, docs)
+ROUTES = tuple(resource.routes for resource in RESOURCES)

@@ -9,7 +9,7 @@ from aiohttp import web
 from jaxpool.activations import activate
 from jaxpool_serving.chats import prompts
 from jaxpool_serving.compute import Job, compute
-from jaxpool_serving.models import served
+from jaxpool_serving.models import classifier
 from jaxpool_serving.routes.bodies import json_body, request_id
 from jaxpool_serving.schemas.classify import ClassifyChatRequest, ClassifyRequest, classify_response, parse
 
@@ -24,7 +24,7 @@ async def classify(request: web.Request) -> web.Response:
 
 async def answer(request: web.Request, body: ClassifyRequest | ClassifyChatRequest) -> web.Response:
     """The answer to a request that has been read."""
-    model = served(request.app, body.model)
+    model = classifier(request.app, body.model)
     spec = model.llm.engine.spec
     activated = spec.use_activation if body.use_activation is None else body.use_activation
     # Who wants both gets them from one computation: the activation is nothing, the model is everything.

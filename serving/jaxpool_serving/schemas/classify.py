@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NotRequired
 
 import numpy as np
 from pydantic import Field, TypeAdapter
+from typing_extensions import TypedDict
 
 from jaxpool_serving.schemas.chat import Chat
-from jaxpool_serving.schemas.common import Activated, PoolingRequest, exact, usage
+from jaxpool_serving.schemas.common import Activated, PoolingRequest, Usage, exact, usage
 from jaxpool_serving.schemas.forms import read
 from jaxpool_serving.schemas.texts import Texts
 
@@ -32,6 +33,36 @@ class ClassifyRequest(PoolingRequest, Texts, ClassifyOptions):
 
 class ClassifyChatRequest(PoolingRequest, Chat, ClassifyOptions):
     """``POST /classify``, chat form."""
+
+
+class LabelScore(TypedDict):
+    """A label and its score."""
+
+    label: str
+    score: float
+
+
+class ClassifyData(TypedDict):
+    """One text. ``probs`` are in the order of the model's labels; the last three are there if they were asked for."""
+
+    index: int
+    label: str
+    probs: list[float]
+    num_classes: int
+    top_k: NotRequired[list[LabelScore]]
+    labels: NotRequired[list[str]]
+    logits: NotRequired[list[float]]
+
+
+class ClassifyResponse(TypedDict):
+    """The answer to ``POST /classify``."""
+
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    data: list[ClassifyData]
+    usage: Usage
 
 
 FORMS: TypeAdapter[ClassifyRequest | ClassifyChatRequest] = TypeAdapter(ClassifyRequest | ClassifyChatRequest)
@@ -55,7 +86,7 @@ def classify_response(
     options: ClassifyOptions,
     logits: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """The answer to one request.
+    """The answer to one request, a `ClassifyResponse`.
 
     Args:
         request_id: after ``classify-``.

@@ -1,0 +1,100 @@
+"""``POST /score`` and ``POST /rerank``, for models of one label and for embeddings."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import numpy as np
+from aiohttp import web
+
+from jaxpool.prompts import pairs, to_score
+from jaxpool_serving.compute import Job, compute
+from jaxpool_serving.keys import MODELS, TOKENIZER_THREADS, Served
+from jaxpool_serving.models import served
+from jaxpool_serving.routes.bodies import json_body, request_id
+from jaxpool_serving.schemas.scoring import (
+    ScoringRequest,
+    parse_rerank,
+    parse_score,
+    rerank_response,
+    score_response,
+)
+
+if TYPE_CHECKING:
+    from jaxpool.llm import LLM
+
+routes = web.RouteTableDef()
+
+
+@routes.post("/score")
+@routes.post("/v1/score")
+async def score(request: web.Request) -> web.Response:
+    """How well pairs of texts match."""
+    _refuse_where_nothing_scores(request.app)
+    body = parse_score(await json_body(request))
+    model = _scoring(request.app, body.model)
+    _, scores, tokens = await _scores(request, model, body)
+    return web.json_response(score_response(request_id(request, body), model.name, scores, tokens))
+
+
+@routes.post("/rerank")
+@routes.post("/v1/rerank")
+@routes.post("/v2/rerank")
+async def rerank(request: web.Request) -> web.Response:
+    """Documents in the order in which they match a query."""
+    _refuse_where_nothing_scores(request.app)
+    body = parse_rerank(await json_body(request))
+    model = _scoring(request.app, body.model)
+    documents, scores, tokens = await _scores(request, model, body)
+    identity = request_id(request, body)
+    return web.json_response(rerank_response(identity, model.name, documents, scores, body.top_n, tokens))
+
+
+def _scores_pairs(llm: LLM) -> bool:
+    spec = llm.engine.spec
+    return spec.task == "embed" or (spec.task == "classify" and spec.num_labels == 1)
+
+
+def _refuse_where_nothing_scores(app: web.Application) -> None:
+    """404 whatever the body says, as from a server that has no such route."""
+    if not any(_scores_pairs(served(app, name).llm) for name in app[MODELS]):
+        raise web.HTTPNotFound
+
+
+def _scoring(app: web.Application, name: str | None) -> Served:
+    model = served(app, name)
+    if not _scores_pairs(model.llm):
+        raise web.HTTPNotFound
+    return model
+
+
+async def _scores(request: web.Request, model: Served, body: ScoringRequest) -> tuple[list[str], list[float], int]:
+    """The texts on the second side, the score of each, and the tokens of all."""
+    llm, spec = model.llm, model.llm.engine.spec
+    limits = body.limits(spec.max_length)
+    first, second = sides = to_score(*body.sides(spec.architecture))
+    if any(limits):
+        loop, threads = asyncio.get_running_loop(), request.app[TOKENIZER_THREADS]
+        first, second = await loop.run_in_executor(threads, _shortened, llm, sides, limits)
+    if spec.task == "classify":
+        prompts = pairs(first, second, joined=llm.reads_pairs_joined)
+        found = await compute(request, model, Job.of(body, prompts))
+        return sides[1], [row[0] for row in found.values], found.tokens
+    found = await compute(request, model, Job.of(body, [*first, *second]))
+    vectors = np.asarray(found.values)
+    return sides[1], list(_cosines(vectors[: len(first)], vectors[len(first) :])), found.tokens
+
+
+def _shortened(llm: LLM, sides: tuple[list[str], list[str]], limits: tuple[int, int]) -> list[list[str]]:
+    with llm.tokenizer.reading() as vocabulary:
+        return [
+            [vocabulary.beginning(text, limit) for text in texts] if limit else texts
+            for texts, limit in zip(sides, limits, strict=True)
+        ]
+
+
+def _cosines(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Of each vector of ``second`` with its partner in ``first``, or with the only one there; float32."""
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return (first * second).sum(axis=1) / np.maximum(lengths, 1e-8).astype(np.float32)

@@ -1,0 +1,160 @@
+"""The bodies of ``/pooling``: what the model's pooler gives, as it is."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
+
+from jaxpool.errors import ValidationError
+from jaxpool_serving.schemas.chat import Chat
+from jaxpool_serving.schemas.common import Activated, PoolingRequest, Usage, usage
+from jaxpool_serving.schemas.encodings import EmbedDType, EncodingFormat, Endianness, binary, numbers
+from jaxpool_serving.schemas.forms import read
+from jaxpool_serving.schemas.texts import Texts
+
+PoolingTask = Literal["embed", "classify", "token_embed", "token_classify", "plugin", "embed&token_classify"]
+NO_PLUGIN = (
+    "No IOProcessor plugin installed. Please refer to the documentation and to the "
+    "'prithvi_geospatial_mae_io_processor' offline inference example for more details."
+)
+
+
+class Encoded(Activated):
+    """How the numbers of the answer are sent."""
+
+    encoding_format: EncodingFormat = "float"
+    embed_dtype: EmbedDType = "float32"
+    endianness: Endianness = "native"
+
+
+class Pooled(Encoded):
+    """What the pooler should do; ``dimensions`` is known only to be refused."""
+
+    dimensions: int | None = None
+    task: PoolingTask | None = None
+
+
+class PoolingCompletionRequest(PoolingRequest, Texts, Pooled):
+    """``POST /pooling``, completion form."""
+
+
+class PoolingChatRequest(PoolingRequest, Chat, Pooled):
+    """``POST /pooling``, chat form."""
+
+
+class PoolingPluginRequest(PoolingRequest, Encoded):
+    """``POST /pooling`` for plugins of vLLM; known only to be refused in its words."""
+
+    data: Any
+    task: PoolingTask = "plugin"
+
+
+class PoolingData(TypedDict):
+    """The result of one prompt: numbers, ``[labels]`` or ``[tokens, labels]``, or their bytes in base64."""
+
+    index: int
+    object: Literal["pooling"]
+    data: list[list[float]] | list[float] | str
+
+
+class PoolingResponse(TypedDict):
+    """The answer to ``POST /pooling``."""
+
+    id: str
+    object: Literal["list"]
+    created: int
+    model: str
+    data: list[PoolingData]
+    usage: Usage
+
+
+PoolingForms = PoolingCompletionRequest | PoolingChatRequest | PoolingPluginRequest
+FORMS: TypeAdapter[PoolingForms] = TypeAdapter(PoolingForms)
+
+
+def parse(body: bytes) -> PoolingForms:
+    """Read a request body.
+
+    Raises:
+        RequestError, HTTPBadRequest, ValidationError: 400, with every problem in one message.
+    """
+    return read(body, FORMS, PoolingChatRequest)
+
+
+def to_pool(body: PoolingForms, served: str, supported: Sequence[str]) -> PoolingCompletionRequest | PoolingChatRequest:
+    """The body, if it asks for the task that is served.
+
+    Args:
+        body: as parsed.
+        served: the model's task.
+        supported: tasks it could be started with.
+
+    Raises:
+        ValidationError: it asks for something else.
+    """
+    if isinstance(body, PoolingPluginRequest) or body.task == "plugin":
+        raise ValidationError(NO_PLUGIN, parameter="task")
+    if body.dimensions is not None:
+        raise ValidationError("dimensions is currently not supported", parameter="dimensions")
+    if body.task in (None, served):
+        return body
+    if body.task in supported:
+        raise ValidationError(
+            f"Try switching the model's pooling_task via --pooler-config.task {body.task}.", parameter="task"
+        )
+    raise ValidationError(f"Unsupported task: {body.task!r} Supported tasks: {list(supported)}", parameter="task")
+
+
+def pooling_response(
+    request_id: str, model: str, body: Encoded, values: Sequence[np.ndarray], prompt_tokens: int
+) -> PoolingResponse:
+    """The answer as JSON, from one float32 array per prompt."""
+
+    def encoded(one: np.ndarray) -> Any:
+        if body.encoding_format == "float":
+            return numbers(one)
+        return base64.b64encode(binary(one, body.embed_dtype, body.endianness)).decode()
+
+    return {
+        "id": f"pooling-{request_id}",
+        "object": "list",
+        "created": int(time.time()),
+        "model": model,
+        "data": [{"index": index, "object": "pooling", "data": encoded(one)} for index, one in enumerate(values)],
+        "usage": usage(prompt_tokens),
+    }
+
+
+def pooling_bytes(
+    request_id: str, model: str, body: Encoded, values: Sequence[np.ndarray], prompt_tokens: int
+) -> tuple[bytes, dict[str, str]]:
+    """The answer as bytes, prompt after prompt, and the headers that say where which is (none for ``bytes_only``)."""
+    parts = [binary(one, body.embed_dtype, body.endianness) for one in values]
+    if body.encoding_format == "bytes_only":
+        return b"".join(parts), {}
+    ends = np.cumsum([len(part) for part in parts]).tolist()
+    metadata = {
+        "id": f"pooling-{request_id}",
+        "created": int(time.time()),
+        "model": model,
+        "data": [
+            {
+                "index": index,
+                "embed_dtype": body.embed_dtype,
+                "endianness": body.endianness,
+                "start": end - len(part),
+                "end": end,
+                "shape": list(one.shape),
+            }
+            for index, (one, part, end) in enumerate(zip(values, parts, ends, strict=True))
+        ],
+        "usage": {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens},
+    }
+    return b"".join(parts), {"metadata": json.dumps(metadata)}

@@ -1,0 +1,82 @@
+"""The bodies of two other servers of classifiers: Text Embeddings Inference and Hugging Face Inference Endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, NotRequired
+
+import numpy as np
+from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
+
+from jaxpool_serving.schemas.classify import LabelScore
+from jaxpool_serving.schemas.common import exact
+
+OneOrTwo = Annotated[list[str], Field(min_length=1, max_length=2)]
+"""A text, or the two texts of a pair."""
+
+
+class PredictRequest(BaseModel):
+    """``POST /predict``: a text, a pair, or a batch of them; ``raw_scores`` gives logits."""
+
+    inputs: str | OneOrTwo | Annotated[list[OneOrTwo], Field(min_length=1)]
+    truncate: bool | None = False
+    truncation_direction: Literal["Left", "Right", "left", "right"] = "Right"
+    raw_scores: bool = False
+    model: str | None = None
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether the answer is a list of lists."""
+        return not isinstance(self.inputs[0], str)
+
+    def prompts(self) -> list[Any]:
+        """What to classify, pairs as dicts."""
+        texts: Any = self.inputs if self.is_batch else [self.inputs]
+        return [_prompt(*([text] if isinstance(text, str) else text)) for text in texts]
+
+    def tokenization(self) -> dict[str, Any]:
+        """Options for the tokenizer."""
+        if not self.truncate:
+            return {}
+        return {"truncate_prompt_tokens": -1, "truncation_side": self.truncation_direction.lower()}
+
+
+class TextPair(TypedDict):
+    """One text, or two that are read together."""
+
+    text: str
+    text_pair: NotRequired[str | None]
+
+
+class TextClassificationParameters(BaseModel):
+    """How many labels to answer with, and what makes scores of logits; by default what the model says."""
+
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
+
+
+class TextClassificationRequest(BaseModel):
+    """``POST /``, as ``huggingface_hub.InferenceClient(…).text_classification`` sends it."""
+
+    inputs: str | TextPair | Annotated[list[str | TextPair], Field(min_length=1)]
+    parameters: TextClassificationParameters | None = None
+    model: str | None = None
+
+    def prompts(self) -> list[Any]:
+        """What to classify, pairs as dicts."""
+        given = self.inputs if isinstance(self.inputs, list) else [self.inputs]
+        return [one if isinstance(one, str) else _prompt(one["text"], one.get("text_pair")) for one in given]
+
+
+def _prompt(text: str, pair: str | None = None) -> str | Mapping[str, str]:
+    return text if pair is None else {"prompt": text, "text_pair": pair}
+
+
+def ranked(labels: Sequence[str], scores: np.ndarray, top_k: int | None = None) -> list[list[LabelScore]]:
+    """Per text its labels, best first, at most ``top_k``."""
+    order = np.argsort(-scores, axis=-1, kind="stable")[:, :top_k]
+    return [
+        [{"label": labels[index], "score": exact(row[index])} for index in best]
+        for row, best in zip(scores, order.tolist(), strict=True)
+    ]
