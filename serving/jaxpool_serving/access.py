@@ -68,7 +68,9 @@ def tls(args: argparse.Namespace) -> ssl.SSLContext | None:
         if args.ssl_ca_certs:
             context.load_verify_locations(args.ssl_ca_certs)
     except ssl.SSLError as error:
-        reason = (error.reason or str(error)).lower().replace("_", " ")
+        reason = f"a file is not in PEM, or {KEYFILE_PASSWORD} is not the key's password"
+        if error.reason:
+            reason = error.reason.lower().replace("_", " ")
         message = f"--ssl-certfile, --ssl-keyfile and --ssl-ca-certs do not work together: {reason}."
         raise ValidationError(message) from error
     asked = 2 if args.ssl_ca_certs else 0

@@ -89,8 +89,7 @@ class AccessLog:
             rest = "".join(f"{line}\n" for line in lines).encode()
             try:
                 while rest:
-                    rest = rest[os.write(self._descriptor, rest) :]
-                healthy = True
+                    rest, healthy = rest[os.write(self._descriptor, rest) :], True
             except OSError as error:
                 if healthy:
                     log.error("the access log cannot be written, lines are lost: %s", error.strerror)

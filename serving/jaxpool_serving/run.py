@@ -59,8 +59,8 @@ async def listen(
     # The address is taken before the model is: a port in use should not cost a load.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = None if uds else socket.create_server((host, port), family=family, backlog=BACKLOG)
-    await runner.setup()
     try:
+        await runner.setup()
         if listening is None:
             await web.UnixSite(runner, str(uds), ssl_context=tls, backlog=BACKLOG).start()
             address = f"unix:{uds}"
@@ -82,6 +82,8 @@ async def listen(
         _say("stopping: finishing the requests in flight")
     finally:
         await runner.cleanup()
+        if listening is not None:
+            listening.close()
 
 
 def _say(what: str) -> None:

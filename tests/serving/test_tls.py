@@ -1,0 +1,111 @@
+"""HTTPS and Unix sockets: the real command, with certificates made here."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+import trustme
+from cryptography.hazmat.primitives import serialization
+
+from jaxpool import AsyncClient, Client
+
+from .conftest import MODELS
+from .test_lifecycle import SMALL
+
+MODEL = ("--model", str(MODELS / "gpt2-cls"), *SMALL)
+PASSWORD = "opensesame"
+
+
+@contextmanager
+def server(*arguments: str, **environment: str) -> Iterator[str]:
+    """The command in its own process; yields what it says it listens on."""
+    command = [str(Path(sys.executable).parent / "jaxpool"), "serve", "--port", "0", *MODEL, *arguments]
+    environment = os.environ | {"JAXPOOL_API_KEY": "s3cret"} | environment
+    streams = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    with subprocess.Popen(command, text=True, env=environment, **streams) as process:
+        assert process.stderr is not None
+        try:
+            yield next(found[1] for line in process.stderr if (found := re.search(r"listening on (\S+),", line)))
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def files(authority: trustme.CA, tmp_path: Path) -> dict[str, str]:
+    """A certificate of this machine with its key, encrypted, and the authority that signed it."""
+    issued = authority.issue_cert("127.0.0.1")
+    key = serialization.load_pem_private_key(issued.private_key_pem.bytes(), None)
+    encryption = serialization.BestAvailableEncryption(PASSWORD.encode())
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, encryption)
+    (tmp_path / "key.pem").write_bytes(pem)
+    issued.cert_chain_pems[0].write_to_path(str(tmp_path / "certificate.pem"))
+    authority.cert_pem.write_to_path(str(tmp_path / "authority.pem"))
+    return {path.stem: str(path) for path in tmp_path.iterdir()}
+
+
+def trusting(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+async def test_https_with_certificates_of_both_sides(authority: trustme.CA, files: dict[str, str]) -> None:
+    arguments = ("--ssl-certfile", files["certificate"], "--ssl-keyfile", files["key"])
+    with server(*arguments, "--ssl-ca-certs", files["authority"], JAXPOOL_SSL_KEYFILE_PASSWORD=PASSWORD) as address:
+        assert address.startswith("https://")
+        known = trusting(authority)
+        authority.issue_cert("client@example.org").configure_cert(known)
+        async with AsyncClient(address, api_key="s3cret", ssl_context=known) as client:
+            await client.wait_until_ready()
+            assert (await client.classify("a"))[0].num_classes == 3
+        for context, reason in (
+            (ssl.create_default_context(), "certificate verify failed"),
+            (trusting(authority), "no answer"),
+        ):
+            async with AsyncClient(address, ssl_context=context, max_retries=0) as stranger:
+                with pytest.raises(ConnectionError, match=reason):
+                    await stranger.classify("a")
+        async with aiohttp.ClientSession() as session:
+            with pytest.raises(aiohttp.ClientError):
+                await session.get(address.replace("https", "http") + "/health")
+
+
+def test_an_old_protocol_is_refused(authority: trustme.CA, files: dict[str, str]) -> None:
+    arguments = ("--ssl-certfile", files["certificate"], "--ssl-keyfile", files["key"])
+    with server(*arguments, JAXPOOL_SSL_KEYFILE_PASSWORD=PASSWORD) as address:
+        host, port = address.removeprefix("https://").split(":")
+        old = trusting(authority)
+        with pytest.warns(DeprecationWarning, match="TLSv1_1"):
+            old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+        with socket.create_connection((host, int(port))) as plain, pytest.raises((ssl.SSLError, OSError)):
+            old.wrap_socket(plain, server_hostname=host)
+        # no certificate is asked of clients unless --ssl-ca-certs says so
+        with Client(address, api_key="s3cret", ssl_context=trusting(authority)) as client:
+            client.wait_until_ready()
+
+
+async def test_a_unix_socket(tmp_path: Path) -> None:
+    path = str(tmp_path / "jaxpool.sock")
+    with server("--uds", path) as address:
+        assert address == f"http://unix:{path}"
+        async with aiohttp.ClientSession(connector=aiohttp.UnixConnector(path)) as session:
+            assert (await session.get("http://localhost/health")).status == 200
+            assert (await session.get("http://localhost/load")).status in (401,)
