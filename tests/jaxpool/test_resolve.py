@@ -92,7 +92,7 @@ ELSEWHERE_IN: dict[str, dict[str, str]] = {
         "layerdrop": "training only",
         "activation_dropout": "training only",
     },
-    "hunyuan_v1_dense": {"eod_token_id": "generation only"},
+    **{key: {"eod_token_id": "generation only"} for key in ("hunyuan_v1_dense", "hunyuan_v1_moe")},
     "minicpm3": {"dim_model_base": "of the vocabulary projection"},
     "mixtral": {"router_jitter_noise": "training only"},
     "phimoe": {"input_jitter_noise": "training only", "lm_head_bias": "of the vocabulary projection"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxpool.models.decoder import DecoderConfig
 from jaxpool_conversions.families.decoder import (
     ATTENTION,
@@ -101,14 +103,15 @@ def _arcee(fields: Fields) -> DecoderConfig:
     )
 
 
-def _hunyuan(fields: Fields) -> DecoderConfig:
+def hunyuan(fields: Fields, **switches: Any) -> DecoderConfig:
+    """HunYuan; ``switches`` are what its mixture of experts changes in ``DecoderConfig``."""
     fields.get("eod_token_id")  # generation only
     bias = fields.get("attention_bias")
     attention = attention_like(fields, {"qkv_bias": bias, "out_bias": bias, "norm": rms(fields), "norm_rotated": True})
     given, size = dict(fields.get("rope_parameters")), attention.head_size
     if given["rope_type"] == "dynamic" and given.get("alpha"):  # which only stretches the base
         given |= {"rope_type": "default", "rope_theta": given["rope_theta"] * given["alpha"] ** (size / (size - 2))}
-    return llama_like(fields, attention=attention, ropes=(rope(fields, size, parameters=given),))
+    return llama_like(fields, attention=attention, ropes=(rope(fields, size, parameters=given),), **switches)
 
 
 def _exaone4(fields: Fields) -> DecoderConfig:
@@ -130,12 +133,10 @@ def _apertus(fields: Fields) -> DecoderConfig:
     return llama_like(fields, attention=attention, mlp={"gated": False})
 
 
-_HUNYUAN = llama_table(
-    attention=(
-        *LLAMA_ATTENTION,
-        *norm("layers.{layer}.self_attn.query_layernorm", f"{ATTENTION}.query_norm"),
-        *norm("layers.{layer}.self_attn.key_layernorm", f"{ATTENTION}.key_norm"),
-    )
+HUNYUAN_ATTENTION = (
+    *LLAMA_ATTENTION,
+    *norm("layers.{layer}.self_attn.query_layernorm", f"{ATTENTION}.query_norm"),
+    *norm("layers.{layer}.self_attn.key_layernorm", f"{ATTENTION}.key_norm"),
 )
 _XIELU = ("alpha_p", "alpha_n", "beta", "eps")
 _APERTUS = llama_table(
@@ -154,7 +155,7 @@ FAMILIES = {
     "granite": family("Granite", _granite, llama_table()),
     "seed_oss": family("SeedOss", _seed_oss, llama_table()),
     "arcee": family("Arcee", _arcee, llama_table()),
-    "hunyuan_v1_dense": family("HunYuanDenseV1", _hunyuan, _HUNYUAN),
+    "hunyuan_v1_dense": family("HunYuanDenseV1", hunyuan, llama_table(attention=HUNYUAN_ATTENTION)),
     "exaone4": family("Exaone4", _exaone4, AFTER),
     "apertus": family("Apertus", _apertus, _APERTUS),
 }

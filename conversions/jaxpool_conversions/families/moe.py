@@ -24,6 +24,7 @@ from jaxpool_conversions.families.decoder import (
     rms,
 )
 from jaxpool_conversions.families.fields import Fields
+from jaxpool_conversions.families.llama import HUNYUAN_ATTENTION, hunyuan
 from jaxpool_conversions.families.rope import rope
 from jaxpool_conversions.rules import Part, Rule, Transpose
 
@@ -148,6 +149,14 @@ def _granitemoe(fields: Fields) -> DecoderConfig:
     )
 
 
+def _hunyuan(fields: Fields) -> DecoderConfig:
+    experts, chosen, layers = fields.get("num_experts"), fields.get("moe_topk"), fields.get("num_hidden_layers")
+    per_layer = chosen if isinstance(chosen, list) else [chosen] * layers
+    shared = fields.get("intermediate_size")
+    mixed = (mixture(fields, Router(experts, k, renormalise=True), shared=shared) for k in per_layer)
+    return hunyuan(fields, mlp=tuple(mixed))
+
+
 def _gpt_oss(fields: Fields) -> DecoderConfig:
     fields.require("hidden_act", "silu")  # inside the clamped gate, whatever the config says
     router = Router(fields.get("num_local_experts"), fields.get("num_experts_per_tok"), "softmax_of_best")
@@ -197,6 +206,13 @@ _GPT_OSS = (
     Rule("layers.{layer}.mlp.experts.down_proj", f"{EXPERTS}.down.kernel"),
     Rule("layers.{layer}.mlp.experts.down_proj_bias", f"{EXPERTS}.down.bias"),
 )
+_HUNYUAN = (
+    *linear("layers.{layer}.mlp.gate.wg", f"{MLP}.router"),
+    *expert_rows("layers.{layer}.mlp", "gate_proj", "up_proj", "down_proj"),
+    *linear("layers.{layer}.mlp.shared_mlp.gate_proj", f"{MLP}.shared.gate"),
+    *linear("layers.{layer}.mlp.shared_mlp.up_proj", f"{MLP}.shared.up"),
+    *linear("layers.{layer}.mlp.shared_mlp.down_proj", f"{MLP}.shared.down"),
+)
 _SINKS = Rule("layers.{layer}.self_attn.sinks", f"{ATTENTION}.sinks")
 
 FAMILIES = {
@@ -205,5 +221,6 @@ FAMILIES = {
     "qwen3_moe": family("Qwen3Moe", _qwen3_moe, llama_table(mlp=_QWEN)),
     "phimoe": family("Phimoe", _phimoe, llama_table(mlp=_MIXTRAL)),
     "granitemoe": family("GraniteMoe", _granitemoe, llama_table(mlp=_GRANITE)),
+    "hunyuan_v1_moe": family("HunYuanMoEV1", _hunyuan, llama_table(mlp=_HUNYUAN, attention=HUNYUAN_ATTENTION)),
     "gpt_oss": family("GptOss", _gpt_oss, llama_table(mlp=_GPT_OSS, attention=(*LLAMA_ATTENTION, _SINKS))),
 }

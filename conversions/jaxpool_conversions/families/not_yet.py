@@ -20,7 +20,6 @@ NOT_YET: dict[str, str] = {
     "esmc": _RARE,
     "flaubert": _RARE,
     "gpt-sw3": "its model_type is gpt2 in every published config",
-    "hunyuan_v1_moe": "its shared expert and router have variants not checked yet",
     "jetmoe": "its attention heads are experts too",
     "layoutlm": _BOXES,
     "layoutlmv2": _BOXES,

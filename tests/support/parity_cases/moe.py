@@ -9,6 +9,7 @@ MOE = {"vocab_size": 101, "hidden_size": 32, "num_hidden_layers": 3, "num_attent
        "num_experts_per_tok": 2}  # fmt: skip
 LOCAL = MOE | {"num_local_experts": 5}
 QWEN = MOE | {"num_experts": 5, "moe_intermediate_size": 12}
+HUNYUAN = {name: value for name, value in MOE.items() if name != "num_experts_per_tok"} | {"num_experts": 5}
 LATENT = MOE | {"num_key_value_heads": 4, "kv_lora_rank": 10, "q_lora_rank": 14, "qk_nope_head_dim": 6,
                 "qk_rope_head_dim": 4, "v_head_dim": 5}  # fmt: skip
 DEEPSEEK = LATENT | {"n_routed_experts": 8, "moe_intermediate_size": 12, "first_k_dense_replace": 1}
@@ -40,6 +41,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "logits_scaling": 4.0}),
     "granitemoe-bias-top-1": ("granitemoe", LOCAL | {
         "num_labels": 1, "attention_bias": True, "num_experts_per_tok": 1, "num_key_value_heads": 1}),
+    "hunyuan-moe": ("hunyuan_v1_moe", HUNYUAN | {"num_labels": 2, "moe_topk": 2, "head_dim": 8}),
+    "hunyuan-moe-top-k-by-layer-bias": ("hunyuan_v1_moe", HUNYUAN | {
+        "num_labels": 3, "head_dim": 10, "attention_bias": True, "moe_topk": [1, 3, 1], "rope_parameters": {
+            "rope_type": "dynamic", "rope_theta": 1000.0, "factor": 3.0, "alpha": 50.0}}),
     "gpt-oss": ("gpt_oss", LOCAL | {
         "num_labels": 2, "head_dim": 8, "sliding_window": 5, "swiglu_limit": 0.5}),
     "gpt-oss-no-bias-top-3": ("gpt_oss", LOCAL | {
