@@ -19,6 +19,23 @@ BACKLOG = 1024
 """Connections that wait to be accepted."""
 
 
+LINGERING = 2.0
+"""Seconds for which the rest of a body is read and thrown away once its request has been refused."""
+
+
+def runner_of(app: web.Application) -> web.AppRunner:
+    """What runs ``app``, with its limits on connections; requests are cancelled when their clients leave."""
+    options = app[OPTIONS]
+    return web.AppRunner(
+        app,
+        handler_cancellation=True,
+        shutdown_timeout=options.shutdown_timeout,
+        keepalive_timeout=options.idle_timeout,
+        lingering_time=LINGERING,
+        access_log=None,
+    )
+
+
 async def listen(
     app: web.Application, host: str, port: int, *, uds: str | None = None, tls: ssl.SSLContext | None = None
 ) -> None:
@@ -48,14 +65,8 @@ async def listen(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal, number)
 
-    options, models = app[OPTIONS], app[MODELS]
-    runner = web.AppRunner(
-        app,
-        handler_cancellation=True,
-        shutdown_timeout=options.shutdown_timeout,
-        keepalive_timeout=options.idle_timeout,
-        access_log=None,
-    )
+    models = app[MODELS]
+    runner = runner_of(app)
     # The address is taken before the model is: a port in use should not cost a load.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = None if uds else socket.create_server((host, port), family=family, backlog=BACKLOG)

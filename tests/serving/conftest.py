@@ -55,6 +55,15 @@ class TamperedEngine:
         self.hold = False
         self._held: list[tuple[Future[np.ndarray], Sequence[Row], Bucket]] = []
 
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """Nothing is computed inside, whatever comes in."""
+        self.hold = True
+        try:
+            yield
+        finally:
+            self.release()
+
     @property
     def compiles(self) -> int:
         return self.engine.compiles

@@ -1,13 +1,17 @@
-"""The queue in front of the engine: bounded, fair, and one bad row hurts nobody else."""
+"""The queue in front of the engine: fair, by priority, in time; one bad row hurts nobody else."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 import numpy as np
 import pytest
 from aiohttp import ClientConnectionError
+from aiohttp.test_utils import TestClient
 
 from jaxpool import LLM
 from jaxpool.buckets import plan
@@ -15,6 +19,7 @@ from jaxpool.engine import Row
 from jaxpool.errors import EngineError
 from jaxpool_serving.batcher import Batcher
 from jaxpool_serving.choice import Choice
+from jaxpool_serving.waiting import SWEEP, Asked, Waiting
 
 from .conftest import TamperedEngine, serving
 from .test_classify import offline, post, probs
@@ -24,10 +29,34 @@ def row(*ids: int) -> Row:
     return Row(ids)
 
 
+def batching(engine: TamperedEngine, **options: Any) -> Batcher:
+    return Batcher(engine, max_texts=10_000, max_tokens=10**6, **options)  # type: ignore[arg-type]
+
+
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not condition():
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def occupied(client: TestClient, engine: TamperedEngine) -> AsyncIterator[None]:
+    """Both device slots are taken inside, each by one text; what comes in waits."""
+    with engine.holding():
+        first = []
+        for n in range(2):
+            before = len(engine.batches)
+            first.append(asyncio.ensure_future(post(client, {"input": [n + 1], "timeout": 20})))
+            await until(lambda before=before: len(engine.batches) > before)
+        yield
+    assert [status for status, _ in await asyncio.gather(*first)] == [200, 200]
+
+
+async def has_queued(client: TestClient, texts: int) -> None:
+    """Returns when the server has admitted so many texts and answered none of them."""
+    async with asyncio.timeout(10):
+        while (await (await client.get("/ready")).json())["queued_texts"] != texts:
+            await asyncio.sleep(0.005)
 
 
 @pytest.fixture
@@ -53,17 +82,13 @@ def test_batches_are_nearly_as_good_as_planned_ones(engine: TamperedEngine) -> N
 
 async def test_one_poisoned_row_fails_alone(llm: LLM, tampered: LLM, engine: TamperedEngine) -> None:
     prompts = [[5 + n, 6, 7] for n in range(20)]
-    engine.hold = True  # so that the neighbours share its batch
     async with serving(tampered) as client:
-        first = [asyncio.ensure_future(post(client, {"input": [n + 1]})) for n in range(2)]
-        await until(lambda: len(engine.batches) == 2)  # both slots taken
-        bad = asyncio.ensure_future(post(client, {"input": [TamperedEngine.poison, 6, 7]}))
-        good = [asyncio.ensure_future(post(client, {"input": ids})) for ids in prompts]
-        await asyncio.sleep(0.2)
-        engine.release()
+        async with occupied(client, engine):  # so that the neighbours share its batch
+            bad = asyncio.ensure_future(post(client, {"input": [TamperedEngine.poison, 6, 7]}))
+            good = [asyncio.ensure_future(post(client, {"input": ids})) for ids in prompts]
+            await has_queued(client, 23)
         status, answer = await bad
         assert (status, answer["error"]["type"]) == (500, "InternalServerError")
-        assert [status for status, _ in await asyncio.gather(*first)] == [200, 200]
         answers = await asyncio.gather(*good)
     assert any(len(batch) > 1 and TamperedEngine.poison in row.ids for batch in engine.batches for row in batch)
     assert {status for status, _ in answers} == {200}
@@ -71,7 +96,7 @@ async def test_one_poisoned_row_fails_alone(llm: LLM, tampered: LLM, engine: Tam
 
 
 async def test_a_poisoned_row_fails_its_whole_request(engine: TamperedEngine) -> None:
-    batcher = Batcher(engine, max_texts=100, max_tokens=10**6)  # type: ignore[arg-type]
+    batcher = batching(engine)
     with pytest.raises(EngineError):
         await batcher.classify([row(5), row(TamperedEngine.poison), row(6)])
     assert (await batcher.classify([row(5)])).values.shape == (1, 3)
@@ -79,29 +104,123 @@ async def test_a_poisoned_row_fails_its_whole_request(engine: TamperedEngine) ->
 
 
 async def test_rows_of_a_client_that_left_are_never_computed(tampered: LLM, engine: TamperedEngine) -> None:
-    engine.hold = True
     async with serving(tampered) as client:
-        first = [asyncio.ensure_future(post(client, {"input": [n + 1]})) for n in range(2)]
-        await until(lambda: len(engine.batches) == 2)  # both slots taken
-        leaving = asyncio.ensure_future(post(client, {"input": [[77, 78], [77, 79]]}))
-        await asyncio.sleep(0.2)
-        leaving.cancel()
-        with pytest.raises((asyncio.CancelledError, ClientConnectionError)):
-            await leaving
-        await asyncio.sleep(0.2)
-        engine.release()
-        assert [status for status, _ in await asyncio.gather(*first)] == [200, 200]
+        async with occupied(client, engine):
+            leaving = asyncio.ensure_future(post(client, {"input": [[77, 78], [77, 79]]}))
+            await has_queued(client, 4)
+            leaving.cancel()
+            with pytest.raises((asyncio.CancelledError, ClientConnectionError)):
+                await leaving
+            await has_queued(client, 2)
         assert (await post(client, {"input": [5]}))[0] == 200
     assert not any(77 in row.ids for batch in engine.batches for row in batch)
 
 
-async def test_a_single_text_overtakes_a_long_list(engine: TamperedEngine) -> None:
-    batcher = Batcher(engine, max_texts=10_000, max_tokens=10**6, slots=1)  # type: ignore[arg-type]
-    long = asyncio.gather(batcher.classify([row(*range(5, 45)) for _ in range(500)]))
-    await until(lambda: len(engine.batches) >= 2)
-    before = len(engine.batches)
-    await batcher.classify([row(5, 6)])
-    assert len(engine.batches) - before <= 3
-    assert not long.done()
-    assert (await long)[0].values.shape == (500, 3)
+async def test_texts_that_arrive_together_share_a_batch(engine: TamperedEngine) -> None:
+    batcher = batching(engine)
+    await asyncio.gather(*(batcher.classify([row(5, 6 + n)]) for n in range(8)))
+    assert [len(batch) for batch in engine.batches] == [8]
     await batcher.close()
+
+
+async def test_a_wait_gathers_company_until_a_batch_is_full(engine: TamperedEngine) -> None:
+    batcher = batching(engine, max_wait=0.2)
+    started = time.monotonic()
+    early = asyncio.ensure_future(batcher.classify([row(5)]))
+    await asyncio.sleep(0.05)
+    await asyncio.gather(early, batcher.classify([row(6)]))
+    assert [len(batch) for batch in engine.batches] == [2]
+    assert 0.2 <= time.monotonic() - started < 0.4
+    started = time.monotonic()
+    await batcher.classify([row(5)] * max(bucket.rows for bucket in engine.buckets))
+    assert time.monotonic() - started < 0.2
+    await batcher.close()
+
+
+async def test_single_texts_overtake_a_list_of_3000(tampered: LLM, engine: TamperedEngine) -> None:
+    singles = [[60] * length for length in (3, 20, 45)]  # of different buckets: they share no batch
+    async with serving(tampered, max_inputs=3000) as client:
+        with engine.holding():
+            many = asyncio.ensure_future(post(client, {"input": [[5 + n % 40] * (1 + n % 48) for n in range(3000)]}))
+            await until(lambda: len(engine.batches) == 2)  # both slots
+            few = [asyncio.ensure_future(post(client, {"input": ids})) for ids in singles]
+            await has_queued(client, 3003)
+        assert [status for status, _ in await asyncio.gather(*few)] == [200, 200, 200]
+        assert not many.done()
+        status, answer = await many
+    assert (status, len(answer["data"])) == (200, 3000)
+    places = [n for n, batch in enumerate(engine.batches[2:]) for row in batch if row.ids[0] == 60]
+    assert max(places) <= len(singles)  # one batch of the list goes before, and each other's
+
+
+def asked(priority: int = 0, rows: int = 1) -> Asked:
+    return Asked(asyncio.get_running_loop().create_future(), [np.empty(0)] * rows, rows, priority)
+
+
+async def test_lower_priorities_go_first_and_requests_take_turns_within_one() -> None:
+    waiting = Waiting()
+    for token, rows, priority in ((1, 3, 0), (2, 2, 0), (3, 1, 5), (4, 2, -1), (5, 1, 0)):
+        waiting.add([row(token)] * rows, asked(priority, rows))
+    order = []
+    while entries := waiting.pop(3):
+        waiting.served(entries[0])
+        waiting.put_back(entries[1:])
+        order.append(entries[0][2].row.ids[0])
+        if len(order) == 5:  # a new one comes after the turn that is due, not after the whole list
+            waiting.add([row(6)], asked(0))
+    assert order == [4, 4, 1, 2, 5, 1, 2, 6, 1, 3]
+    assert len(waiting) == 0
+
+
+async def test_a_request_says_its_priority(tampered: LLM, engine: TamperedEngine) -> None:
+    async with serving(tampered) as client:
+        async with occupied(client, engine):
+            texts = [(priority, [30 + priority] * 48) for priority in (2, 1, 0, -1) for _ in range(16)]
+            sent = [asyncio.ensure_future(post(client, {"input": ids, "priority": p})) for p, ids in texts]
+            await has_queued(client, 2 + len(texts))
+        assert {status for status, _ in await asyncio.gather(*sent)} == {200}
+    computed = [row.ids[0] - 30 for batch in engine.batches[2:] for row in batch]
+    assert computed == sorted(computed)
+
+
+async def test_rows_nobody_wants_do_not_pile_up_behind_a_slow_device() -> None:
+    waiting = Waiting()
+    for _ in range(20):
+        request = asked(rows=SWEEP // 2)
+        waiting.add([row(5)] * (SWEEP // 2), request)
+        request.answer.cancel()
+    assert len(waiting) <= 2 * SWEEP
+    assert waiting.tokens == 0
+    assert waiting.pop(10) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "body", "headers"),
+    [
+        ({}, {"timeout": 0.2}, {}),
+        ({}, {"timeout": 30}, {"X-Request-Timeout": "0.2"}),
+        ({"request_timeout": 0.2}, {}, {}),
+    ],
+    ids=["field", "header", "server"],
+)
+async def test_a_deadline_is_answered_when_it_passes_and_costs_no_device_time(
+    tampered: LLM, engine: TamperedEngine, options: dict[str, float], body: dict[str, float], headers: dict[str, str]
+) -> None:
+    async with serving(tampered, **options) as client:
+        async with occupied(client, engine):
+            started = time.monotonic()
+            status, answer = await post(client, {"input": [77], **body}, **headers)
+            assert 0.2 <= time.monotonic() - started < 2
+            assert (status, answer["error"]["type"]) == (504, "GatewayTimeoutError")
+            assert "within 0.2 s" in answer["error"]["message"]
+        assert (await post(client, {"input": [5], **body}, **{"X-Request-Timeout": "20"}))[0] == 200
+    assert not any(77 in row.ids for batch in engine.batches for row in batch)
+
+
+@pytest.mark.parametrize("word", ["0", "-1", "soon", "inf", "nan"])
+async def test_a_deadline_is_a_positive_number(llm: LLM, word: str) -> None:
+    async with serving(llm) as client:
+        status, answer = await post(client, {"input": "a"}, **{"X-Request-Timeout": word})
+        assert status == 400
+        assert "X-Request-Timeout" in answer["error"]["message"]
+        assert (await post(client, {"input": "a", "timeout": 0}))[0] == 400
