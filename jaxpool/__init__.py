@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         ScoringRequestOutput,
     )
     from jaxpool.params import LoRARequest, PoolerConfig, PoolingParams
+    from jaxpool.wire import Classification
 
 __version__ = "0.1.0"
 
@@ -46,6 +47,7 @@ __all__ = [
     "LLM",
     "AsyncClient",
     "CheckpointError",
+    "Classification",
     "ClassificationOutput",
     "ClassificationRequestOutput",
     "Client",
@@ -73,6 +75,7 @@ __all__ = [
 _HOME = {
     "LLM": "llm",
     "AsyncClient": "client",
+    "Classification": "wire",
     "Client": "client",
     "LoRARequest": "params",
     "PoolerConfig": "params",

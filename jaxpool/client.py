@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import ssl
 import threading
 import weakref
 from collections.abc import Coroutine, Mapping, Sequence
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Any, Self, TypeVar, cast
 
 import aiohttp
 
-from jaxpool.errors import ServerError, ValidationError
-from jaxpool.outputs import ClassificationOutput
+from jaxpool.errors import ValidationError
+from jaxpool.wire import Classification, Prompt, inputs, refusal, retry_after
 
 API_KEY = "JAXPOOL_API_KEY"
 """Environment variable that holds the key when none is given; the server reads it too."""
@@ -28,8 +25,6 @@ FIRST_BACKOFF, LONGEST_BACKOFF = 0.25, 8.0
 LONGEST_WAIT = 600.0
 """Seconds; a server that asks for more patience than this is not waited for."""
 
-Prompt = str | Sequence[int] | tuple[str, str] | Mapping[str, str]
-"""A text, its token ids, or a pair of texts: ``(text, other)`` or ``{"text": …, "text_pair": …}``."""
 Result = TypeVar("Result")
 
 
@@ -72,7 +67,7 @@ class AsyncClient:
         self._ssl = True if ssl_context is None else ssl_context
         self._session: aiohttp.ClientSession | None = None  # made by the first request: it needs a running loop
 
-    async def classify(self, prompts: Prompt | Sequence[Prompt], **fields: Any) -> list[ClassificationOutput]:
+    async def classify(self, prompts: Prompt | Sequence[Prompt], **fields: Any) -> list[Classification]:
         """Labels and probabilities, one result per prompt and in their order.
 
         Args:
@@ -84,7 +79,7 @@ class AsyncClient:
             ConnectionError: there is no server, after every attempt.
             TimeoutError: an attempt took longer than ``timeout``.
         """
-        asked = _inputs(prompts)
+        asked = inputs(prompts)
         pieces = [asked[start : start + self.max_inputs] for start in range(0, len(asked), self.max_inputs)]
         answers: list[dict[str, Any]] = [{}] * len(pieces)
         numbered = enumerate(pieces)
@@ -100,7 +95,7 @@ class AsyncClient:
             for one in workers:
                 one.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-        return [_classification(entry) for answer in answers for entry in answer["data"]]
+        return [Classification.of(entry) for answer in answers for entry in answer["data"]]
 
     async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Any other resource of the server, such as ``/tokenize``: one JSON body for another.
@@ -123,7 +118,7 @@ class AsyncClient:
                         if response.status == 200:
                             return
                         if response.status not in RETRIED:
-                            raise await _error(response)
+                            raise await refusal(response)
                 except aiohttp.ClientConnectionError:
                     pass  # not listening yet
                 await asyncio.sleep(FIRST_BACKOFF)
@@ -157,7 +152,7 @@ class AsyncClient:
                 async with self._opened().request(method, address, ssl=self._ssl, **body) as response:
                     if response.status == 200:
                         return cast("dict[str, Any]", await response.json())
-                    failure, asked = await _error(response), _retry_after(response)
+                    failure, asked = await refusal(response), retry_after(response)
                 if response.status not in RETRIED or asked > LONGEST_WAIT:
                     raise failure
             except TimeoutError:
@@ -192,7 +187,7 @@ class Client:
         self.close = weakref.finalize(self, _close, self._client, self._loop, thread)
         """Closes the connections and ends the thread. Safe to call twice."""
 
-    def classify(self, prompts: Prompt | Sequence[Prompt], **fields: Any) -> list[ClassificationOutput]:
+    def classify(self, prompts: Prompt | Sequence[Prompt], **fields: Any) -> list[Classification]:
         """See `AsyncClient.classify`."""
         return self._wait(self._client.classify(prompts, **fields))
 
@@ -224,6 +219,10 @@ class Client:
 
 def _close(client: AsyncClient, loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
     async def end() -> None:
+        unfinished = asyncio.all_tasks() - {asyncio.current_task()}  # of a call that Ctrl-C ended
+        for task in unfinished:
+            task.cancel()
+        await asyncio.gather(*unfinished, return_exceptions=True)
         await client.close()
         loop.stop()
 
@@ -231,50 +230,3 @@ def _close(client: AsyncClient, loop: asyncio.AbstractEventLoop, thread: threadi
     if thread is not threading.current_thread():  # garbage may be collected in it
         thread.join()
         loop.close()
-
-
-def _inputs(prompts: Any) -> list[Any]:
-    """Prompts as the field ``input`` has them."""
-    one = isinstance(prompts, str | Mapping) or _is_pair(prompts) or (len(prompts) and isinstance(prompts[0], int))
-    return [_input(prompt) for prompt in ([prompts] if one else prompts)]
-
-
-def _input(prompt: Any) -> Any:
-    if isinstance(prompt, str):
-        return prompt
-    if _is_pair(prompt):
-        return {"text": prompt[0], "text_pair": prompt[1]}
-    return dict(prompt) if isinstance(prompt, Mapping) else [int(token) for token in prompt]
-
-
-def _is_pair(prompt: Any) -> bool:
-    return isinstance(prompt, tuple) and len(prompt) == 2 and all(isinstance(text, str) for text in prompt)
-
-
-def _classification(entry: Mapping[str, Any]) -> ClassificationOutput:
-    label = entry["label"]
-    return ClassificationOutput(entry["probs"], label, entry.get("labels", [] if label is None else [label]))
-
-
-async def _error(response: aiohttp.ClientResponse) -> ServerError:
-    """What an answer other than 200 says: vLLM's ``error`` object, its bare forms, or a proxy's page."""
-    text = await response.text(errors="replace")
-    try:
-        found = json.loads(text)
-    except ValueError:
-        found = text
-    detail = found.get("error", found.get("detail")) if isinstance(found, dict) else found
-    named = detail if isinstance(detail, dict) else {"message": detail}
-    message = str(named.get("message") or response.reason)[:1000]
-    return ServerError(f"{response.status}: {message}", status=response.status, parameter=named.get("param"))
-
-
-def _retry_after(response: aiohttp.ClientResponse) -> float:
-    """Seconds that the header ``Retry-After`` asks for, in either of its forms; 0 without it."""
-    value = response.headers.get("Retry-After", "0")
-    if value.isascii() and value.isdigit():
-        return float(value)
-    try:
-        return max((parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds(), 0.0)
-    except (ValueError, TypeError):
-        return 0.0

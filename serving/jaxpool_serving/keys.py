@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -101,6 +102,7 @@ class Served:
 OPTIONS = web.AppKey("OPTIONS", Options)
 MODELS = web.AppKey("MODELS", dict[str, asyncio.Future[Served]])
 """Name -> a future, done when the model is warm or has failed to load. The first answers requests that name none."""
+VERSION = importlib.metadata.version("jaxpool")
 Observer = Callable[[web.Request, Record], None]
 OBSERVERS = web.AppKey("OBSERVERS", list[Observer])
 """Called in order with every request that has been answered."""

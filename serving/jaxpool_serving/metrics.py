@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
-from jaxpool import __version__
+from jaxpool_serving.keys import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -40,7 +40,7 @@ class Metrics:
     def __init__(self, models: Iterable[str]) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        Info("jaxpool", "The server.", registry=registry).info({"version": __version__})
+        Info("jaxpool", "The server.", registry=registry).info({"version": VERSION})
 
         def gauge(name: str, about: str) -> Gauge:
             return Gauge(f"jaxpool_{name}", about, ["model"], registry=registry)

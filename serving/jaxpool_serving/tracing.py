@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from jaxpool import __version__
 from jaxpool.errors import JaxpoolError
-from jaxpool_serving.keys import OBSERVERS, OPTIONS, PROBES
+from jaxpool_serving.keys import OBSERVERS, OPTIONS, PROBES, VERSION
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -34,7 +33,7 @@ def provider(endpoint: str) -> TracerProvider:
     except ModuleNotFoundError as error:
         message = f"the package {error.name!r} is not installed; traces need: pip install 'jaxpool[otel]'"
         raise JaxpoolError(message) from error
-    ours = Resource.create({"service.name": "jaxpool", "service.version": __version__})
+    ours = Resource.create({"service.name": "jaxpool", "service.version": VERSION})
     # Not the global provider: two applications in one process may send to two places.
     found = TracerProvider(resource=ours.merge(OTELResourceDetector().detect()), shutdown_on_exit=False)
     found.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
@@ -52,7 +51,7 @@ async def traced(app: web.Application) -> AsyncIterator[None]:
     from opentelemetry.trace import SpanKind, Status, StatusCode, format_trace_id
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-    tracer, propagator = spans.get_tracer("jaxpool.serving", __version__), TraceContextTextMapPropagator()
+    tracer, propagator = spans.get_tracer("jaxpool.serving", VERSION), TraceContextTextMapPropagator()
 
     def answered(request: web.Request, record: Record) -> None:
         """A request's span, made once all is known of it."""
