@@ -1,0 +1,86 @@
+"""``/score`` and ``/rerank``: pairs of texts, scored as offline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import TestClient
+from one_label import one_label
+
+from jaxpool import LLM, PoolingParams
+from jaxpool.buckets import Bucket
+
+from .conftest import MODELS, serving
+
+QUERY = "what is the capital?"
+DOCUMENTS = ["a cat", "Tokyo is the capital.", "", "banana"]
+
+
+@pytest.fixture(scope="module")
+def cross_encoder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
+    folder = one_label(MODELS / "bert-cls", tmp_path_factory.mktemp("models"))
+    with LLM(folder, dtype="float32", max_model_len=64) as llm:
+        llm.engine.buckets = (Bucket(4, 64),)
+        yield llm
+
+
+async def post(client: TestClient, path: str, **body: Any) -> tuple[int, Any]:
+    response = await client.post(path, json=body)
+    return response.status, await response.json()
+
+
+def offline(llm: LLM, *sides: Any, **options: Any) -> list[float]:
+    return [one.outputs.score for one in llm.score(*sides, use_tqdm=False, **options)]
+
+
+@pytest.mark.parametrize("path", ["/score", "/v1/score"])
+@pytest.mark.parametrize(
+    "names", [("queries", "documents"), ("queries", "items"), ("data_1", "data_2"), ("text_1", "text_2")]
+)
+async def test_scores_are_those_of_llm_score(cross_encoder: LLM, path: str, names: tuple[str, str]) -> None:
+    async with serving(cross_encoder) as client:
+        for sides in ((QUERY, DOCUMENTS), (["a", "b"], ["c", "d"]), ("a", "b")):
+            status, answer = await post(client, path, **dict(zip(names, sides)))
+            assert status == 200
+            assert [entry["score"] for entry in answer["data"]] == pytest.approx(offline(cross_encoder, *sides))
+        _, logits = await post(client, path, **dict(zip(names, (QUERY, DOCUMENTS))), use_activation=False)
+    raw = offline(cross_encoder, QUERY, DOCUMENTS, pooling_params=PoolingParams(use_activation=False))
+    assert [entry["score"] for entry in logits["data"]] == pytest.approx(raw, abs=1e-5)
+
+
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank"])
+async def test_documents_come_back_best_first(cross_encoder: LLM, path: str) -> None:
+    scores = offline(cross_encoder, QUERY, DOCUMENTS)
+    order = sorted(range(len(DOCUMENTS)), key=lambda index: -scores[index])
+    async with serving(cross_encoder) as client:
+        _, everything = await post(client, path, query=QUERY, documents=DOCUMENTS)
+        _, best = await post(client, path, query=QUERY, documents=DOCUMENTS, top_n=2)
+    assert [result["index"] for result in everything["results"]] == order
+    assert [result["document"]["text"] for result in everything["results"]] == [DOCUMENTS[index] for index in order]
+    assert [result["relevance_score"] for result in best["results"]] == pytest.approx([scores[i] for i in order[:2]])
+
+
+async def test_texts_are_cut_by_their_own_limits(cross_encoder: LLM) -> None:
+    long = "Tokyo is the capital. " * 20
+    with cross_encoder.tokenizer.reading() as vocabulary:
+        short, few = vocabulary.beginning(long, 5), vocabulary.beginning(QUERY, 2)
+    async with serving(cross_encoder) as client:
+        assert (await post(client, "/score", queries=QUERY, documents=long))[0] == 400
+        _, answer = await post(client, "/score", queries=QUERY, documents=[long, "a"], max_tokens_per_doc=5)
+        _, both = await post(
+            client, "/rerank", query=QUERY, documents=long, max_tokens_per_doc=5, max_tokens_per_query=2
+        )
+    found = [entry["score"] for entry in answer["data"]]
+    assert found == pytest.approx(offline(cross_encoder, QUERY, [short, "a"]))
+    [result] = both["results"]
+    assert result["relevance_score"] == pytest.approx(offline(cross_encoder, few, short)[0])
+    assert result["document"]["text"] == long  # as it was sent
+
+
+async def test_a_model_of_several_labels_has_no_such_routes(llm: LLM) -> None:
+    async with serving(llm) as client:
+        for path in ("/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank"):
+            for body in ({"queries": "a", "documents": "b", "query": "a"}, {}):
+                assert await post(client, path, **body) == (404, {"detail": "Not Found"})
