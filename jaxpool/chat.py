@@ -60,9 +60,11 @@ def render(
         ValidationError: there is no template, it fails, or a message is none or has a part that is not text.
     """
     variables = dict(variables or {})
+    conversation = [_message(message) for message in messages]
     template = _find(tokenizer, template, variables.get("tools"))
     as_parts = bool(_LOOP_OVER_PARTS.search(template)) if content_format == "auto" else content_format == "openai"
-    conversation = [_message(message, as_parts) for message in messages]
+    if not as_parts:
+        conversation = [message | {"content": _joined(message["content"])} for message in conversation]
     if "'developer'" not in template and '"developer"' not in template:
         conversation = _developers_as_system(conversation)
     try:
@@ -103,15 +105,14 @@ def _allowed(tokenizer: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in variables.items() if name not in reserved}
 
 
-def _message(message: Mapping[str, Any], as_parts: bool) -> dict[str, Any]:
-    """What templates see of one message; vLLM shows them the same."""
+def _message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """What templates see of one message, in parts; vLLM shows them the same."""
     role, content = message.get("role"), message.get("content")
     if not isinstance(role, str):
         raise ValidationError(f"A message needs a role, a text such as 'user'; found {role!r}.", parameter="messages")
     parts = [_part(part) for part in ([content] if isinstance(content, str) else content or [])]
-    shown: dict[str, Any] = {"role": role, "content": parts}
-    if not as_parts or role == "tool":  # few templates loop over what a tool said
-        shown["content"] = "\n".join(part["text"] for part in parts if part["text"])
+    # few templates loop over what a tool said
+    shown: dict[str, Any] = {"role": role, "content": _joined(parts) if role == "tool" else parts}
     for name in _KEPT.get(role, ("name",)):
         if message.get(name):
             shown[name] = message[name]
@@ -140,6 +141,10 @@ def _part(part: Any) -> dict[str, Any]:
     return {"type": "text", "text": text} | others
 
 
+def _joined(content: str | list[dict[str, Any]]) -> str:
+    return content if isinstance(content, str) else "\n".join(part["text"] for part in content if part["text"])
+
+
 def _tool_call(call: Any) -> dict[str, Any]:
     """A call whose arguments are a dict, as templates want them; OpenAI's clients send them as JSON text."""
     function = call.get("function") if isinstance(call, Mapping) else None
@@ -159,9 +164,9 @@ def _developers_as_system(conversation: list[dict[str, Any]]) -> list[dict[str, 
     if all(message["role"] != "developer" for message in conversation):
         return conversation
     system = [message["content"] for message in conversation if message["role"] in ("developer", "system")]
-    texts = [one if isinstance(one, str) else "\n".join(part["text"] for part in one) for one in system]
+    texts = [_joined(one) for one in system]
     others = [message for message in conversation if message["role"] not in ("developer", "system")]
-    return [{"role": "system", "content": "\n\n".join(text for text in texts if text)}, *others]
+    return [{"role": "system", "content": "\n\n".join(filter(None, texts))}, *others]
 
 
 def _reason(error: BaseException) -> str:

@@ -41,7 +41,7 @@ async def prompts(app: web.Application, served: Served, body: Texts | Chat) -> S
 def _rendered(llm: LLM, body: Chat, options: Options) -> str:
     return chat.render(
         llm.get_tokenizer(),
-        body.conversation(),
+        body.messages,
         body.template() or options.chat_template,
         add_generation_prompt=body.add_generation_prompt,
         continue_final_message=body.continue_final_message,

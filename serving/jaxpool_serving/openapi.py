@@ -45,6 +45,7 @@ ROUTES: Mapping[str, Described] = {
     **dict.fromkeys(("/rerank", "/v1/rerank", "/v2/rerank"), Described(RerankRequest, RerankResponse, errors=COMPUTES)),
     "/predict": Described(PredictRequest, list[LabelScore] | list[list[LabelScore]], errors=COMPUTES),
     "/": Described(TextClassificationRequest, list[list[LabelScore]], errors=COMPUTES),
+    "/invocations": Described(dict[str, Any], dict[str, Any], ("application/octet-stream",), COMPUTES),
     "/tokenize": Described(TokenizeForms, TokenizeResponse, errors=READS),
     "/detokenize": Described(DetokenizeRequest, DetokenizeResponse, errors=READS),
     "/v1/models": Described(response=ModelList),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from aiohttp import web
+
 from jaxpool_serving.middleware.api_keys import require_api_key
 from jaxpool_serving.middleware.cors import answer_preflights
 from jaxpool_serving.middleware.errors import answer_errors
@@ -15,9 +17,15 @@ if TYPE_CHECKING:
     from jaxpool_serving.keys import Options
 
 
+# What FastAPI does, and vLLM with it; 307 keeps the method and the body.
+without_last_slash = web.normalize_path_middleware(
+    append_slash=False, remove_slash=True, merge_slashes=False, redirect_class=web.HTTPTemporaryRedirect
+)
+
+
 def middlewares(options: Options) -> list[Middleware]:
     """Those that ``options`` ask for; observed from outside all others, so that a 401 is on record too."""
-    chain: list[Middleware] = [observe]
+    chain: list[Middleware] = [observe, without_last_slash]
     if options.allowed_origins:  # browsers send no key with a preflight, so this comes before keys
         chain.append(answer_preflights)
     chain.append(answer_errors)

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from jaxpool_serving.routes import classify, docs, health, metrics, pooling, predict, scoring, server, tokenize
+from jaxpool_serving.routes import (
+    classify,
+    docs,
+    health,
+    invocations,
+    metrics,
+    pooling,
+    predict,
+    scoring,
+    server,
+    tokenize,
+)
 
-RESOURCES = (classify, pooling, scoring, predict, tokenize, server, health, metrics, docs)
+RESOURCES = (classify, pooling, scoring, predict, tokenize, invocations, server, health, metrics, docs)
 ROUTES = tuple(resource.routes for resource in RESOURCES)

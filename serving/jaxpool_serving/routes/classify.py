@@ -11,7 +11,7 @@ from jaxpool_serving.chats import prompts
 from jaxpool_serving.compute import Job, compute
 from jaxpool_serving.models import classifier
 from jaxpool_serving.routes.bodies import json_body, request_id
-from jaxpool_serving.schemas.classify import ClassifyChatRequest, ClassifyRequest, classify_response, parse
+from jaxpool_serving.schemas.classify import classify_response, parse
 
 routes = web.RouteTableDef()
 
@@ -19,11 +19,7 @@ routes = web.RouteTableDef()
 @routes.post("/classify")
 async def classify(request: web.Request) -> web.Response:
     """Classify texts, or a conversation; see `ClassifyRequest`, `ClassifyChatRequest` and `classify_response`."""
-    return await answer(request, parse(await json_body(request)))
-
-
-async def answer(request: web.Request, body: ClassifyRequest | ClassifyChatRequest) -> web.Response:
-    """The answer to a request that has been read."""
+    body = parse(await json_body(request))
     model = classifier(request.app, body.model)
     spec = model.llm.engine.spec
     activated = spec.use_activation if body.use_activation is None else body.use_activation

@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, ConfigDict
 from pydantic_core import PydanticCustomError
+from typing_extensions import TypedDict
 
 from jaxpool_serving.schemas.common import Activated
 
 
-class Message(BaseModel):
-    """One message; keys beside these, such as ``tool_calls``, reach the chat template as they are."""
+class Message(TypedDict):
+    """One message; what else it has, such as ``tool_calls``, is for the chat template."""
 
-    model_config = ConfigDict(extra="allow")
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
     role: str
-    content: str | list[dict[str, Any] | str] | None = ""
+    content: NotRequired[str | list[dict[str, Any] | str] | None]
 
-    @model_validator(mode="after")
-    def _null_content_is_the_assistants(self) -> Message:
-        if self.content is None and self.role != "assistant":  # only a message of tool calls may do without
-            raise PydanticCustomError("null_content", "Only a message of the assistant may have null content")
-        return self
+
+def _null_content_is_the_assistants(message: Message) -> Message:
+    """Only a message of tool calls may do without content."""
+    if message.get("content", "") is None and message["role"] != "assistant":
+        raise PydanticCustomError("null_content", "Only a message of the assistant may have null content")
+    return message
 
 
 class Chat(Activated):
@@ -34,11 +36,7 @@ class Chat(Activated):
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     media_io_kwargs: dict[str, dict[str, Any]] | None = None
-    messages: list[Message]
-
-    def conversation(self) -> list[dict[str, Any]]:
-        """The messages as `jaxpool.chat.render` takes them."""
-        return [message.model_dump() for message in self.messages]
+    messages: list[Annotated[Message, AfterValidator(_null_content_is_the_assistants)]]
 
     def template(self) -> str | None:
         """The chat template that the request carries, in either place."""

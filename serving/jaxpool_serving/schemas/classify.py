@@ -72,7 +72,7 @@ def parse(body: bytes) -> ClassifyRequest | ClassifyChatRequest:
     """Read a request body.
 
     Raises:
-        RequestError, HTTPBadRequest, ValidationError: 400, with every problem in one message.
+        SchemaError, HTTPBadRequest, ValidationError: 400, with every problem in one message.
     """
     return read(body, FORMS, ClassifyChatRequest)
 

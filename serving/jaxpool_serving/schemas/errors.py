@@ -45,6 +45,10 @@ class RequestError(Exception):
         self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
 
 
+class SchemaError(RequestError):
+    """A body that is not what its resource expects."""
+
+
 def document(body: bytes, forms: int = 1) -> dict[str, Any]:
     """A request body as a JSON object.
 
@@ -53,7 +57,7 @@ def document(body: bytes, forms: int = 1) -> dict[str, Any]:
         forms: how many forms the body may have; each complains for itself if it is no object.
 
     Raises:
-        RequestError: 400, it is JSON of another kind, or none.
+        SchemaError: 400, it is JSON of another kind, or none.
         HTTPBadRequest: it cannot be read at all.
     """
     try:
@@ -74,7 +78,7 @@ def validated(schema: type[Model], found: Mapping[str, Any]) -> Model:
     """The body as ``schema`` says.
 
     Raises:
-        RequestError: 400, with every problem (the first ten spelled out) in one message.
+        SchemaError: 400, with every problem (the first ten spelled out) in one message.
     """
     try:
         return schema.model_validate(found)
@@ -86,7 +90,7 @@ def validated_form(forms: TypeAdapter[Form], found: Mapping[str, Any]) -> Form:
     """The body in one of several forms, a union of models; of those that fit, the one with most of its fields set.
 
     Raises:
-        RequestError: 400, with the problems of every form in one message.
+        SchemaError: 400, with the problems of every form in one message.
     """
     try:
         return forms.validate_python(found)
@@ -102,13 +106,13 @@ def problems(error: ValidationError, inside: int = 0) -> list[dict[str, Any]]:
     ]
 
 
-def refusal(problems: Sequence[Mapping[str, Any]]) -> RequestError:
+def refusal(problems: Sequence[Mapping[str, Any]]) -> SchemaError:
     """The answer to a body with these problems."""
     lines = [f"{len(problems)} validation error{'s' if len(problems) != 1 else ''}:"]
     lines += [f"  {_cut(str(problem), MAX_CHARS_OF_PROBLEM)}" for problem in problems[:MAX_PROBLEMS]]
     if len(problems) > MAX_PROBLEMS:
         lines.append(f"  ...and {len(problems) - MAX_PROBLEMS} more errors")
-    return RequestError(400, "Bad Request", "\n".join(lines), problems[0]["loc"])
+    return SchemaError(400, "Bad Request", "\n".join(lines), problems[0]["loc"])
 
 
 def problem(

@@ -23,7 +23,7 @@ def read(body: bytes, forms: TypeAdapter[T | C], chat: type[C]) -> T | C:
         chat: the one with the conversation.
 
     Raises:
-        RequestError, HTTPBadRequest: it has neither form.
+        SchemaError, HTTPBadRequest: it has neither form.
         ValidationError: a field that is refused whatever the form.
     """
     found = document(body, forms=2)

@@ -32,8 +32,8 @@ def _has_pairs(value: Any) -> str:
 class Texts(Activated):
     """Texts in any of their forms."""
 
-    input: Annotated[_Plain | _Pairs, Discriminator(_has_pairs)]
     add_special_tokens: bool = True
+    input: Annotated[_Plain | _Pairs, Discriminator(_has_pairs)]
 
     def prompts(self) -> Sequence[Any]:
         """One entry per text, as jaxpool's tokenizer takes them; a flat list of ids is one text."""
