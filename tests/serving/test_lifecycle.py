@@ -118,6 +118,53 @@ async def test_sigterm_under_load_answers_everything_accepted_and_exits_0() -> N
                 pass
 
 
+async def overload(session: aiohttp.ClientSession) -> list[asyncio.Task[int]]:
+    """Four requests under way, all admitted, that take seconds."""
+
+    async def one() -> int:
+        async with session.post("/classify", json={"input": ["It was great."] * 1000}) as response:
+            return response.status
+
+    load = [asyncio.create_task(one()) for _ in range(4)]
+    while await queued(session) < 4000:
+        assert not any(request.done() for request in load)
+    return load
+
+
+async def test_a_second_sigterm_exits_at_once() -> None:
+    with server("--model", str(MODELS / "gpt2-cls"), *SMALL) as (process, address):
+        async with aiohttp.ClientSession(address) as session:
+            await queued(session)
+            load = await overload(session)
+            process.send_signal(signal.SIGTERM)
+            await asyncio.sleep(0.05)
+            assert process.poll() is None
+            process.send_signal(signal.SIGTERM)
+            assert await asyncio.to_thread(process.wait, 2) == 128 + signal.SIGTERM
+            await asyncio.gather(*load, return_exceptions=True)
+
+
+async def test_after_sigkill_the_same_port_serves_again_without_compiling(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    start = ("--model", str(MODELS / "gpt2-cls"), "--port", str(port), *SMALL)
+    compiled: list[set[str]] = []
+    for last in (False, True):
+        with server(*start, XDG_CACHE_HOME=str(tmp_path)) as (process, address):
+            async with aiohttp.ClientSession(address) as session:
+                await queued(session)
+                compiled.append({path.name for path in (tmp_path / "jaxpool" / "xla").glob("*-cache")})
+                async with session.post("/classify", json={"input": "It was great."}) as response:
+                    assert response.status == 200
+                if not last:
+                    load = await overload(session)
+                    process.kill()
+                    answers = await asyncio.gather(*load, return_exceptions=True)
+                    assert all(isinstance(answer, aiohttp.ClientError) for answer in answers)
+    assert compiled[0]
+    assert compiled[0] == compiled[1]
+
+
 async def test_sigterm_while_loading_exits_0_at_once() -> None:
     with server("--model", str(MODELS / "gpt2-cls")) as (process, _):
         process.send_signal(signal.SIGTERM)
