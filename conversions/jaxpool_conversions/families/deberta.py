@@ -107,6 +107,7 @@ def _table(rules: tuple[Rule, ...]) -> Table:
         rules=rules,
         head=linear("pooler.dense", "head.dense"),
         head_names=("classifier", "score"),
+        outside=("pooler",),
         ignore=(
             Ignore("embeddings.position_embeddings.weight", "absolute positions, which this config does not add"),
             Ignore("embeddings.position_ids", "a buffer that counts 0, 1, 2, …"),

@@ -134,9 +134,9 @@ def _apertus(fields: Fields) -> DecoderConfig:
 
 
 HUNYUAN_ATTENTION = (
-    *LLAMA_ATTENTION,
     *norm("layers.{layer}.self_attn.query_layernorm", f"{ATTENTION}.query_norm"),
     *norm("layers.{layer}.self_attn.key_layernorm", f"{ATTENTION}.key_norm"),
+    *LLAMA_ATTENTION,
 )
 _XIELU = ("alpha_p", "alpha_n", "beta", "eps")
 _APERTUS = llama_table(

@@ -106,6 +106,7 @@ def _family(prefix_class: str, *, causal: bool) -> Family:
             rules=(*_ROWS, *attention),
             head=(*linear("head.dense", "head.dense"), *norm("head.norm", "head.norm")),
             head_names=("classifier", "score"),
+            outside=("head",),
             ignore=(
                 Ignore("decoder.{rest}", "vocabulary projection, not used by classification"),
                 Ignore("lm_head.{rest}", "language-model head"),

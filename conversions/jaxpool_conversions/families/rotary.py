@@ -139,6 +139,7 @@ FAMILIES = {
             rules=_EUROBERT_TABLE.rules,
             head=linear("dense", "head.dense"),
             head_names=("classifier", "score"),
+            outside=("dense",),
             ignore=(*_EUROBERT_TABLE.ignore, Ignore("lm_head.{rest}", "masked-language-model head")),
             embedding=_EUROBERT_TABLE.embedding,
         ),

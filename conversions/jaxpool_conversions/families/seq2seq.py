@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from jaxpool.errors import ConfigError
@@ -132,7 +131,7 @@ def _bart_rows() -> Iterator[Rule]:
         yield from linear(f"{theirs}.fc2", f"{ours}.mlp.down")
 
 
-def _t5_rows(*, per_layer: bool) -> Iterator[Rule]:
+def _t5_rows(*, per_layer: bool, gated: bool) -> Iterator[Rule]:
     yield from _TOKENS
     for side in SIDES:
         theirs, ours = f"{side}.block.{{layer}}.layer", f"backbone.{side}.layers"
@@ -143,7 +142,7 @@ def _t5_rows(*, per_layer: bool) -> Iterator[Rule]:
             yield from norm(f"{theirs}.{number}.layer_norm", f"{ours}.{module}_norm")
         mlp = f"{theirs}.{len(parts)}"
         yield from norm(f"{mlp}.layer_norm", f"{ours}.mlp_norm")
-        for name, part in (("wi", "up"), ("wi_0", "gate"), ("wi_1", "up"), ("wo", "down")):
+        for name, part in (*((("wi_0", "gate"), ("wi_1", "up")) if gated else (("wi", "up"),)), ("wo", "down")):
             yield from linear(f"{mlp}.DenseReluDense.{name}", f"{ours}.mlp.{part}")
         table = f"{theirs if per_layer else f'{side}.block.0.layer'}.0.SelfAttention.relative_attention_bias"
         yield from embedding(table, f"{ours if per_layer else f'backbone.{side}'}.relative")
@@ -162,33 +161,49 @@ _IGNORED = (
 _UNREAD = Ignore("decoder.{rest}", "the decoder, which this class does not have")
 
 
-def _family(prefix_class: str, prefix: str, rules: Iterator[Rule], read: Any) -> Family:
-    table = Table(
+def _table(prefix: str, rules: Iterator[Rule], ignore: tuple[Ignore, ...] = ()) -> Table:
+    return Table(
         prefix=prefix,
         rules=tuple(rules),
         head=linear("classification_head.dense", "head.dense"),
         head_names=("classification_head.out_proj", "score"),
-        ignore=_IGNORED,
+        ignore=(*_IGNORED, *ignore),
         embedding="shared.weight",
     )
+
+
+def _family(prefix_class: str, table: Table, read: Any, **more: Any) -> Family:
     return Family(
         name="seq2seq",
         backbone=Seq2Seq,
         config=read,
         head=lambda fields: HeadStyle("EOS", dense="tanh", eos_token=_token(fields, "eos_token_id")),
         table=table,
-        table_of=lambda config: table if config.decoder else replace(table, ignore=(*table.ignore, _UNREAD)),
         prefix_class=prefix_class,
         head_bias=True,
+        **more,
     )
 
 
+def _bart_family(prefix_class: str, **switches: bool) -> Family:
+    return _family(prefix_class, _table("model.", _bart_rows()), lambda fields: _bart(fields, **switches))
+
+
+def _t5_family(prefix_class: str, *, per_layer: bool = False) -> Family:
+    def table_of(config: Seq2SeqConfig) -> Table:
+        rules = _t5_rows(per_layer=per_layer, gated=config.encoder.mlp.gated)
+        return _table("transformer.", rules, () if config.decoder else (_UNREAD,))
+
+    nothing = _table("transformer.", iter(()))
+    return _family(prefix_class, nothing, lambda fields: _t5(fields, per_layer=per_layer), table_of=table_of)
+
+
 FAMILIES = {
-    "bart": _family("Bart", "model.", _bart_rows(), _bart),
-    "mvp": _family("Mvp", "model.", _bart_rows(), _bart),
-    "plbart": _family("PLBart", "model.", _bart_rows(), lambda fields: _bart(fields, wraps=True)),
-    "mbart": _family("MBart", "model.", _bart_rows(), lambda fields: _bart(fields, wraps=True, pre_norm=True)),
-    "t5": _family("T5", "transformer.", _t5_rows(per_layer=False), _t5),
-    "mt5": _family("MT5", "transformer.", _t5_rows(per_layer=False), _t5),
-    "umt5": _family("UMT5", "transformer.", _t5_rows(per_layer=True), lambda fields: _t5(fields, per_layer=True)),
+    "bart": _bart_family("Bart"),
+    "mvp": _bart_family("Mvp"),
+    "plbart": _bart_family("PLBart", wraps=True),
+    "mbart": _bart_family("MBart", wraps=True, pre_norm=True),
+    "t5": _t5_family("T5"),
+    "mt5": _t5_family("MT5"),
+    "umt5": _t5_family("UMT5", per_layer=True),
 }
