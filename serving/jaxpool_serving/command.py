@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import atexit
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,7 +79,7 @@ def main(args: argparse.Namespace) -> int:
         JaxpoolError: the model cannot be opened, or an API key is empty.
         OSError: the address cannot be listened on.
     """
-    models, pooler = named_models(args), _pooler(args)
+    models, pooler = named_models(args.model, args.served_model_name), _pooler(args)
     certificates = tls(args)
     options = Options(
         access_log=None if args.access_log == "off" else args.access_log,
@@ -134,24 +135,25 @@ def _pooler(args: argparse.Namespace) -> PoolerConfig:
         raise ValidationError(f"--pooler-config: {error}") from error
 
 
-def named_models(args: argparse.Namespace) -> dict[str, str | None]:
+def named_models(words: Sequence[str] | None, served_as: str | None) -> dict[str, str | None]:
     """Served name -> checkpoint, as ``--model`` (once, or several times) and ``--served-model-name`` say.
 
     Raises:
         ValidationError: two models have one name, or one name is given to several models.
     """
     found: dict[str, str | None] = {}
-    for word in args.model or [None]:
+    given: Sequence[str | None] = words or [None]
+    for word in given:
         name, model = _named(word)
         if name in found:
             raise ValidationError(f"Two models are called {name!r}; say --model NAME={model} with another name.")
         found[name] = model
-    if args.served_model_name is None:
+    if served_as is None:
         return found
     if len(found) > 1:
         raise ValidationError("--served-model-name names one model; with several, say --model NAME=MODEL for each.")
     [model] = found.values()
-    return {args.served_model_name: model}
+    return {served_as: model}
 
 
 def _named(word: str | None) -> tuple[str, str | None]:

@@ -35,6 +35,9 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
         response = await handler(request)
         record.status = response.status
         return response
+    except web.HTTPException as error:  # a redirect
+        record.status = error.status
+        raise
     finally:
         record.total = time.perf_counter() - started
         record.request_id = record.request_id[:MAX_ID]
