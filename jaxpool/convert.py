@@ -85,6 +85,7 @@ def convert(
     from jaxpool.programs import abstract
     from jaxpool.resolve import resolve
     from jaxpool.vocabulary import read_tokenizer
+    from jaxpool_conversions.families.rewards import REWARDS
     from jaxpool_conversions.load import load
     from jaxpool_conversions.reader import Reader
     from jaxpool_conversions.store import fingerprint, is_store, write_store
@@ -116,7 +117,7 @@ def convert(
     # What was decided here is written down, so that the store needs no flags.
     if not spec.num_labels:
         config.architectures = [f"{spec.family.prefix_class}Model"]
-    elif not spec.architecture.endswith(("ForSequenceClassification", "ForTokenClassification")):
+    elif not spec.architecture.endswith(("ForSequenceClassification", "ForTokenClassification", *REWARDS)):
         config.architectures = [f"{spec.family.prefix_class}ForSequenceClassification"]
     if spec.labels:
         config.id2label = dict(enumerate(spec.labels))

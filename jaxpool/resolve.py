@@ -17,6 +17,7 @@ from jaxpool.sentence_files import is_sentence_embedder, read_sentence_embedder
 from jaxpool.tasks import Task, choose, kind_of
 from jaxpool_conversions.families import Family, HeadStyle, find
 from jaxpool_conversions.families.fields import Fields
+from jaxpool_conversions.families.rewards import REWARDS, Reward, with_reward_head
 from jaxpool_conversions.heads import has_pooler, headless
 from jaxpool_conversions.rules import NO_HEAD, HeadSource
 
@@ -148,7 +149,10 @@ def resolve(
     if family.table_of is not None:
         family = replace(family, table=family.table_of(ours))
     pooler_config = pooler_config or PoolerConfig()
-    tokens = kind == "classify" and architecture.endswith("ForTokenClassification")
+    reward = REWARDS.get(architecture) if kind == "classify" else None
+    if reward is not None:
+        family, style = with_reward_head(family, style, reward)
+    tokens = kind == "classify" and (reward is not None or architecture.endswith("ForTokenClassification"))
     task, supported = choose(kind, tokens=tokens, before_head=style.dense is not None, asked=pooler_config.task)
     last_only = task == "token_classify" and not tokens and has_pooler(family.table)
     if kind == "embed":
@@ -157,7 +161,8 @@ def resolve(
         table = replace(headless(family.table), head_names=("classifier", "score"))
         family, style = replace(family, table=table), replace(style, dense=None, norm_eps=None)
     width = getattr(ours, "pooled_width", ours.width)
-    source = NO_HEAD if kind == "embed" else find_source(family, declared_labels(config), width)
+    declared = declared_labels(config) if reward is None else reward.labels
+    source = NO_HEAD if kind == "embed" else find_source(family, declared, width)
     if kind == "classify" and source == NO_HEAD:
         raise MissingHeadError(
             f"{folder} was converted for embeddings and has no head; convert its original checkpoint."
@@ -193,7 +198,7 @@ def resolve(
         task=task,
         supported_tasks=supported,
         last_only=last_only,
-        **_steps(pooler_config, task, source.num_labels or width),
+        **_steps(pooler_config, task, source.num_labels or width, reward),
         matryoshka=_matryoshka(config) if kind == "embed" else None,
         dimensions=pooler_config.dimensions,
     )
@@ -211,9 +216,11 @@ def _embedder(pooler_config: PoolerConfig, style: HeadStyle, folder: Path | None
     return HeadStyle(pooling, use_activation=files is None or files.normalize)
 
 
-def _steps(pooler_config: PoolerConfig, task: Task, width: int) -> dict[str, Any]:
+def _steps(pooler_config: PoolerConfig, task: Task, width: int, reward: Reward | None) -> dict[str, Any]:
     """STEP pooling (process reward models): which tokens and which columns stay."""
-    if not task.startswith("token_") or pooler_config.tok_pooling_type != "STEP":
+    own = None if reward is None else reward.step_token
+    kind = pooler_config.tok_pooling_type or ("ALL" if own is None else "STEP")
+    if not task.startswith("token_") or kind != "STEP":
         return {}
     columns = tuple(pooler_config.returned_token_ids or ()) or None
     if columns is not None and not all(0 <= column < width for column in columns):
@@ -222,7 +229,8 @@ def _steps(pooler_config: PoolerConfig, task: Task, width: int) -> dict[str, Any
             'of a language model: hf_overrides={"classifier_from_token": […], "method": "no_post_processing"}.',
             parameter="returned_token_ids",
         )
-    return {"steps": True, "step_token": pooler_config.step_tag_id, "columns": columns}
+    step = own if pooler_config.step_tag_id is None else pooler_config.step_tag_id
+    return {"steps": True, "step_token": step, "columns": columns}
 
 
 def _matryoshka(config: Any) -> tuple[int, ...] | None:

@@ -26,6 +26,8 @@ SUFFIXES: tuple[tuple[str, str, Kind | None], ...] = (
     ("ForSequenceClassification", "pooling", "classify"),
     ("ForTokenClassification", "pooling", "classify"),
     ("ClassificationModel", "pooling", "classify"),
+    ("Qwen2ForRewardModel", "pooling", "classify"),
+    ("Qwen2ForProcessRewardModel", "pooling", "classify"),
     ("ForRewardModeling", "pooling", "embed"),
     ("RewardModel", "pooling", "embed"),
     ("Model", "pooling", "embed"),
@@ -71,7 +73,7 @@ def kind_of(architecture: str, runner: str, convert: str, sentence_embedder: boo
     by_suffix = next((kind for suffix, _, kind in SUFFIXES if architecture.endswith(suffix)), None)
     if convert in OF_KIND:
         return "classify" if convert == "classify" else "embed"
-    if architecture.endswith(("RewardModel", "ForRewardModeling")):
+    if by_suffix == "embed" and architecture.endswith(("RewardModel", "ForRewardModeling")):
         raise ValidationError(
             f"{architecture} is a reward model whose head jaxpool does not implement; "
             'convert="embed" (`--convert embed`) gives its hidden states.'
