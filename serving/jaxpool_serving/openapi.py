@@ -37,15 +37,22 @@ class Described(NamedTuple):
 
 COMPUTES = (400, 404, 408, 413, 429, 500, 501, 503, 504)
 READS = (400, 404, 408, 413, 500, 503)
+Classify = ClassifyRequest | ClassifyChatRequest
+Inference = list[list[LabelScore]]
 
 ROUTES: Mapping[str, Described] = {
-    "/classify": Described(ClassifyRequest | ClassifyChatRequest, ClassifyResponse, errors=COMPUTES),
+    "/classify": Described(Classify, ClassifyResponse, errors=COMPUTES),
     "/pooling": Described(PoolingForms, PoolingResponse, ("application/octet-stream",), COMPUTES),
     **dict.fromkeys(("/score", "/v1/score"), Described(ScoreRequest, ScoreResponse, errors=COMPUTES)),
     **dict.fromkeys(("/rerank", "/v1/rerank", "/v2/rerank"), Described(RerankRequest, RerankResponse, errors=COMPUTES)),
-    "/predict": Described(PredictRequest, list[LabelScore] | list[list[LabelScore]], errors=COMPUTES),
-    "/": Described(TextClassificationRequest, list[list[LabelScore]], errors=COMPUTES),
-    "/invocations": Described(dict[str, Any], dict[str, Any], ("application/octet-stream",), COMPUTES),
+    "/predict": Described(PredictRequest, list[LabelScore] | Inference, errors=COMPUTES),
+    "/": Described(TextClassificationRequest, Inference, errors=COMPUTES),
+    "/invocations": Described(
+        Classify | PoolingForms | ScoreRequest | RerankRequest | TextClassificationRequest,
+        ClassifyResponse | PoolingResponse | ScoreResponse | RerankResponse | Inference,
+        ("application/octet-stream",),
+        COMPUTES,
+    ),
     "/tokenize": Described(TokenizeForms, TokenizeResponse, errors=READS),
     "/detokenize": Described(DetokenizeRequest, DetokenizeResponse, errors=READS),
     "/v1/models": Described(response=ModelList),
@@ -109,6 +116,7 @@ def document(routes: Iterable[web.AbstractRoute], *, guarded: bool) -> dict[str,
         if described.request is not None:
             content = {"application/json": {"schema": found[path, "request"]}}
             operation["requestBody"] = {"required": True, "content": content}
+        if described.errors == COMPUTES:
             operation["parameters"] = HEADERS
         if key_needed:
             operation["security"] = [{"bearer": []}]

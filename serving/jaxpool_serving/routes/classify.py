@@ -18,7 +18,7 @@ routes = web.RouteTableDef()
 
 @routes.post("/classify")
 async def classify(request: web.Request) -> web.Response:
-    """Classify texts, or a conversation; see `ClassifyRequest`, `ClassifyChatRequest` and `classify_response`."""
+    """Labels and probabilities of texts, or of a conversation."""
     body = parse(await json_body(request))
     model = classifier(request.app, body.model)
     spec = model.llm.engine.spec

@@ -34,18 +34,18 @@ class Encoded(Activated):
     endianness: Endianness = "native"
 
 
-class Pooled(Encoded):
+class Pooled(Activated):
     """What the pooler should do; ``dimensions`` is known only to be refused."""
 
     dimensions: int | None = None
     task: PoolingTask | None = None
 
 
-class PoolingCompletionRequest(PoolingRequest, Texts, Pooled):
+class PoolingCompletionRequest(Pooled, PoolingRequest, Texts, Encoded):
     """``POST /pooling``, completion form."""
 
 
-class PoolingChatRequest(PoolingRequest, Chat, Pooled):
+class PoolingChatRequest(Pooled, PoolingRequest, Chat, Encoded):
     """``POST /pooling``, chat form."""
 
 

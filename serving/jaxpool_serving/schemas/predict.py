@@ -28,7 +28,7 @@ class PredictRequest(BaseModel):
     @property
     def is_batch(self) -> bool:
         """Whether the answer is a list of lists."""
-        return not isinstance(self.inputs[0], str)
+        return isinstance(self.inputs, list) and isinstance(self.inputs[0], list)
 
     def prompts(self) -> list[Any]:
         """What to classify, pairs as dicts."""
