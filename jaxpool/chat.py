@@ -91,6 +91,8 @@ def check(template: str) -> None:
 
 
 def _find(tokenizer: Any, template: str | None, tools: Any) -> str:
+    if not isinstance(template, str | None):
+        raise ValidationError(f"A chat template is a text; found {type(template).__name__}.", parameter="chat_template")
     try:
         return tokenizer.get_chat_template(template, tools=tools)
     except ValueError as error:
@@ -147,9 +149,12 @@ def _joined(content: str | list[dict[str, Any]]) -> str:
 
 def _tool_call(call: Any) -> dict[str, Any]:
     """A call whose arguments are a dict, as templates want them; OpenAI's clients send them as JSON text."""
-    function = call.get("function") if isinstance(call, Mapping) else None
+    function = (
+        call.get("function") if isinstance(call, Mapping) and call.get("type", "function") == "function" else None
+    )
     if not isinstance(function, Mapping):
-        raise ValidationError(f"An entry of tool_calls needs a `function`; found {call!r}.", parameter="messages")
+        message = "chat completions only support assistant tool_calls of type 'function'."
+        raise ValidationError(message, parameter="tool_calls")
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:

@@ -32,7 +32,7 @@ async def prompts(app: web.Application, served: Served, body: Texts | Chat) -> S
     """
     if isinstance(body, Texts):
         return body.prompts()
-    if body.template() is not None and not app[OPTIONS].trust_request_chat_template:
+    if body.templates() and not app[OPTIONS].trust_request_chat_template:
         raise ValidationError(UNTRUSTED)
     loop = asyncio.get_running_loop()
     return [await loop.run_in_executor(app[TOKENIZER_THREADS], _rendered, served.llm, body, app[OPTIONS])]
@@ -42,7 +42,7 @@ def _rendered(llm: LLM, body: Chat, options: Options) -> str:
     return chat.render(
         llm.get_tokenizer(),
         body.messages,
-        body.template() or options.chat_template,
+        next(filter(None, body.templates()), options.chat_template),
         add_generation_prompt=body.add_generation_prompt,
         continue_final_message=body.continue_final_message,
         content_format=options.chat_template_content_format,

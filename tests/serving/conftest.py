@@ -34,12 +34,14 @@ def llm() -> Iterator[LLM]:
 
 
 @contextlib.asynccontextmanager
-async def serving(llm: LLM | Callable[[], LLM], *, ready: bool = True, **options: Any) -> AsyncIterator[TestClient]:
+async def serving(
+    llm: LLM | Callable[[], LLM], *, name: str = "bert", ready: bool = True, **options: Any
+) -> AsyncIterator[TestClient]:
     """A client of a server that listens on a free port of this machine."""
-    app = init_app({"bert": llm}, Options(**options))
+    app = init_app({name: llm}, Options(**options))
     async with TestClient(TestServer(app)) as client:
         if ready:
-            await app[LOADED]["bert"]
+            await app[LOADED][name]
         yield client
 
 

@@ -38,9 +38,10 @@ class Chat(Activated):
     media_io_kwargs: dict[str, dict[str, Any]] | None = None
     messages: list[Annotated[Message, AfterValidator(_null_content_is_the_assistants)]]
 
-    def template(self) -> str | None:
-        """The chat template that the request carries, in either place."""
-        return self.chat_template or self.variables().get("chat_template")
+    def templates(self) -> list[str]:
+        """The chat templates that the request brings, the one that counts first; they may be empty."""
+        given = (self.chat_template, self.variables().get("chat_template"))
+        return [template for template in given if template is not None]
 
     def variables(self) -> dict[str, Any]:
         """What the template may use beside the conversation."""
