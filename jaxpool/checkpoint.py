@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +81,9 @@ def _download(
     """Asks the hub (or its cache) for ``name``; every failure becomes one sentence."""
     from huggingface_hub import errors, snapshot_download
 
-    def fetch(patterns: list[str]) -> Path:
+    from jaxpool.sentence_files import dense_folders  # imports JAX
+
+    def fetch(patterns: list[str], ignored: Sequence[str] = NOT_OURS) -> Path:
         return Path(
             snapshot_download(
                 name,
@@ -89,7 +91,7 @@ def _download(
                 token=token,
                 cache_dir=os.fspath(cache_dir) if cache_dir else None,
                 allow_patterns=patterns,
-                ignore_patterns=NOT_OURS,
+                ignore_patterns=list(ignored),
             )
         )
 
@@ -100,6 +102,8 @@ def _download(
         folder = fetch([*SMALL_FILES, "*.safetensors"])
         if not any(folder.glob("*.safetensors")):
             folder = fetch([*SMALL_FILES, "*.bin"])
+        for module in dense_folders(folder):
+            fetch([f"{module}/*"], ())
     except errors.GatedRepoError as error:
         raise CheckpointError(
             f"The model {name} is gated: accept its terms on the hub, then pass a token (`hf auth login`)."

@@ -105,6 +105,8 @@ def convert(
             dtype=dtype,
             convert=convert,
         )
+        for module in spec.modules:
+            reader.attach(module)
         targets = sharding.targets(abstract(spec), sharding.make_mesh())
         leaves = load(reader, spec.family.table, spec.source, targets)
 

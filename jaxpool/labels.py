@@ -93,15 +93,24 @@ def activation_of(config: Any) -> Activation:
     name = name or getattr(config, "sbert_ce_default_activation_function", None)
     if name is None:
         return "classify"
+    return torch_activation(name, "config.json")
+
+
+def torch_activation(name: str, file: str) -> Activation:
+    """The activation that a ``file`` names by the dotted path of its torch class.
+
+    Raises:
+        ConfigError: jaxpool has no such activation.
+    """
     if not name.startswith("torch.nn.modules."):
         raise ConfigError(
             "Loading of activation functions is restricted to torch.nn.modules for security reasons; "
-            f"config.json names {name!r}."
+            f"{file} names {name!r}."
         )
     short = name.rsplit(".", 1)[-1]
     if short not in _TORCH_ACTIVATIONS:
         raise ConfigError(
-            f"config.json names the activation {name!r}, which jaxpool does not implement; "
+            f"{file} names the activation {name!r}, which jaxpool does not implement; "
             f"it implements {', '.join(_TORCH_ACTIVATIONS)}."
         )
     return _TORCH_ACTIVATIONS[short]

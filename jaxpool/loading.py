@@ -131,6 +131,8 @@ def open_engine(
 
             arrays = open_store(folder, targets, spec.family.table)
         else:
+            for module in spec.modules:
+                reader.attach(module)
             arrays = load(reader, spec.family.table, spec.source, targets)
     finally:
         if reader is not None:

@@ -27,8 +27,8 @@ def check(spec: Spec, name: str, params: PoolingParams) -> None:
                 f"Model {name!r} only supports {list(sizes)} matryoshka dimensions, use other output dimensions will "
                 f"lead to poor results (received dimensions={size})."
             )
-        if not 1 <= size <= spec.head.width:
-            raise ValidationError(f"dimensions must be from 1 to {spec.head.width}, got {size}.")
+        if not 1 <= size <= spec.head.size:
+            raise ValidationError(f"dimensions must be from 1 to {spec.head.size}, got {size}.")
     columns = params.returned_token_ids
     if columns is not None and tuple(columns) != (spec.columns or ()):
         raise ValidationError(

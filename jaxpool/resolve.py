@@ -10,14 +10,15 @@ from typing import Any, get_args
 
 from jaxpool.errors import ConfigError, MissingHeadError, ValidationError
 from jaxpool.labels import Problem, activation_of, declared_labels, label_names, problem_of, refuse_quantised
-from jaxpool.models.classifier import HeadConfig
+from jaxpool.models.classifier import HeadConfig, ProjectionConfig
 from jaxpool.params import PoolerConfig
 from jaxpool.pooling import Activation, Pooling
-from jaxpool.sentence_files import is_sentence_embedder, read_sentence_embedder
+from jaxpool.sentence_files import Dense, is_sentence_embedder, read_sentence_embedder
 from jaxpool.tasks import Task, choose, kind_of
 from jaxpool_conversions.families import Family, HeadStyle, find
 from jaxpool_conversions.families.fields import Fields
 from jaxpool_conversions.families.rewards import REWARDS, Reward, with_reward_head
+from jaxpool_conversions.families.rows import linear
 from jaxpool_conversions.heads import has_pooler, headless
 from jaxpool_conversions.rules import NO_HEAD, HeadSource
 
@@ -43,6 +44,7 @@ class Spec:
         config: the family's config dataclass (``BertConfig`` …).
         head: shape of the head; without labels for embeddings.
         source: where the head's last layer comes from in the checkpoint.
+        modules: folders inside the checkpoint whose weights the head needs as well.
         pooling: CLS, LAST, MEAN or EOS; of no effect on tasks of tokens.
         activation: applied to logits where the request wants it.
         use_activation: whether a request that does not say wants it.
@@ -87,6 +89,7 @@ class Spec:
     columns: tuple[int, ...] | None = None
     matryoshka: tuple[int, ...] | None = None
     dimensions: int | None = None
+    modules: tuple[str, ...] = ()
 
     @property
     def num_labels(self) -> int:
@@ -155,8 +158,11 @@ def resolve(
     tokens = kind == "classify" and (reward is not None or architecture.endswith("ForTokenClassification"))
     task, supported = choose(kind, tokens=tokens, before_head=style.dense is not None, asked=pooler_config.task)
     last_only = task == "token_classify" and not tokens and has_pooler(family.table)
+    dense: tuple[Dense, ...] = ()
     if kind == "embed":
-        family, style = replace(family, table=headless(family.table)), _embedder(pooler_config, style, folder)
+        dense, style = _embedder(pooler_config, style, folder)
+        head = tuple(row for i, one in enumerate(dense) for row in linear(f"{one.folder}.linear", f"head.project{i}"))
+        family = replace(family, table=replace(headless(family.table), head=head))
     elif tokens and not style.token_dense:
         table = replace(headless(family.table), head_names=("classifier", "score"))
         family, style = replace(family, table=table), replace(style, dense=None, norm_eps=None)
@@ -182,7 +188,9 @@ def resolve(
             norm_eps=style.norm_eps,
             norm_bias=style.norm_bias,
             dtype=_head_dtype(config, compute),
+            projections=tuple(ProjectionConfig(one.width, one.bias, one.activation) for one in dense),
         ),
+        modules=tuple(one.folder for one in dense),
         source=source,
         pooling=_pooling(pooler_config, style),
         eos_token=style.eos_token,
@@ -204,7 +212,9 @@ def resolve(
     )
 
 
-def _embedder(pooler_config: PoolerConfig, style: HeadStyle, folder: Path | None) -> HeadStyle:
+def _embedder(
+    pooler_config: PoolerConfig, style: HeadStyle, folder: Path | None
+) -> tuple[tuple[Dense, ...], HeadStyle]:
     """How hidden states become embeddings: as Sentence-Transformers' files say, else as the family does."""
     files = read_sentence_embedder(folder)
     pooling = style.embedding or style.pooling if files is None else files.pooling
@@ -213,7 +223,7 @@ def _embedder(pooler_config: PoolerConfig, style: HeadStyle, folder: Path | None
             'This model has no pooling of its own for embeddings; pass pooler_config={"pooling_type": "MEAN"}, '
             "or CLS or LAST."
         )
-    return HeadStyle(pooling, use_activation=files is None or files.normalize)
+    return () if files is None else files.dense, HeadStyle(pooling, use_activation=files is None or files.normalize)
 
 
 def _steps(pooler_config: PoolerConfig, task: Task, width: int, reward: Reward | None) -> dict[str, Any]:

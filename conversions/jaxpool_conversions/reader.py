@@ -161,6 +161,7 @@ class Reader:
         self.folder = Path(folder)
         self._sources: dict[str, WeightFile] = {}
         self._paths: dict[str, Path] = {}
+        self._stored: dict[str, str] = {}  # name of a tensor -> its name in its file
         self._files: list[WeightFile] = []
         paths, promised = _find(self.folder)
         self.files = tuple(paths)
@@ -179,17 +180,27 @@ class Reader:
                     "index and shards are from different checkpoints: fetch them again"
                 )
 
-    def _add(self, path: Path) -> None:
+    def attach(self, module: str) -> None:
+        """Reads the weights of a folder inside as well: those of ``2_Dense`` are named ``2_Dense.linear.weight``.
+
+        Raises:
+            CheckpointError: as when a checkpoint is opened.
+        """
+        for path in _find(self.folder / module)[0]:
+            self._add(path, f"{module}.")
+
+    def _add(self, path: Path, prefix: str = "") -> None:
         _refuse_pointer(path)
         file: WeightFile = _torch_file(path) if path.suffix == ".bin" else SafetensorsFile(path)
         self._files.append(file)
-        for name in file.names():
+        for stored in file.names():
+            name = prefix + stored
             if name in self._sources:
                 raise CheckpointError(
                     f"tensor {name} is stored in both {self._paths[name]} and {path}; remove one file"
                 )
             self._sources[name] = file
-            self._paths[name] = path
+            self._paths[name], self._stored[name] = path, stored
 
     def names(self) -> frozenset[str]:
         """Names of all tensors of all files."""
@@ -197,11 +208,11 @@ class Reader:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of a tensor; KeyError when there is none of that name."""
-        return self._sources[name].shape(name)
+        return self._sources[name].shape(self._stored[name])
 
     def dtype(self, name: str) -> np.dtype:
         """Stored type of a tensor (``ml_dtypes.bfloat16`` for bf16); CheckpointError if there is none."""
-        return self._sources[name].dtype(name)
+        return self._sources[name].dtype(self._stored[name])
 
     def read(self, name: str, index: Index | None = None) -> np.ndarray:
         """Read a tensor, or the part of it that ``index`` selects, and nothing else.
@@ -224,7 +235,7 @@ class Reader:
         spans = [range(size)[part] for size, part in zip(shape, wanted, strict=True)]
         if 0 in map(len, spans):
             return np.empty([len(span) for span in spans], self.dtype(name))
-        return self._sources[name].read(name, tuple(slice(span[0], span[-1] + 1) for span in spans))
+        return self._sources[name].read(self._stored[name], tuple(slice(span[0], span[-1] + 1) for span in spans))
 
     def close(self) -> None:
         """Release all files."""

@@ -15,9 +15,19 @@ from flax import nnx
 
 from jaxpool.models.layers import ACTIVATIONS, LayerNorm, Linear
 from jaxpool.ops.attention import Implementation
+from jaxpool.pooling import Activation, activate
 
 Backbone = Callable[[Any, jnp.dtype, Implementation], nnx.Module]
 """Builds a backbone from its config, the compute dtype and the attention implementation."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProjectionConfig:
+    """A linear layer of ``width`` outputs on an embedding, with what follows it."""
+
+    width: int
+    bias: bool
+    activation: Activation
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +36,14 @@ class HeadConfig:
 
     Attributes:
         width: size of the pooled vector.
-        labels: number of logits; 0 for a model that embeds: its head has no layers and changes nothing but the dtype.
+        labels: number of logits; 0 for a model that embeds: its head has no layers but ``projections``.
         bias: whether the last linear layer has a bias.
         dense: activation of a dense layer before it (``tanh`` for BERT), or None for no such layer.
         dense_bias: whether the dense layer has a bias.
         norm_eps: epsilon of a LayerNorm after that activation (ModernBERT), or None for no norm.
         norm_bias: whether that norm has a bias.
         dtype: dtype of its weights and maths; float32 unless asked otherwise.
+        projections: layers of a model that embeds, in order.
     """
 
     width: int
@@ -43,16 +54,26 @@ class HeadConfig:
     norm_eps: float | None = None
     norm_bias: bool = True
     dtype: str = "float32"
+    projections: tuple[ProjectionConfig, ...] = ()
+
+    @property
+    def size(self) -> int:
+        """How many numbers leave: logits, or those of an embedding."""
+        return self.labels or (self.projections[-1].width if self.projections else self.width)
 
 
 class Head(nnx.Module):
-    """Optional dense layer with activation and norm, then a linear layer."""
+    """Optional dense layer with activation and norm, then a linear layer; or the projections of embeddings."""
 
     def __init__(self, config: HeadConfig) -> None:
         c, dtype = config, jnp.dtype(config.dtype)
         self.dense = Linear(c.width, c.width, (None, None), bias=c.dense_bias, dtype=dtype) if c.dense else None
         self.norm = LayerNorm(c.width, c.norm_eps, dtype, bias=c.norm_bias) if c.norm_eps is not None else None
         self.out = Linear(c.width, c.labels, (None, None), bias=c.bias, dtype=dtype) if c.labels else None
+        width = c.width
+        for depth, layer in enumerate(c.projections):
+            setattr(self, f"project{depth}", Linear(width, layer.width, (None, None), bias=layer.bias, dtype=dtype))
+            width = layer.width
         self.config = config
 
     def __call__(self, pooled_BD: jax.Array, *, last_only: bool = False) -> jax.Array:
@@ -67,6 +88,8 @@ class Head(nnx.Module):
                 x_BD = ACTIVATIONS[self.config.dense](self.dense(x_BD))
             if self.norm is not None and not last_only:
                 x_BD = self.norm(x_BD)
+            for depth, layer in enumerate(self.config.projections):
+                x_BD = activate(getattr(self, f"project{depth}")(x_BD), layer.activation)
             return (x_BD if self.out is None else self.out(x_BD)).astype(jnp.float32)
 
 

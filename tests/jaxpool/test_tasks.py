@@ -177,7 +177,8 @@ def test_sentence_transformers_files_decide(tmp_path: Path) -> None:
     [
         (MEAN | {"pooling_mode_max_tokens": True}, (), r"pooling 'mean_tokens\+max_tokens'.*implements cls"),
         ({"pooling_mode_weightedmean_tokens": True}, (), "'weightedmean_tokens'"),
-        (MEAN, ("Dense",), "has a Dense module, which jaxpool does not implement"),
+        (MEAN, ("LSTM",), "has a LSTM module, which jaxpool does not implement"),
+        (MEAN, ("Normalize", "Dense"), "the modules Transformer, Pooling, Normalize, Dense in this order"),
         ([1], (), "holds a list where a dict belongs"),
     ],
 )
