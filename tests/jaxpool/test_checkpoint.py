@@ -96,6 +96,8 @@ class Hub(BaseHTTPRequestHandler):
 
     repo = ("config.json", "tokenizer.json", "merges.txt", "chat_template.jinja", "pytorch_model.bin")
     repo += ("model.safetensors", "onnx/model.onnx", "tf_model.h5", "training_args.bin", "sub/model.safetensors")
+    dense = ("modules.json", "2_Dense/config.json", "2_Dense/model.safetensors")
+    modules = b'[{"type": "x.Dense", "path": "2_Dense"}]'
     refusals: ClassVar = {"gated": (403, "GatedRepo"), "absent": (404, "RepoNotFound"), "broken": (500, "Oops")}
 
     def do_GET(self) -> None:
@@ -109,11 +111,13 @@ class Hub(BaseHTTPRequestHandler):
             return self.answer(status, b"no", {"X-Error-Code": code})
         if self.path.startswith("/api/models/"):
             files = [file for file in self.repo if name != "torch" or file != "model.safetensors"]
+            files += self.dense if name == "dense" else ()
             info: Any = {"id": f"org/{name}", "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]}
             if "/tree/" in self.path:  # what newer clients ask next
                 info = [{"type": "file", "path": file, "size": 2, "oid": "e"} for file in files]
             return self.answer(200, json.dumps(info).encode(), {"Content-Type": "application/json"})
-        return self.answer(200, b"{}", {"ETag": '"e"', "X-Repo-Commit": COMMIT})
+        body, tag = (self.modules, '"m"') if self.path.endswith("modules.json") else (b"{}", '"e"')
+        return self.answer(200, body, {"ETag": tag, "X-Repo-Commit": COMMIT})
 
     do_HEAD = do_GET
 
@@ -143,13 +147,14 @@ for model, options in json.loads(sys.argv[1]):
 
 
 def test_the_hub(tmp_path):
-    """Weights of other frameworks never; ``.bin`` only without safetensors; refusals in words."""
+    """Weights of other frameworks never; ``.bin`` only without safetensors; Dense modules; refusals in words."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     calls: list[tuple[str, dict[str, Any]]] = [
         ("org/name", {"weights": False}),
         ("org/name", {}),
         ("org/torch", {}),
+        ("org/dense", {}),
         ("org/gated", {}),
         ("org/absent", {}),
         ("org/name", {"revision": "v9"}),
@@ -168,13 +173,14 @@ def test_the_hub(tmp_path):
         server.server_close()
     answers = [json.loads(line) for line in result.stdout.splitlines()]
     small = ["chat_template.jinja", "config.json", "merges.txt", "tokenizer.json"]
-    assert answers[:3] == [
+    assert answers[:4] == [
         small,
         sorted([*small, "model.safetensors"]),
         sorted([*small, "pytorch_model.bin"]),
+        sorted([*small, "model.safetensors", *Hub.dense]),
     ]
     for answer, words in zip(
-        answers[3:],
+        answers[4:],
         (
             "The model org/gated is gated: accept its terms",
             "There is no folder and no hub model org/absent",

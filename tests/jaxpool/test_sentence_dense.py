@@ -22,7 +22,7 @@ IDS = [[5, 6, 7], [8, 9], [3]]
 
 
 def embedder(folder: Path, model_type: str, config: dict[str, Any], layers: list[Any]) -> list[np.ndarray]:
-    """A checkpoint with these ``(torch.nn.Linear, activation)`` after the mean; returns torch's embeddings of ``IDS``."""
+    """A checkpoint with these ``(torch.nn.Linear, activation)`` after the mean; torch's embeddings of ``IDS``."""
     tiny.save(folder, model_type, head="none", **config)
     places = ["", "1_Pooling", *(f"{i}_Dense" for i in range(2, 2 + len(layers))), f"{2 + len(layers)}_Normalize"]
     kinds = ["Transformer", *(place[2:] for place in places[1:])]
@@ -86,7 +86,7 @@ def test_a_layer_of_another_width_or_without_weights(tmp_path: Path) -> None:
     ):
         embed(tmp_path)
     (tmp_path / "2_Dense" / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="no weights in .*2_Dense"):
+    with pytest.raises(CheckpointError, match=r"no weights in .*2_Dense"):
         embed(tmp_path)
 
 
