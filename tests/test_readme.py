@@ -94,7 +94,7 @@ def test_the_server_example(address: str, tmp_path: Path) -> None:
     request = block("bash", "curl").replace("http://127.0.0.1:8000", address)
     answer, shown = json.loads(shell(request, tmp_path)), json.loads(block("json", "classify-"))
     for body in (answer, shown):
-        assert re.fullmatch(r"classify-[0-9a-f]{16}", body.pop("id"))
+        assert re.fullmatch(r"classify-[0-9a-f]{32}", body.pop("id"))
         assert isinstance(body.pop("created"), int)
         for entry in body["data"]:
             entry["probs"] = pytest.approx(entry["probs"], abs=0.02) if body is shown else entry["probs"]

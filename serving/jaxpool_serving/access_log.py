@@ -52,8 +52,8 @@ class AccessLog:
         self._thread.start()
 
     def answered(self, _: web.Request, record: Record) -> None:
-        """Log a request; probes that succeed are left out. See `middleware.observing`."""
-        if record.path in PROBES and record.status == 200:
+        """Log a request; probes are left out, they would be most of the log. See `middleware.observing`."""
+        if record.path in PROBES:
             return
         if len(self._lines) >= MAX_WAITING:
             self._lost += 1
