@@ -131,6 +131,19 @@ async def _compute(request: web.Request, served: Served, job: Job) -> Scores:
 
 def _check(job: Job, sizes: Sequence[int], app: web.Application, served: Served) -> None:
     """Refuse what a schema cannot see."""
+    check_sizes(app, sizes)
+    truncate = job.tokenization.get("truncate_prompt_tokens")
+    if truncate is not None and truncate > served.llm.engine.spec.max_length:
+        raise ValidationError(
+            "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller truncation size."
+        )
+
+
+def check_sizes(app: web.Application, sizes: Sequence[int]) -> None:
+    """Raise ValidationError for more prompts, or a longer one, than the server takes; before any are tokenised.
+
+    ``sizes`` are the characters, or token ids, of each prompt.
+    """
     options, given = app[OPTIONS], len(sizes)
     if not given:
         raise ValidationError("You must pass at least one prompt")
@@ -146,9 +159,4 @@ def _check(job: Job, sizes: Sequence[int], app: web.Application, served: Served)
             f"{options.max_text_chars}, even where it would be truncated.",
             parameter="input",
             value=max(sizes),
-        )
-    truncate = job.tokenization.get("truncate_prompt_tokens")
-    if truncate is not None and truncate > served.llm.engine.spec.max_length:
-        raise ValidationError(
-            "truncate_prompt_tokens value is greater than max_model_len. Please request a smaller truncation size."
         )

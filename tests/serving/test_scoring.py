@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from aiohttp.test_utils import TestClient
+from aiohttp.test_utils import TestClient, TestServer
 from one_label import one_label
 
 from jaxpool import LLM, PoolingParams
 from jaxpool.buckets import Bucket
+from jaxpool_serving.app import init_app
+from jaxpool_serving.keys import Options
 
 from .conftest import MODELS, serving
 
@@ -84,3 +86,19 @@ async def test_a_model_of_several_labels_has_no_such_routes(llm: LLM) -> None:
         for path in ("/score", "/v1/score", "/rerank", "/v1/rerank", "/v2/rerank"):
             for body in ({"queries": "a", "documents": "b", "query": "a"}, {}):
                 assert await post(client, path, **body) == (404, {"detail": "Not Found"})
+
+
+async def test_what_is_too_much_is_refused_before_it_is_cut(cross_encoder: LLM) -> None:
+    async with serving(cross_encoder, max_inputs=3, max_text_chars=100) as client:
+        for documents, message in ((["a"] * 4, "4 prompts"), (["a", "b" * 101], "101 characters")):
+            status, answer = await post(client, "/score", queries=QUERY, documents=documents, max_tokens_per_doc=1)
+            assert status == 400
+            assert message in answer["error"]["message"]
+
+
+async def test_a_model_that_scores_beside_one_that_does_not(cross_encoder: LLM, llm: LLM) -> None:
+    app = init_app({"labels": llm, "pairs": cross_encoder}, Options())
+    async with TestClient(TestServer(app)) as client:
+        sides = {"queries": QUERY, "documents": DOCUMENTS}
+        assert (await post(client, "/score", **sides, model="pairs"))[0] == 200
+        assert (await post(client, "/score", **sides))[0] == 404  # the first model has three labels

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from aiohttp import ClientSession
 from transformers import AutoTokenizer
 
 from jaxpool import LLM
 from jaxpool.buckets import Bucket
 
 from .conftest import MODELS, serving
+from .test_lifecycle import SMALL, queued, server
 from .test_predict import post
 
 TEXTS = ["Hello world", "a", "The movie was great, I loved it!"]
@@ -87,3 +89,23 @@ async def test_only_the_tokens_that_step_pooling_keeps() -> None:
     assert [len(entry["data"]) for entry in answer["data"]] == [2, 0]
     np.testing.assert_allclose(np.array(answer["data"][0]["data"]), expected[0].outputs.data, atol=1e-5)
     assert content["data"][1]["data"] == ""
+
+
+async def test_texts_that_are_not_tokenised_for_their_size(llm: LLM) -> None:
+    async with serving(llm, max_text_chars=100) as client:
+        assert (await post(client, "/tokenize", prompt="a" * 100))[0] == 200
+        for path, body in (("/tokenize", {"prompt": "a" * 101}), ("/detokenize", {"tokens": [5] * 101})):
+            status, answer = await post(client, path, **body)
+            assert (status, answer["error"]["param"]) == (400, "input")
+
+
+async def test_the_command_serves_another_task() -> None:
+    task = ("--pooler-config", '{"use_activation": false}', "--pooler-config.task", "token_classify")
+    with server("--model", str(MODELS / "gpt2-cls"), *SMALL, *task) as (_, address):
+        async with ClientSession(address) as session:
+            await queued(session)
+            async with session.post("/pooling", json={"input": TEXTS[0]}) as response:
+                [entry] = (await response.json())["data"]
+    with LLM(MODELS / "gpt2-cls", pooler_config={"task": "token_classify", "use_activation": False}) as llm:
+        [output] = llm.encode(TEXTS[0], pooling_task="token_classify", use_tqdm=False)
+    np.testing.assert_allclose(np.array(entry["data"]), output.outputs.data, atol=1e-4)

@@ -9,7 +9,7 @@ import numpy as np
 from aiohttp import web
 
 from jaxpool.prompts import pairs, to_score
-from jaxpool_serving.compute import Job, compute
+from jaxpool_serving.compute import Job, check_sizes, compute
 from jaxpool_serving.keys import MODELS, TOKENIZER_THREADS, Served
 from jaxpool_serving.models import served
 from jaxpool_serving.routes.bodies import json_body, request_id
@@ -75,6 +75,8 @@ async def _scores(request: web.Request, model: Served, body: ScoringRequest) -> 
     limits = body.limits(spec.max_length)
     first, second = sides = to_score(*body.sides(spec.architecture))
     if any(limits):
+        for texts in sides:
+            check_sizes(request.app, [len(text) for text in texts])
         loop, threads = asyncio.get_running_loop(), request.app[TOKENIZER_THREADS]
         first, second = await loop.run_in_executor(threads, _shortened, llm, sides, limits)
     if spec.task == "classify":

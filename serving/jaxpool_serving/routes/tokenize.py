@@ -10,6 +10,7 @@ from aiohttp import web
 
 from jaxpool.errors import ValidationError
 from jaxpool_serving.chats import prompts
+from jaxpool_serving.compute import check_sizes
 from jaxpool_serving.keys import MODELS, TOKENIZER_THREADS, Served
 from jaxpool_serving.models import served
 from jaxpool_serving.routes.bodies import json_body
@@ -37,6 +38,7 @@ async def tokenize(request: web.Request) -> web.Response:
     body = parse(await json_body(request))
     model = _named(request.app, body.model)
     [text] = await prompts(request.app, model, body) if isinstance(body, TokenizeChatRequest) else [body.prompt]
+    check_sizes(request.app, [len(text)])
     return web.json_response(await _in_thread(request, _tokenized, model.llm, text, body))
 
 
@@ -45,6 +47,7 @@ async def detokenize(request: web.Request) -> web.Response:
     """The text of token ids."""
     body = validated(DetokenizeRequest, document(await json_body(request)))
     model = _named(request.app, body.model)
+    check_sizes(request.app, [len(body.tokens)])
     return web.json_response(await _in_thread(request, _detokenized, model.llm, body))
 
 
