@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import uuid
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -11,6 +10,7 @@ from aiohttp import web
 
 from jaxpool_serving.keys import OBSERVERS, OPTIONS
 from jaxpool_serving.record import RECORD, Record
+from jaxpool_serving.schemas.common import random_id
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
@@ -25,7 +25,7 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Record a request from its arrival to its answer, or to the moment its client leaves."""
     resource = request.match_info.route.resource
     request[RECORD] = record = Record(
-        request_id=request.headers.get("X-Request-Id") or uuid.uuid4().hex,
+        request_id=request.headers.get("X-Request-Id") or random_id(),
         method=request.method,
         path=request.path,
         route="unknown" if resource is None else resource.canonical,

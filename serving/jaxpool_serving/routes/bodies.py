@@ -25,6 +25,8 @@ async def json_body(request: web.Request) -> bytes:
         raise RequestError(400, "Bad Request", message)
     if (request.content_length or 0) > options.max_body_bytes:
         raise web.HTTPRequestEntityTooLarge(options.max_body_bytes)
+    if request.content.is_eof():  # all of it came with the head, as most do: there is nothing to wait for
+        return await request.read()
     try:
         async with asyncio.timeout(options.body_timeout):
             return await request.read()
