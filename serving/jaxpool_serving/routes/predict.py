@@ -12,8 +12,9 @@ from jaxpool.activations import activate
 from jaxpool_serving.compute import Job, compute
 from jaxpool_serving.models import classifier
 from jaxpool_serving.routes.bodies import json_body
+from jaxpool_serving.schemas.classify import ranked
 from jaxpool_serving.schemas.errors import document, validated
-from jaxpool_serving.schemas.predict import PredictRequest, TextClassificationRequest, ranked
+from jaxpool_serving.schemas.predict import PredictRequest, TextClassificationRequest
 
 if TYPE_CHECKING:
     from jaxpool.pooling import Activation

@@ -121,8 +121,16 @@ def _extras(labels: Sequence[str], row: np.ndarray, options: ClassifyOptions) ->
     """What a client of vLLM never asks for."""
     extras: dict[str, Any] = {}
     if options.top_k is not None:
-        best = np.argsort(-row, kind="stable")[: options.top_k]
-        extras["top_k"] = [{"label": labels[index], "score": exact(row[index])} for index in best.tolist()]
+        [extras["top_k"]] = ranked(labels, row[None], options.top_k)
     if options.threshold is not None:  # compared as it is shown: 0.1 reaches a threshold of 0.1
         extras["labels"] = [label for label, one in zip(labels, row, strict=True) if exact(one) >= options.threshold]
     return extras
+
+
+def ranked(labels: Sequence[str], scores: np.ndarray, top_k: int | None = None) -> list[list[LabelScore]]:
+    """Per text its labels, best first, at most ``top_k``; equal ones in the model's order."""
+    order = np.argsort(-scores, axis=-1, kind="stable")[:, :top_k]
+    return [
+        [{"label": labels[index], "score": exact(row[index])} for index in best]
+        for row, best in zip(scores, order.tolist(), strict=True)
+    ]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, NotRequired
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import BaseModel, Field
-from typing_extensions import TypedDict
 
-from jaxpool_serving.schemas.classify import LabelScore
-from jaxpool_serving.schemas.common import exact
+from jaxpool_serving.schemas.texts import Pair
 
 OneOrTwo = Annotated[list[str], Field(min_length=1, max_length=2)]
 """A text, or the two texts of a pair."""
@@ -42,13 +39,6 @@ class PredictRequest(BaseModel):
         return {"truncate_prompt_tokens": -1, "truncation_side": self.truncation_direction.lower()}
 
 
-class TextPair(TypedDict):
-    """One text, or two that are read together."""
-
-    text: str
-    text_pair: NotRequired[str | None]
-
-
 class TextClassificationParameters(BaseModel):
     """How many labels to answer with, and what makes scores of logits; by default what the model says."""
 
@@ -59,7 +49,7 @@ class TextClassificationParameters(BaseModel):
 class TextClassificationRequest(BaseModel):
     """``POST /``, as ``huggingface_hub.InferenceClient(…).text_classification`` sends it."""
 
-    inputs: str | TextPair | Annotated[list[str | TextPair], Field(min_length=1)]
+    inputs: str | Pair | Annotated[list[str | Pair], Field(min_length=1)]
     parameters: TextClassificationParameters | None = None
     model: str | None = None
 
@@ -71,12 +61,3 @@ class TextClassificationRequest(BaseModel):
 
 def _prompt(text: str, pair: str | None = None) -> str | Mapping[str, str]:
     return text if pair is None else {"prompt": text, "text_pair": pair}
-
-
-def ranked(labels: Sequence[str], scores: np.ndarray, top_k: int | None = None) -> list[list[LabelScore]]:
-    """Per text its labels, best first, at most ``top_k``."""
-    order = np.argsort(-scores, axis=-1, kind="stable")[:, :top_k]
-    return [
-        [{"label": labels[index], "score": exact(row[index])} for index in best]
-        for row, best in zip(scores, order.tolist(), strict=True)
-    ]
