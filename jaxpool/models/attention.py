@@ -119,10 +119,7 @@ class SelfAttention(nnx.Module):
             q_BTHh, k_BTKh = (rotate(y, *turn, interleaved=c.interleaved) for y in (q_BTHh, k_BTKh))
         if c.norm_over != "width" and c.norm_rotated:
             q_BTHh, k_BTKh = self._normalise(q_BTHh, k_BTKh)
-        if c.query_growth is not None:
-            beta, length = c.query_growth
-            growth_T = 1 + beta * jnp.log1p(jnp.arange(n_tokens) // length)
-            q_BTHh = q_BTHh * growth_T[:, None, None].astype(q_BTHh.dtype)
+        q_BTHh = grown(q_BTHh, c.query_growth)
         y_BTHh = attend(
             q_BTHh,
             k_BTKh,
@@ -142,3 +139,12 @@ class SelfAttention(nnx.Module):
         if self.query_norm is None or self.key_norm is None:
             return q, k
         return self.query_norm(q), self.key_norm(k)
+
+
+def grown(q_BTHh: jax.Array, growth: tuple[float, int] | None) -> jax.Array:
+    """Queries that grow with their position, as ``AttentionConfig.query_growth`` says."""
+    if growth is None:
+        return q_BTHh
+    beta, length = growth
+    growth_T = 1 + beta * jnp.log1p(jnp.arange(q_BTHh.shape[1]) // length)
+    return q_BTHh * growth_T[:, None, None].astype(q_BTHh.dtype)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpool.models.attention import Turn
+from jaxpool.models.attention import Turn, grown
 from jaxpool.models.layers import Linear, RMSNorm
 from jaxpool.ops.attention import Implementation, Window, attend
 from jaxpool.ops.rope import rotate
@@ -34,6 +34,7 @@ class LatentAttentionConfig:
         bias: whether the projections into latent vectors, and the one out, carry a bias.
         norm_eps: of the norms on latent vectors.
         interleaved: whether rotation pairs neighbours ``(2i, 2i + 1)`` or halves ``(i, i + R)``.
+        query_growth: as in ``AttentionConfig``.
     """
 
     width: int
@@ -48,6 +49,7 @@ class LatentAttentionConfig:
     bias: bool
     norm_eps: float
     interleaved: bool
+    query_growth: tuple[float, int] | None = None
 
     @property
     def head_size(self) -> int:
@@ -112,7 +114,7 @@ class LatentAttention(nnx.Module):
         shared_BT1h = rotate(shared_BTh[:, :, None], *turn, interleaved=c.interleaved)
         turned_BTHh = rotate(q_BTHh[..., c.plain :], *turn, interleaved=c.interleaved)
         y_BTHv = attend(
-            jnp.concatenate([q_BTHh[..., : c.plain], turned_BTHh], axis=-1),
+            grown(jnp.concatenate([q_BTHh[..., : c.plain], turned_BTHh], axis=-1), c.query_growth),
             jnp.concatenate([k_BTHh, jnp.broadcast_to(shared_BT1h, (*k_BTHh.shape[:3], c.rotated))], axis=-1),
             v_BTHv,
             lengths_B=lengths_B,

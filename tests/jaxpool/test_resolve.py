@@ -170,6 +170,7 @@ BASE: dict[str, dict[str, Any]] = {
     "qwen2": WINDOWS,
     "qwen3": WINDOWS,
     "deepseek_v2": DEEPSEEK,
+    "mistral4": {"first_k_dense_replace": 1},
     "qwen3_moe": SPARSE,
     "qwen2_moe": SPARSE | {"max_window_layers": 4},
     "ministral": {"layer_types": ["full_attention", "sliding_attention"] * 16},

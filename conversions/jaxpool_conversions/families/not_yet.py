@@ -27,7 +27,6 @@ NOT_YET: dict[str, str] = {
     "lilt": _BOXES,
     "markuplm": "it reads the XPath of every token in an HTML page",
     "minimax": _LINEAR,
-    "mistral4": "its latent attention with experts is not checked yet",
     "modernvbert": "a vision model; its text part is modernbert",
     "mra": "its attention picks blocks by a multi-resolution approximation",
     "perceiver": "it reads bytes through a latent array",

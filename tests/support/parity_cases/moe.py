@@ -14,6 +14,7 @@ LATENT = MOE | {"num_key_value_heads": 4, "kv_lora_rank": 10, "q_lora_rank": 14,
                 "qk_rope_head_dim": 4, "v_head_dim": 5}  # fmt: skip
 DEEPSEEK = LATENT | {"n_routed_experts": 8, "moe_intermediate_size": 12, "first_k_dense_replace": 1}
 YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 16}
+GROWING = YARN | {"llama_4_scaling_beta": 0.3}
 LONGROPE = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 64, "factor": 2.0,
             "short_factor": [1.1, 1.3, 1.7, 2.0], "long_factor": [2.0, 3.0, 5.0, 7.0], "short_mscale": 1.2,
             "long_mscale": 1.2}  # fmt: skip
@@ -62,6 +63,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "num_labels": 3, "n_group": 4, "topk_group": 2, "norm_topk_prob": False, "rope_interleave": False,
         "attention_bias": True, "n_shared_experts": 2, "q_lora_rank": None,
         "rope_parameters": YARN | {"mscale": 1.0, "mscale_all_dim": 1.0}}),
+    "mistral4": ("mistral4", DEEPSEEK | {"num_labels": 2, "n_group": 2, "topk_group": 1, "rope_parameters": GROWING}),
+    "mistral4-halves-dense-first-bias": ("mistral4", DEEPSEEK | {
+        "num_labels": 3, "n_group": 4, "topk_group": 2, "rope_interleave": False, "attention_bias": True,
+        "q_lora_rank": None, "first_k_dense_replace": 2, "norm_topk_prob": False, "routed_scaling_factor": 1.7,
+        "rope_parameters": GROWING | {"mscale": 0.7, "mscale_all_dim": 0.9}}),
     "minicpm3": ("minicpm3", LATENT | {"num_labels": 2}),
     "minicpm3-direct-bias": ("minicpm3", LATENT | {
         "num_labels": 7, "q_lora_rank": None, "attention_bias": True, "mlp_bias": True, "scale_emb": 3,
