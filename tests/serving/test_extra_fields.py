@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -131,3 +134,13 @@ async def test_values_that_are_refused(llm: LLM, fields: dict[str, Any]) -> None
         response = await client.post("/classify", json={"input": "a", **fields})
         assert response.status == 400
         assert (await response.json())["error"]["param"] == f"body.{next(iter(fields))}"
+
+
+async def test_the_example_of_the_page(llm: LLM) -> None:
+    page = Path(__file__).parents[2] / "serving" / "README.md"
+    [example] = re.findall(r"^```json\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    async with serving(llm) as client:
+        body = json.loads(example)
+        [entry] = await classify(client, body.pop("input"), **body)
+    assert list(entry) == [*PLAIN, "top_k", "labels", "logits"]
+    assert len(entry["top_k"]) == 2
