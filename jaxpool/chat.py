@@ -119,7 +119,8 @@ def _message(message: Mapping[str, Any]) -> dict[str, Any]:
         if message.get(name):
             shown[name] = message[name]
     if "tool_calls" in shown:
-        shown["tool_calls"] = [_tool_call(call) for call in shown["tool_calls"]]
+        calls = shown["tool_calls"]
+        shown["tool_calls"] = [_tool_call(call) for call in (calls if isinstance(calls, list) else [calls])]
     return shown
 
 
@@ -127,7 +128,7 @@ def _part(part: Any) -> dict[str, Any]:
     if isinstance(part, str):
         return {"type": "text", "text": part}
     kind = part.get("type") if isinstance(part, Mapping) else None
-    if kind not in _TEXT_PARTS:
+    if not isinstance(kind, str) or kind not in _TEXT_PARTS:
         raise ValidationError(
             f"This model reads text only, but a message has a part of type {kind!r}; leave it out, or send its text as "
             "{'type': 'text', 'text': …}.",

@@ -205,6 +205,42 @@ async def test_templates_that_are_none(judge: LLM) -> None:
             assert (status, answer["error"]["param"]) == (400, "chat_template"), answer
 
 
+async def test_no_conversation_is_an_internal_error(judge: LLM) -> None:
+    odd = [
+        None,
+        5,
+        -1.5,
+        True,
+        "",
+        "x",
+        "\ud800",
+        [],
+        [5],
+        [[]],
+        {},
+        {"a": 1},
+        {"type": []},
+        {"type": "text", "text": {}},
+    ]
+    shown = "{{ messages | tojson }}{{ tools }}{{ documents }}{% for m in messages %}{{ m.name }}{% endfor %}"
+    async with serving(judge, chat_template=shown) as client:
+        for value in odd:
+            for body in (
+                {"messages": value},
+                {"messages": [value]},
+                {"messages": [{"role": value, "content": value}]},
+                *({"messages": [{"role": "user", "content": content}]} for content in (value, [value], [CHAT, value])),
+                *({"messages": [{"role": "assistant", key: value}]} for key in ("tool_calls", "reasoning", "name")),
+                {"messages": [{"role": "assistant", "tool_calls": [{"function": value}]}]},
+                {"messages": [{"role": "assistant", "tool_calls": [{"function": {"arguments": value}}]}]},
+                {"chat_template_kwargs": value},
+                *({"chat_template_kwargs": {name: value}} for name in ("tools", "documents", "self", "padding", "x")),
+                {"continue_final_message": True, "messages": [{"role": "user", "content": value}]},
+            ):
+                status, answer = await post(client, **body)
+                assert status in (200, 400), (body, answer)
+
+
 def test_messages_that_are_none(judge: LLM) -> None:
     for message, wrong in (
         ({"content": "a"}, "needs a role"),
