@@ -100,6 +100,8 @@ async def listen(
         await runner.cleanup()
         if listening is not None:
             listening.close()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)  # uvloop leaves its own behind
 
 
 def _say(what: str) -> None:
