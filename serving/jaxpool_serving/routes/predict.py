@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Literal
 
 import numpy as np
 from aiohttp import web
@@ -16,10 +16,7 @@ from jaxpool_serving.schemas.classify import ranked
 from jaxpool_serving.schemas.errors import document, validated
 from jaxpool_serving.schemas.predict import PredictRequest, TextClassificationRequest
 
-if TYPE_CHECKING:
-    from jaxpool.pooling import Activation
-
-ACTIVATIONS: Mapping[str | None, Activation] = {
+ACTIVATIONS: Mapping[str | None, Literal["identity", "sigmoid", "softmax"]] = {
     None: "identity",  # the model has applied its own
     "none": "identity",
     "sigmoid": "sigmoid",
