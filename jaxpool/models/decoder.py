@@ -56,11 +56,13 @@ class LayerKind:
         mlp: its MLP.
         window: how many positions back a token sees (itself included); None sees everything.
         rope: its rotary positions, or None for none.
+        bare: whether its attention reads the input without a norm.
     """
 
     mlp: MlpKind
     window: int | None
     rope: Rope | None
+    bare: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class DecoderConfig:
         norm: kind of the layers' norms.
         norms: where they stand: ``before`` the attention and the MLP, ``after`` them, on ``both`` sides, or on the
             ``sum`` with the residual.
+        first_bare: whether the first layer has no norm before its attention (ModernBERT normalises the embedding).
         parallel: None: the MLP reads what the attention has added to. ``one``: both read the same normed input;
             ``two``: each has a norm of its own on the same input.
         residual_from_norm: the residual is the normed input, not the input (Bloom's option).
@@ -98,6 +101,7 @@ class DecoderConfig:
     mlp: MlpKind | tuple[MlpKind, ...]
     norm: NormConfig
     norms: Literal["before", "after", "both", "sum"] = "before"
+    first_bare: bool = False
     parallel: Literal["one", "two"] | None = None
     residual_from_norm: bool = False
     final_norm: NormConfig | None = None
@@ -140,7 +144,8 @@ class DecoderConfig:
         mlps = self.mlp if isinstance(self.mlp, tuple) else (self.mlp,) * self.layers
         which = self.layer_ropes or (0 if self.ropes else None,) * self.layers
         ropes = (None if i is None else self.ropes[i] for i in which)
-        return tuple(map(LayerKind, mlps, self.windows or (None,) * self.layers, ropes))
+        bare = (self.first_bare and depth == 0 for depth in range(self.layers))
+        return tuple(map(LayerKind, mlps, self.windows or (None,) * self.layers, ropes, bare))
 
     @property
     def flops_per_token(self) -> float:
@@ -180,7 +185,7 @@ class Layer(nnx.Module):
             return Norm(c.norm, (c.width,), dtype) if wanted else None
 
         before, after = c.norms in ("before", "both", "sum"), c.norms in ("after", "both")
-        self.attention_norm = norm(before)
+        self.attention_norm = norm(before and not kind.bare)
         self.attention = c.attention.make(dtype, implementation)
         self.attention_out_norm = norm(after)
         self.mlp_norm = norm(before and c.parallel != "one")

@@ -1,11 +1,14 @@
-"""ModernBERT and the decoder of the same name."""
+"""ModernBERT (Warner et al. 2024, arXiv:2412.13663): layers that see far and near in turn, each with its rotary base.
+
+The decoder of the same name (Weller et al. 2025, arXiv:2507.11412) is causal and otherwise equal.
+"""
 
 from __future__ import annotations
 
 from jaxpool.errors import ConfigError
 from jaxpool.models.attention import AttentionConfig
+from jaxpool.models.decoder import Decoder, DecoderConfig
 from jaxpool.models.mlp import MlpConfig
-from jaxpool.models.modernbert import ModernBert, ModernBertConfig
 from jaxpool.models.norms import NormConfig
 from jaxpool_conversions.families import Family, HeadStyle
 from jaxpool_conversions.families.decoder import fused, qkv
@@ -24,7 +27,7 @@ INERT = (
 )  # fmt: skip
 
 
-def _config(fields: Fields, *, causal: bool) -> ModernBertConfig:
+def _config(fields: Fields, *, causal: bool) -> DecoderConfig:
     for name in INERT:
         fields.get(name)
     width, heads, bias = fields.get("hidden_size"), fields.get("num_attention_heads"), fields.get("attention_bias")
@@ -34,10 +37,11 @@ def _config(fields: Fields, *, causal: bool) -> ModernBertConfig:
             f"config.json has layer_types {sorted(set(kinds))} and rope_parameters of {sorted(parameters)}; "
             f"both must be among {', '.join(KINDS)}."
         )
+    norm_config = NormConfig("layer", fields.get("norm_eps"), bias=fields.get("norm_bias"))
     used = tuple(kind for kind in KINDS if kind in kinds)
     fields.get("local_attention")  # both ways, read through sliding_window: half of it
     window = fields.get("sliding_window") + (0 if causal else 1)
-    return ModernBertConfig(
+    return DecoderConfig(
         vocab=fields.get("vocab_size"),
         width=width,
         layers=fields.get("num_hidden_layers"),
@@ -54,7 +58,10 @@ def _config(fields: Fields, *, causal: bool) -> ModernBertConfig:
         mlp=MlpConfig(
             width, fields.get("intermediate_size"), fields.get("hidden_activation"), bias=fields.get("mlp_bias")
         ),
-        norm=NormConfig("layer", fields.get("norm_eps"), bias=fields.get("norm_bias")),
+        norm=norm_config,
+        embedding_norm=norm_config,
+        final_norm=norm_config,
+        first_bare=True,
         ropes=tuple(rope(fields, width // heads, parameters=parameters[kind]) for kind in used),
         layer_ropes=tuple(used.index(kind) for kind in kinds),
         windows=tuple(window if kind == "sliding_attention" else None for kind in kinds),
@@ -97,8 +104,8 @@ _SEPARATE = tuple(
 def _family(prefix_class: str, *, causal: bool) -> Family:
     attention = _SEPARATE if causal else fused(f"{_LAYER}.attn.Wqkv", qkv("backbone.layers.attention"))
     return Family(
-        name="modernbert",
-        backbone=ModernBert,
+        name="decoder",
+        backbone=Decoder,
         config=lambda fields: _config(fields, causal=causal),
         head=_head,
         table=Table(
