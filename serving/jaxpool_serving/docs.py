@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from html import escape
 from typing import Any
@@ -16,29 +17,35 @@ table { border-collapse: collapse; width: 100% } td, th { border: 1px solid #ddd
 
 
 def page(document: Mapping[str, Any]) -> str:
-    """An OpenAPI document as HTML: every route, then every body."""
+    """An OpenAPI document as HTML: every route, every status, every body."""
     title = escape(f"{document['info']['title']} {document['info']['version']}")
     lines = [
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>',
-        f"<h1>{title}</h1><p>{escape(document['info']['description'])} <a href='openapi.json'>openapi.json</a></p>",
+        f"<h1>{title}</h1><p>{_text(document['info']['description'])} <a href='openapi.json'>openapi.json</a></p>",
     ]
+    statuses: dict[str, Mapping[str, Any]] = {}
     for path, operations in document["paths"].items():
         for method, operation in operations.items():
             lines += [f"<h2><code>{method.upper()} {escape(path)}</code></h2>", *_operation(operation)]
-    lines.append("<h1>Bodies</h1>")
+            statuses |= operation["responses"]
+    lines.append('<h1 id="statuses">Statuses</h1><table><tr><th>status<th>when<th>body</tr>')
+    for status, answer in sorted(statuses.items()):
+        body = "" if status == "200" else _content(answer["content"])
+        lines.append(f"<tr><td>{status}<td>{_text(answer['description'])}<td>{body}</tr>")
+    lines.append("</table><h1>Bodies</h1>")
     for name, schema in sorted(document["components"]["schemas"].items()):
         lines += [f'<h2 id="{escape(name)}">{escape(name)}</h2>', *_body(schema)]
     return "\n".join(lines)
 
 
 def _operation(operation: Mapping[str, Any]) -> Iterator[str]:
-    yield f"<p>{escape(operation['summary'])}</p>"
+    yield f"<p>{_text(operation['summary'])}</p><ul>"
     if request := operation.get("requestBody"):
-        yield f"<p>Request: {_content(request['content'])}</p>"
-    yield "<table><tr><th>status<th>when<th>body</tr>"
-    for status, answer in operation["responses"].items():
-        yield f"<tr><td>{status}<td>{escape(answer['description'])}<td>{_content(answer.get('content', {}))}</tr>"
-    yield "</table>"
+        yield f"<li>Request: {_content(request['content'])}"
+    yield f"<li>Answer: {_content(operation['responses']['200'].get('content', {})) or 'empty'}"
+    if refusals := [status for status in operation["responses"] if status != "200"]:
+        yield f'<li><a href="#statuses">Refusals</a>: {", ".join(refusals)}'
+    yield "</ul>"
 
 
 def _content(content: Mapping[str, Any]) -> str:
@@ -49,7 +56,7 @@ def _content(content: Mapping[str, Any]) -> str:
 
 
 def _body(schema: Mapping[str, Any]) -> Iterator[str]:
-    yield f"<p>{escape(schema.get('description', ''))}</p><table><tr><th>field<th>type<th>default</tr>"
+    yield f"<p>{_text(schema.get('description', ''))}</p><table><tr><th>field<th>type<th>default</tr>"
     for name, field in schema.get("properties", {}).items():
         default = "required" if name in schema.get("required", ()) else _default(field)
         yield f"<tr><td><code>{escape(name)}</code><td>{_kind(field)}<td>{default}</tr>"
@@ -58,6 +65,10 @@ def _body(schema: Mapping[str, Any]) -> Iterator[str]:
 
 def _default(field: Mapping[str, Any]) -> str:
     return f"<code>{escape(json.dumps(field['default']))}</code>" if "default" in field else ""
+
+
+def _text(markdown: str) -> str:
+    return re.sub(r"(`+)(.+?)\1", r"<code>\2</code>", escape(markdown))
 
 
 def _kind(schema: Mapping[str, Any]) -> str:
@@ -73,7 +84,8 @@ def _kind(schema: Mapping[str, Any]) -> str:
             f"<code>{escape(json.dumps(one))}</code>" for one in schema.get("enum", [schema.get("const")])
         )
     if schema.get("type") == "array":
-        return f"list of {_kind(schema.get('items', {}))}"
+        items = _kind(schema.get("items", {}))
+        return f"list of ({items})" if " or " in items else f"list of {items}"
     limits = [f"{words} {schema[key]}" for key, words in LIMITS.items() if key in schema]
     return " ".join([escape(schema.get("type", "anything")), *limits])
 

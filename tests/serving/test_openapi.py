@@ -143,3 +143,4 @@ async def test_the_page_for_people_needs_nothing_else(llm: LLM) -> None:
     anchors = set(re.findall(r'id="([^"]+)"', text))
     assert set(re.findall(r'href="#([^"]+)"', text)) <= anchors
     assert {"ClassifyRequest", "ErrorResponse"} <= anchors
+    assert "`" not in text
