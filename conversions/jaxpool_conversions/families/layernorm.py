@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxpool.models.decoder import DecoderConfig
 from jaxpool.models.norms import NormConfig
 from jaxpool_conversions.families.decoder import (
@@ -49,7 +51,8 @@ def _gpt_neox_table(config: DecoderConfig) -> Table:
     )
 
 
-def _persimmon(fields: Fields) -> DecoderConfig:
+def persimmon(fields: Fields, **switches: Any) -> DecoderConfig:
+    """Persimmon; ``switches`` are what Phi changes in ``DecoderConfig``."""
     layer = NormConfig("layer", fields.get("layer_norm_eps"), bias=True)
     return llama_like(
         fields,
@@ -57,6 +60,7 @@ def _persimmon(fields: Fields) -> DecoderConfig:
         attention={"qkv_bias": True, "out_bias": True, "norm": layer if fields.get("qk_layernorm") else None},
         mlp={"gated": False, "bias": True},
         partial_rope=True,
+        **switches,
     )
 
 
@@ -123,7 +127,7 @@ _STABLELM = llama_table(
 
 FAMILIES = {
     "gpt_neox": family("GPTNeoX", _gpt_neox, _gpt_neox_table),
-    "persimmon": family("Persimmon", _persimmon, _persimmon_table),
+    "persimmon": family("Persimmon", persimmon, _persimmon_table),
     "stablelm": family("StableLm", _stablelm, _STABLELM),
     "starcoder2": family("Starcoder2", _starcoder2, _STARCODER2),
     "nemotron": family("Nemotron", _nemotron, llama_table()),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from jaxpool.models.attention import AttentionConfig
 from jaxpool.models.decoder import DecoderConfig
-from jaxpool.models.norms import NormConfig
 from jaxpool_conversions.families.decoder import (
     ATTENTION,
     MLP,
@@ -17,19 +16,12 @@ from jaxpool_conversions.families.decoder import (
     qkv,
 )
 from jaxpool_conversions.families.fields import Fields
+from jaxpool_conversions.families.layernorm import persimmon
 from jaxpool_conversions.rules import Part, Table
 
 
 def _phi(fields: Fields) -> DecoderConfig:
-    layer = NormConfig("layer", fields.get("layer_norm_eps"), bias=True)
-    return llama_like(
-        fields,
-        norm=layer,
-        attention={"qkv_bias": True, "out_bias": True, "norm": layer if fields.get("qk_layernorm") else None},
-        mlp={"gated": False, "bias": True},
-        parallel="one",
-        partial_rope=True,
-    )
+    return persimmon(fields, parallel="one")
 
 
 def _phi3(fields: Fields) -> DecoderConfig:
