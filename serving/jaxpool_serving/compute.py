@@ -32,7 +32,7 @@ class Job:
     """What one request wants computed.
 
     Attributes:
-        prompts: texts, lists of token ids, or pairs ``{"text": …, "text_pair": …}``.
+        prompts: texts, lists of token ids, or pairs ``{"prompt": …, "text_pair": …}``.
         tokenization: options for the tokenizer (truncation, special tokens, padding).
         activated: whether scores are wanted after the activation; None: as the model is configured.
         priority: lower goes first.

@@ -162,6 +162,13 @@ async def test_a_conversation_takes_the_options_of_texts(judge: LLM) -> None:
         np.testing.assert_allclose(entry["logits"], probs(logits), atol=1e-6)
 
 
+async def test_messages_win_over_any_number_of_pairs(judge: LLM) -> None:
+    async with serving(judge) as client:
+        _, alone = await post(client)
+        _, found = await post(client, input=[{"text": "a", "text_pair": "b"}] * 9)
+    assert (probs(found), found["usage"]) == (probs(alone), alone["usage"])
+
+
 async def test_many_conversations_at_once(judge: LLM) -> None:
     talks = [[{"role": "user", "content": f"Number {n}"}] for n in range(40)]
     async with serving(judge) as client:
