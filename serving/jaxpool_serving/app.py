@@ -26,8 +26,8 @@ def init_app(models: Mapping[str, LLM | Callable[[], LLM]], options: Options | N
     """The server as an aiohttp application; it can be mounted, tested or run by any aiohttp runner.
 
     Args:
-        models: name -> a warm model, ``LLM(…, compile="ahead")``, which stays open when the application ends; or a
-            function that opens one, called once, in a thread, when the application starts. Until it returns,
+        models: name -> a warm model, ``LLM(…, compile="ahead")`` or ``"behind"``, which stays open when the application
+            ends; or a function that opens one, called once, in a thread, when the application starts. Until it returns,
             requests for that model and ``/ready`` answer 503; the application closes what it opened. The first
             model answers requests that name none.
         options: see `Options`.
@@ -39,7 +39,10 @@ def init_app(models: Mapping[str, LLM | Callable[[], LLM]], options: Options | N
     app[METRICS] = Metrics(models)
     observers: list[Observer] = [app[METRICS].answered]
     app[OBSERVERS] = observers
-    app.on_response_prepare.extend([allow_origin, echo_request_id])
+    if options.allowed_origins:
+        app.on_response_prepare.append(allow_origin)
+    if options.enable_request_id_headers:
+        app.on_response_prepare.append(echo_request_id)
     for routes in ROUTES:
         app.add_routes(routes)
 

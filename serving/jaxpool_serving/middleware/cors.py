@@ -39,12 +39,11 @@ async def answer_preflights(request: web.Request, handler: Handler) -> web.Strea
 
 async def allow_origin(request: web.Request, response: web.StreamResponse) -> None:
     """A signal before each response: a browser shows it to pages of the allowed origins."""
-    options = request.app[OPTIONS]
     origin = request.headers.get("Origin")
-    if origin is None or not options.allowed_origins:
+    if origin is None:
         return
     response.headers.add("Vary", "Origin")
-    if _among(origin, options.allowed_origins):
+    if _among(origin, request.app[OPTIONS].allowed_origins):
         response.headers["Access-Control-Allow-Origin"] = origin
         response.headers["Access-Control-Expose-Headers"] = EXPOSED
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from aiohttp import web
 
-from jaxpool_serving.keys import OBSERVERS, OPTIONS
+from jaxpool_serving.keys import OBSERVERS
 from jaxpool_serving.record import RECORD, Record
 from jaxpool_serving.schemas.common import random_id
 
@@ -47,5 +47,5 @@ async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 async def echo_request_id(request: web.Request, response: web.StreamResponse) -> None:
     """A signal before each response: it carries the request's id, percent-encoded where a header could not."""
-    if request.app[OPTIONS].enable_request_id_headers and (record := request.get(RECORD)):
+    if record := request.get(RECORD):
         response.headers["X-Request-Id"] = quote(record.request_id, safe=VISIBLE, errors="replace")
