@@ -18,8 +18,8 @@ from jaxpool.wire import Classification, Prompt, inputs, refusal, retry_after
 
 API_KEY = "JAXPOOL_API_KEY"
 """Environment variable that holds the key when none is given; the server reads it too."""
-RETRIED = frozenset({429, 502, 503, 504})
-"""The server is busy, loading or restarting, as it says itself or as a proxy before it does."""
+RETRIED = frozenset({429, 502, 503})
+"""The server is busy, loading or restarting, as it says itself or as a proxy before it does. Not 504: time is up."""
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.25, 8.0
 """Seconds; doubled from retry to retry."""
 LONGEST_WAIT = 600.0
@@ -31,7 +31,7 @@ Result = TypeVar("Result")
 class AsyncClient:
     """Asks a jaxpool server, or another one with vLLM's ``/classify``.
 
-    Refusals that pass (429, 502, 503, 504) and lost connections are retried: after as long as ``Retry-After``
+    Refusals that pass (429, 502, 503) and lost connections are retried: after as long as ``Retry-After``
     says, and a random time that grows from retry to retry. That is safe, since nothing on the server changes.
 
     Args:
@@ -72,7 +72,7 @@ class AsyncClient:
 
         Args:
             prompts: one prompt or a list of them. A flat list of integers is one.
-            **fields: other fields of the request, such as ``model`` or ``truncate_prompt_tokens``.
+            **fields: other fields of the request, such as ``model``, ``truncate_prompt_tokens`` or ``timeout``.
 
         Raises:
             ServerError: a request was refused, or every attempt has failed; requests still under way are dropped.

@@ -124,6 +124,16 @@ async def test_a_busy_server_is_asked_again_when_it_says(tampered: LLM) -> None:
         assert 1.0 <= time.monotonic() - started < 1.0 + 0.25 + 0.5  # Retry-After, the first backoff, and some work
 
 
+async def test_time_that_is_up_is_not_asked_for_again(tampered: LLM) -> None:
+    async with serving(tampered) as server, AsyncClient(base(server)) as client:
+        tampered.engine.hold = True
+        with pytest.raises(ServerError, match="504: The answer was not ready within 0.05 s") as caught:
+            await client.classify("a", timeout=0.05)
+        assert (caught.value.status, caught.value.parameter) == (504, "timeout")
+        assert (await scraped(server))["jaxpool_requests_total", "bert", "/classify", "504"] == 1
+        tampered.engine.release()
+
+
 async def test_a_loading_server_is_waited_for(tampered: LLM) -> None:
     warm = threading.Event()
 
@@ -154,7 +164,7 @@ async def answering(handler: Callable[[web.Request], object]) -> AsyncIterator[s
 ANSWER = {"data": [{"index": 0, "label": "LABEL_0", "probs": [1.0], "num_classes": 1}]}
 
 
-@pytest.mark.parametrize("status", [429, 502, 503, 504])
+@pytest.mark.parametrize("status", [429, 502, 503])
 async def test_what_a_proxy_says_is_retried(status: int) -> None:
     asked = []
 
