@@ -123,6 +123,22 @@ def _lengths(max_length: int, per_octave: int) -> list[int]:
     return [*lengths, max_length]
 
 
+def essential(buckets: Collection[Bucket]) -> tuple[Bucket, ...]:
+    """The few buckets that any text fits into with at most about half of it padding.
+
+    From the longest length down, each time the next of at most half the length, with its fewest and its most rows:
+    what a server needs before it can do without the others.
+    """
+    found: set[Bucket] = set()
+    limit = max(bucket.length for bucket in buckets)
+    while fitting := [bucket for bucket in buckets if bucket.length <= limit]:
+        length = max(bucket.length for bucket in fitting)
+        same = [bucket for bucket in fitting if bucket.length == length]
+        found |= {min(same), max(same)}
+        limit = length // 2
+    return tuple(sorted(found))
+
+
 def plan(
     lengths: np.ndarray | Sequence[int],
     buckets: Sequence[Bucket],

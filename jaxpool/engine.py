@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -81,13 +81,30 @@ class Engine:
 
     @property
     def compiles(self) -> int:
-        """Programs compiled so far; never grows once the engine is warm."""
+        """Programs compiled so far."""
         return self.programs.compiles
 
-    def warm(self) -> None:
-        """Compiles every bucket; afterwards no compile can happen."""
-        self.programs.ensure(self.buckets)
+    @property
+    def begun(self) -> int:
+        """Compiles begun so far, those that are done included; never grows once the engine is warm."""
+        return self.programs.begun
+
+    @property
+    def usable(self) -> tuple[Bucket, ...]:
+        """The buckets that cost no compile; while compiling on demand is allowed, all of them."""
+        if not self.programs.sealed:
+            return self.buckets
+        ready = self.programs.ready()
+        return tuple(bucket for bucket in self.buckets if bucket in ready)
+
+    def warm(self, first: Iterable[Bucket] | None = None) -> None:
+        """Begins to compile every bucket, and returns when ``first`` (default: all) have their programs.
+
+        From then on nothing waits for a compile, and none can begin; the others become ``usable`` one by one.
+        """
+        self.programs.start(self.buckets)
         self.programs.seal()
+        self.programs.ensure(self.buckets if first is None else first)
 
     def submit(self, rows: Sequence[Row], bucket: Bucket) -> Future[Any]:
         """Queues one batch.

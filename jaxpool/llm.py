@@ -56,7 +56,8 @@ class LLM:
         max_num_batched_tokens: most tokens of one batch, padding included.
         download_dir: where hub downloads are kept.
         compile: "on_demand" compiles a program when it is first needed; "ahead" compiles all of them before
-            the constructor returns, and none ever after.
+            the constructor returns, and none ever after; "behind" compiles a few first, which are enough for any
+            prompt, and the others in the background, and nothing ever waits for them.
         **engine_args: vLLM's other engine arguments; see ``jaxpool.engine_args`` for what becomes of each.
 
     Attributes:
@@ -93,7 +94,7 @@ class LLM:
         max_model_len: int | None = None,
         max_num_batched_tokens: int | None = None,
         download_dir: str | os.PathLike[str] | None = None,
-        compile: Literal["on_demand", "ahead"] = "on_demand",  # noqa: A002 - the name users know
+        compile: Literal["on_demand", "ahead", "behind"] = "on_demand",  # noqa: A002 - the name users know
         **engine_args: Any,
     ) -> None:
         check_engine_args(engine_args, set(LLM.__init__.__annotations__) - {"return", "engine_args"})

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpool import sharding
-from jaxpool.buckets import CostModel, grid
+from jaxpool.buckets import CostModel, essential, grid
 from jaxpool.engine import Engine
 from jaxpool.errors import ConfigError, ValidationError
 from jaxpool.labels import of_text
@@ -70,7 +70,7 @@ def open_engine(
     tensor_parallel_size: int = 1,
     data_parallel_size: int | None = None,
     max_num_batched_tokens: int | None = None,
-    compile: Literal["on_demand", "ahead"] = "on_demand",  # noqa: A002 - the name users know
+    compile: Literal["on_demand", "ahead", "behind"] = "on_demand",  # noqa: A002 - the name users know
 ) -> Engine:
     """Opens a checkpoint (or a converted store).
 
@@ -82,8 +82,9 @@ def open_engine(
         tensor_parallel_size: devices that share one copy of the weights.
         data_parallel_size: copies; None for all devices that are left (on the CPU: one).
         max_num_batched_tokens: most tokens of one batch, padding included; None for the platform's default.
-        compile: ``on_demand`` compiles a program when a plan first needs it; ``ahead`` compiles the whole grid while
-            the weights load, and never again.
+        compile: ``on_demand`` compiles a program when a plan first needs it; ``ahead`` compiles a whole grid while
+            the weights load, and never again; ``behind`` returns when its `essential` part is compiled, and compiles
+            the rest in the background.
 
     Raises:
         CheckpointError and its kin, ValidationError: each in words.
@@ -111,7 +112,11 @@ def open_engine(
         programs = Programs(model, spec, mesh)
         n_devices = mesh.size
         budget = max_num_batched_tokens or TOKEN_BUDGET.get(platform, 8192) * mesh.shape["data"]
-        per_octave, row_factor = AHEAD.get(platform, (2, 4)) if compile == "ahead" else (16, 2)
+        if compile not in ("on_demand", "ahead", "behind"):
+            raise ValidationError(
+                f"compile must be 'on_demand', 'ahead' or 'behind'; got {compile!r}.", parameter="compile"
+            )
+        per_octave, row_factor = (16, 2) if compile == "on_demand" else AHEAD.get(platform, (2, 4))
         buckets = grid(
             spec.max_length,
             budget,
@@ -119,10 +124,8 @@ def open_engine(
             per_octave=per_octave,
             row_factor=row_factor,
         )
-        if compile == "ahead":
-            programs.start(buckets)
-        elif compile != "on_demand":
-            raise ValidationError(f"compile must be 'on_demand' or 'ahead'; got {compile!r}.", parameter="compile")
+        if compile != "on_demand":
+            programs.start([*essential(buckets), *buckets])
         targets = sharding.targets(model, mesh)
         if reader is None:
             from jaxpool_conversions.store import (
@@ -148,8 +151,8 @@ def open_engine(
         seconds_per_compile=speed.compile,
     )
     engine = Engine(spec, programs, [arrays[path] for path in targets], buckets, cost)
-    if compile == "ahead":
-        engine.warm()
+    if compile != "on_demand":
+        engine.warm(essential(buckets) if compile == "behind" else None)
     return engine
 
 

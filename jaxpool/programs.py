@@ -164,6 +164,11 @@ class Programs:
             self._sealed = True
 
     @property
+    def begun(self) -> int:
+        """Programs that are compiled, being compiled, or in line for it."""
+        return len(self._one)
+
+    @property
     def sealed(self) -> bool:
         """Whether compiling is over."""
         return self._sealed

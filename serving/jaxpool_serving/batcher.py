@@ -44,7 +44,7 @@ class Batcher:
     """A bounded, fair queue of rows in front of one engine.
 
     Args:
-        engine: a warm engine; the batcher only uses its compiled buckets.
+        engine: a warm engine; the batcher only uses its buckets that cost no compile.
         max_texts: most texts admitted and not yet answered.
         max_tokens: most tokens of those.
         max_wait: seconds that a row waits for company while a slot is free.
@@ -74,7 +74,7 @@ class Batcher:
         self._max_wait = max_wait
         self._on_batch = on_batch
         self._waiting = Waiting()
-        self._choice = Choice(engine.buckets, engine.cost)
+        self._choice = Choice(engine.usable, engine.cost)
         self._tasks: set[asyncio.Task[None]] = set()
         self._wake: asyncio.Handle | None = None
 
@@ -142,6 +142,8 @@ class Batcher:
         window = self._waiting.pop(self._window)
         if not window:
             return None
+        if len(self._choice.buckets) < len(self.engine.buckets) and (usable := self.engine.usable):
+            self._choice = Choice(usable, self.engine.cost)
         rows, bucket = self._choice.best(np.array([len(item.row.ids) for _, _, item in window]))
         taken = set(rows.tolist())
         self._waiting.put_back(entry for index, entry in enumerate(window) if index not in taken)

@@ -47,6 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model("--max-num-batched-tokens", metavar="N", type=positive, help="most tokens of a batch, padding included")
     model("--tensor-parallel-size", metavar="N", type=positive, default=1, help="devices per copy (default: 1)")
     model("--data-parallel-size", metavar="N", type=positive, help="copies (default: as many as the devices allow)")
+    about = "ahead: ready when every program is compiled; behind: ready with a few, the others follow"
+    model("--compile", default="behind", choices=("behind", "ahead"), help=f"{about} (default: %(default)s)")
     http = parser.add_argument_group("server").add_argument
     http("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     http("--port", type=_port, default=8000, help="port, 0 for any free one (default: %(default)s)")
@@ -106,7 +108,7 @@ def main(args: argparse.Namespace) -> int:
             data_parallel_size=args.data_parallel_size,
             runner=args.runner,
             pooler_config=pooler,
-            compile="ahead",
+            compile=args.compile,
         )
 
     try:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import functools
 import itertools
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from jaxpool.buckets import Batch, Bucket, CostModel, grid, plan, waste
+from jaxpool.buckets import Batch, Bucket, CostModel, essential, grid, plan, waste
 
 # A BERT-like encoder of 6 layers, 384 wide, on two CPU cores.
 SMALL_BERT = CostModel(
@@ -215,3 +216,16 @@ def test_planning_is_fast() -> None:
             plan(lengths, buckets, SMALL_BERT)
             best = min(best, time.perf_counter() - start)
         assert best < limit
+
+
+def test_essential_buckets_hold_any_text_with_at_most_half_of_it_padding() -> None:
+    buckets = grid(500, 1024, per_octave=8, row_factor=4)
+    few = essential(buckets)
+    assert set(few) <= set(buckets)
+    assert len(few) < len(buckets) / 4
+    lengths = sorted({bucket.length for bucket in few})
+    assert lengths[-1] == 500
+    assert all(longer <= 2.5 * shorter for shorter, longer in pairwise(lengths))  # lengths are multiples of 8
+    for length in lengths:
+        rows = [bucket.rows for bucket in buckets if bucket.length == length]
+        assert {bucket.rows for bucket in few if bucket.length == length} == {min(rows), max(rows)}

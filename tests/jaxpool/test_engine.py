@@ -15,11 +15,11 @@ import pytest
 import tiny
 from transformers import AutoConfig
 
-from jaxpool.buckets import Bucket
+from jaxpool.buckets import Bucket, essential, grid
 from jaxpool.engine import Engine, Row
 from jaxpool.errors import EngineError
-from jaxpool.loading import open_engine
-from jaxpool.programs import enable_cache
+from jaxpool.loading import AHEAD, open_engine
+from jaxpool.programs import Programs, enable_cache
 
 MODELS = Path(__file__).parents[1] / "data" / "models"
 
@@ -86,6 +86,32 @@ def test_nothing_compiles_after_ready(caplog: pytest.LogCaptureFixture) -> None:
     assert [record.message for record in caplog.records if "ompil" in record.message] == []
     with pytest.raises(EngineError, match="no program for Bucket"):
         engine.submit(rows(1), Bucket(3, 61)).result()
+    engine.close()
+
+
+def test_what_is_compiled_behind_is_never_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, lower = threading.Event(), Programs.lower
+
+    def slow(self: Programs, bucket: Bucket) -> jax.stages.Lowered:
+        if bucket not in few:
+            gate.wait(60)
+        return lower(self, bucket)
+
+    per_octave, row_factor = AHEAD["cpu"]
+    few = set(essential(grid(64, 256, per_octave=per_octave, row_factor=row_factor)))
+    monkeypatch.setattr(Programs, "lower", slow)
+    engine = opened("gpt2-cls", compile="behind", max_model_len=64, max_num_batched_tokens=256)
+    try:
+        begun = engine.begun
+        assert set(engine.usable) == few
+        assert len(few) < len(engine.buckets) == begun
+        before = engine.run(rows(50, longest=64))
+    finally:
+        gate.set()
+    engine.programs.ensure(engine.buckets)
+    assert engine.usable == engine.buckets
+    np.testing.assert_allclose(engine.run(rows(50, longest=64)), before, atol=2e-5)
+    assert engine.begun == begun
     engine.close()
 
 

@@ -54,6 +54,7 @@ class TamperedEngine:
         self.engine = engine
         self.spec, self.buckets, self.cost = engine.spec, engine.buckets, engine.cost
         self.batches: list[list[Row]] = []  # every batch that came in
+        self.used: list[Bucket] = []  # and its bucket
         self.hold = False
         self._held: list[tuple[Future[np.ndarray], Sequence[Row], Bucket]] = []
 
@@ -67,11 +68,16 @@ class TamperedEngine:
             self.release()
 
     @property
-    def compiles(self) -> int:
-        return self.engine.compiles
+    def usable(self) -> tuple[Bucket, ...]:
+        return self.engine.usable
+
+    @property
+    def begun(self) -> int:
+        return self.engine.begun
 
     def submit(self, rows: Sequence[Row], bucket: Bucket) -> Future[np.ndarray]:
         self.batches.append(list(rows))
+        self.used.append(bucket)
         answer: Future[np.ndarray] = Future()
         self._held.append((answer, rows, bucket))
         if not self.hold:

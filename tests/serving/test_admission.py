@@ -75,7 +75,8 @@ class Metronome:
     seconds = 0.02
 
     def __init__(self, engine: TamperedEngine) -> None:
-        self.spec, self.cost, self.buckets = engine.spec, engine.cost, engine.buckets
+        self.spec, self.cost = engine.spec, engine.cost
+        self.buckets = self.usable = engine.buckets
         self._free_at = 0.0
 
     def submit(self, rows: Sequence[Row], bucket: Bucket) -> Future[np.ndarray]:

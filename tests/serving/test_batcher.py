@@ -14,7 +14,7 @@ from aiohttp import ClientConnectionError
 from aiohttp.test_utils import TestClient
 
 from jaxpool import LLM
-from jaxpool.buckets import plan
+from jaxpool.buckets import essential, plan
 from jaxpool.engine import Row
 from jaxpool.errors import EngineError
 from jaxpool_serving.batcher import Batcher
@@ -134,6 +134,21 @@ async def test_a_wait_gathers_company_until_a_batch_is_full(engine: TamperedEngi
     started = time.monotonic()
     await batcher.classify([row(5)] * max(bucket.rows for bucket in engine.buckets))
     assert time.monotonic() - started < 0.2
+    await batcher.close()
+
+
+async def test_programs_that_come_later_are_used_from_then_on(
+    engine: TamperedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usable = list(essential(engine.buckets))
+    monkeypatch.setattr(TamperedEngine, "usable", property(lambda _: tuple(usable)))
+    batcher, rows = batching(engine), [row(*[5] * 17)] * 4
+    await batcher.classify(rows)
+    best = Choice(engine.buckets, engine.cost).smallest([17] * 4)
+    assert best not in engine.used
+    usable[:] = engine.buckets
+    await batcher.classify(rows)
+    assert engine.used[-1] == best
     await batcher.close()
 
 

@@ -42,8 +42,8 @@ class InstantEngine:
 
     def __init__(self, llm: LLM) -> None:
         self.spec, self.cost = llm.engine.spec, llm.engine.cost
-        self.buckets = grid(self.spec.max_length, 2048, per_octave=8, row_factor=4)
-        self.compiles = self.batches = self.rows = 0
+        self.buckets = self.usable = grid(self.spec.max_length, 2048, per_octave=8, row_factor=4)
+        self.begun = self.batches = self.rows = 0
 
     def submit(self, rows: Sequence[Row], bucket: Bucket) -> Future[np.ndarray]:
         self.batches += 1

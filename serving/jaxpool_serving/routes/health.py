@@ -18,6 +18,12 @@ async def health(_: web.Request) -> web.Response:
 
 @routes.get("/ready", allow_head=False)
 async def ready(request: web.Request) -> web.Response:
-    """200 once every model is loaded and every program compiled; 503 before."""
+    """200 once no request has to wait for a load or a compile; 503 before.
+
+    ``programs_to_come`` counts the programs that are still compiled in the background, to make answers faster.
+    """
     warm = [served(request.app, name) for name in request.app[MODELS]]
-    return web.json_response({"status": "ready", "queued_texts": sum(model.batcher.queued for model in warm)})
+    queued = sum(model.batcher.queued for model in warm)
+    engines = [model.llm.engine for model in warm]
+    to_come = sum(len(engine.buckets) - len(engine.usable) for engine in engines)
+    return web.json_response({"status": "ready", "queued_texts": queued, "programs_to_come": to_come})
