@@ -12,7 +12,6 @@ from aiohttp import web
 
 from jaxpool.errors import ValidationError
 from jaxpool.params import PoolingParams
-from jaxpool.refine import wanted
 from jaxpool_serving.keys import OPTIONS, TOKENIZER_THREADS, Served
 from jaxpool_serving.record import RECORD
 from jaxpool_serving.schemas.errors import RequestError
@@ -125,6 +124,8 @@ async def _compute(request: web.Request, served: Served, job: Job) -> Scores:
         room.holds(record.tokens)
         values, record.queue, record.device = await served.batcher.classify(rows, job.priority)
     if spec.steps or spec.dimensions is not None:
+        from jaxpool.refine import wanted  # not above: it brings JAX, and the server listens before that is there
+
         values = [wanted(spec, PoolingParams(), row, one) for row, one in zip(rows, values, strict=True)]
     return Scores(values, [row.ids for row in rows])
 

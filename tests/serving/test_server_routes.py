@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib.metadata
+import subprocess
+import sys
 import threading
 
 from jaxpool import LLM
@@ -51,3 +53,10 @@ async def test_ping_and_models_while_loading_and_after(tampered: LLM) -> None:
         response = await client.post("/ping", json={})
         assert (response.status, await response.text()) == (200, "")
         assert len((await (await client.get("/v1/models")).json())["data"]) == 1
+
+
+def test_the_server_listens_before_jax_is_there() -> None:
+    code = "import jaxpool_serving.command, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert "jaxpool_serving.app" in loaded
+    assert not {"jax", "transformers", "torch"} & set(loaded)
