@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,8 +20,9 @@ from jaxpool_serving.access_log import AccessLog
 from jaxpool_serving.logs import JsonFormatter
 from jaxpool_serving.record import Record
 
-from .conftest import serving
+from .conftest import MODELS, serving
 from .test_classify import post
+from .test_lifecycle import SMALL, server
 
 FORGED = 'x\r\n{"status": 200, "path": "/forged"}\u2028\u0085\x1b[31m'
 
@@ -128,3 +130,20 @@ async def test_a_full_disk_is_said_once_and_costs_no_answer(llm: LLM, caplog: py
                 assert (await post(client, {"input": "a"}))[0] == 200
                 await asyncio.sleep(0.15)
     assert len([r for r in caplog.records if "access log cannot be written" in r.getMessage()]) == 1
+
+
+async def test_the_command_logs_errors_as_json() -> None:
+    with server("--model", str(MODELS / "gpt2-cls"), *SMALL, "--access-log", "off") as (process, address):
+        host, port = address.removeprefix("http://").split(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"GET /health HTTP/1.1\r\nbroken header\x00\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+        assert answer.startswith(b"HTTP/1.0 400")
+        assert b"Traceback" not in answer
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        said = process.stderr.read().splitlines()
+    [logged] = [json.loads(line) for line in said if not line.startswith("jaxpool serve: ")]
+    assert (logged["logger"], logged["level"]) == ("aiohttp.server", "error")
+    assert "Traceback" in logged["exception"]
