@@ -128,7 +128,7 @@ class LLM:
         self.labels: tuple[str, ...] = spec.labels
         self.supported_tasks: tuple[str, ...] = spec.supported_tasks
         self.pooling_task: str = spec.task
-        absent = "skip_tokenizer_init was set" if skip_tokenizer_init else f"{words} has no tokenizer files"
+        absent = "skip_tokenizer_init was set" if skip_tokenizer_init else f"{words.name} has no tokenizer files"
         self.tokenizer = Tokenizer(
             vocabulary,
             max_length=spec.max_length,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
@@ -88,8 +89,15 @@ def _pieces(sizes: Sequence[int]) -> Iterable[tuple[int, int]]:
 def _rows(llm: LLM, prompts: Sequence[Any], tokenization: Mapping[str, Any], activated: bool) -> list[Row]:
     from jaxpool.engine import Row
 
-    try:
+    with blaming_the_tokenizer():
         return [Row(text.ids, text.types, activated) for text in llm.tokenizer.encode(prompts, tokenization)]
+
+
+@contextlib.contextmanager
+def blaming_the_tokenizer() -> Iterator[None]:
+    """Inside, whatever is raised that is no refusal of ours is raised as `TokenizerError`."""
+    try:
+        yield
     except (JaxpoolError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of a Rust tokenizer is not even an Exception

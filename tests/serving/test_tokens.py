@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from transformers import AutoTokenizer
 
 from jaxpool import LLM
 from jaxpool.buckets import Bucket
+from jaxpool.vocabulary import Vocabulary
 
 from .conftest import MODELS, serving
 from .test_lifecycle import SMALL, queued, server
@@ -109,3 +112,38 @@ async def test_the_command_serves_another_task() -> None:
     with LLM(MODELS / "gpt2-cls", pooler_config={"task": "token_classify", "use_activation": False}) as llm:
         [output] = llm.encode(TEXTS[0], pooling_task="token_classify", use_tqdm=False)
     np.testing.assert_allclose(np.array(entry["data"]), output.outputs.data, atol=1e-4)
+
+
+async def test_a_model_without_a_tokenizer_reads_ids_and_tells_no_paths(tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(MODELS / "bert-cls", tmp_path / "bare"))
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    with LLM(folder, dtype="float32", max_model_len=64) as llm:
+        async with serving(llm) as client:
+            assert (await post(client, "/classify", input=[2, 43, 3]))[0] == 200
+            for path, body in (
+                ("/classify", {"input": "a"}),
+                ("/tokenize", {"prompt": "a"}),
+                ("/detokenize", {"tokens": [5]}),
+            ):
+                status, answer = await post(client, path, **body)
+                assert (status, answer["error"]["type"]) == (400, "BadRequestError")
+                assert "bare has no tokenizer files" in answer["error"]["message"]
+                assert str(tmp_path) not in answer["error"]["message"]
+
+
+async def test_a_tokenizer_that_fails_is_a_500_of_one_request(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Panic(BaseException):
+        """What a Rust tokenizer raises."""
+
+    def panic(*_: object, **__: object) -> None:
+        raise Panic
+
+    async with serving(llm) as client:
+        with monkeypatch.context() as broken:
+            for name in ("ids", "text"):
+                broken.setattr(Vocabulary, name, panic)
+            for path, body in (("/tokenize", {"prompt": "a"}), ("/detokenize", {"tokens": [5]})):
+                status, answer = await post(client, path, **body)
+                assert (status, answer["error"]["message"]) == (500, "The tokenizer could not read this request.")
+        assert (await post(client, "/tokenize", prompt="a"))[0] == 200

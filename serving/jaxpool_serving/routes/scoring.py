@@ -20,6 +20,7 @@ from jaxpool_serving.schemas.scoring import (
     rerank_response,
     score_response,
 )
+from jaxpool_serving.tokenise import blaming_the_tokenizer
 
 if TYPE_CHECKING:
     from jaxpool.llm import LLM
@@ -89,7 +90,7 @@ async def _scores(request: web.Request, model: Served, body: ScoringRequest) -> 
 
 
 def _shortened(llm: LLM, sides: tuple[list[str], list[str]], limits: tuple[int, int]) -> list[list[str]]:
-    with llm.tokenizer.reading() as vocabulary:
+    with blaming_the_tokenizer(), llm.tokenizer.reading() as vocabulary:
         return [
             [vocabulary.beginning(text, limit) for text in texts] if limit else texts
             for texts, limit in zip(sides, limits, strict=True)

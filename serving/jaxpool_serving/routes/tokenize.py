@@ -23,6 +23,7 @@ from jaxpool_serving.schemas.tokenize import (
     TokenizeResponse,
     parse,
 )
+from jaxpool_serving.tokenise import blaming_the_tokenizer
 
 if TYPE_CHECKING:
     from jaxpool.llm import LLM
@@ -64,7 +65,7 @@ async def _in_thread(request: web.Request, work: Callable[..., Answer], *argumen
 
 
 def _tokenized(llm: LLM, text: str, body: TokenizeForms) -> TokenizeResponse:
-    with llm.tokenizer.reading() as vocabulary:
+    with blaming_the_tokenizer(), llm.tokenizer.reading() as vocabulary:
         ids = vocabulary.ids(text, special_tokens=body.add_special_tokens)
         pieces = vocabulary.pieces(ids) if body.return_token_strs else None
     return {"count": len(ids), "max_model_len": llm.tokenizer.max_length, "tokens": ids, "token_strs": pieces}
@@ -73,5 +74,5 @@ def _tokenized(llm: LLM, text: str, body: TokenizeForms) -> TokenizeResponse:
 def _detokenized(llm: LLM, body: DetokenizeRequest) -> DetokenizeResponse:
     if stray := next((token for token in body.tokens if token >= 2**32), None):
         raise ValidationError(f"Token id {stray} is out of vocabulary")
-    with llm.tokenizer.reading() as vocabulary:
+    with blaming_the_tokenizer(), llm.tokenizer.reading() as vocabulary:
         return {"prompt": vocabulary.text(body.tokens)}
