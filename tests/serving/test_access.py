@@ -50,6 +50,9 @@ async def test_a_key_guards_everything_but_the_probes(llm: LLM) -> None:
                 assert await response.json() == {"error": "Unauthorized"}
                 assert response.headers["WWW-Authenticate"] == "Bearer"
         assert (await post(client, {"input": "a"}, **KEY))[0] == 200
+        assert (await post(client, {"input": "a"}, Authorization="bearer  s3cret "))[0] == 200
+        for wrong in ("Basic s3cret", "s3cret", "Bearer", "Bearer s3cre", "Bearer s3crets", "Bearer \u00e9"):
+            assert (await post(client, {"input": "a"}, Authorization=wrong))[0] == 401
 
 
 async def test_probes_can_be_guarded_too(llm: LLM) -> None:

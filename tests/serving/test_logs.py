@@ -100,6 +100,14 @@ async def test_errors_are_logged_as_one_line(
     assert FORGED in entry["exception"]
 
 
+def test_every_line_is_written_before_the_end(tmp_path: Path) -> None:
+    log = AccessLog(str(tmp_path / "log"))
+    for _ in range(20_000):
+        log.answered(None, Record("id", "GET", "/", "unknown"))  # type: ignore[arg-type]
+    log.close()
+    assert len(lines(tmp_path / "log")) == 20_000
+
+
 def test_a_reader_that_stops_reading_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines pile up to a bound, the rest is counted; closing does not wait for ever."""
     monkeypatch.setattr("jaxpool_serving.access_log.MAX_WAITING", 500)
