@@ -89,6 +89,10 @@ class Engine:
         """Compiles begun so far, those that are done included; never grows once the engine is warm."""
         return self.programs.begun
 
+    def compiling(self) -> list[Future[Any]]:
+        """One future per bucket of a warm engine, done when its program is there or has failed to compile."""
+        return self.programs.start(self.buckets)
+
     @property
     def usable(self) -> tuple[Bucket, ...]:
         """The buckets that cost no compile; while compiling on demand is allowed, all of them."""

@@ -10,11 +10,15 @@ import socket
 import ssl
 import sys
 import time
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from jaxpool_serving.keys import MODELS, OPTIONS
+
+if TYPE_CHECKING:
+    from jaxpool.engine import Engine
 
 BACKLOG = 1024
 """Connections that wait to be accepted."""
@@ -71,6 +75,7 @@ async def listen(
     # The address is taken before the model is: a port in use should not cost a load.
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = None if uds else socket.create_server((host, port), family=family, backlog=BACKLOG)
+    behind: asyncio.Task[None] | None = None
     try:
         await runner.setup()
         if listening is None:
@@ -88,20 +93,34 @@ async def listen(
             failed = [name for name, model in models.items() if model.done() and model.exception()]
             if failed and len(models) > 1:
                 _say(f"the model {failed[0]!r} cannot be opened, so nothing is served")
-            loading.result()  # raises what went wrong while loading
+            loading.result()  # raises what went wrong
             # What loading left behind lives as long as the process: a full collection need not walk over it again,
             # which would stop every request for a tenth of a second.
             gc.collect()
             gc.freeze()
+            engines = [served.llm.engine for served in loading.result()]
             _say(f"ready after {time.monotonic() - started:.1f} s")
+            behind = loop.create_task(_complete(engines, started))
         await stopping
         _say("stopping: finishing the requests in flight")
     finally:
+        if behind is not None:
+            behind.cancel()
         await runner.cleanup()
         if listening is not None:
             listening.close()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)  # uvloop leaves its own behind
+
+
+async def _complete(engines: Sequence[Engine], started: float) -> None:
+    """Say when every program is compiled, and which could not be: the server does without them."""
+    compiling = [asyncio.wrap_future(one) for engine in engines for one in engine.compiling()]
+    results = await asyncio.gather(*compiling, return_exceptions=True)
+    failed = [result for result in results if isinstance(result, BaseException)]
+    _say(f"all {len(compiling) - len(failed)} programs after {time.monotonic() - started:.1f} s")
+    if failed:
+        _say(f"{len(failed)} programs could not be compiled and are not used: {failed[0]}")
 
 
 def _say(what: str) -> None:

@@ -45,6 +45,9 @@ class InstantEngine:
         self.buckets = self.usable = grid(self.spec.max_length, 2048, per_octave=8, row_factor=4)
         self.begun = self.batches = self.rows = 0
 
+    def compiling(self) -> list[Future[None]]:
+        return []
+
     def submit(self, rows: Sequence[Row], bucket: Bucket) -> Future[np.ndarray]:
         self.batches += 1
         self.rows += len(rows)
