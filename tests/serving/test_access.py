@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -198,3 +199,4 @@ def test_what_cannot_work_is_said_at_once(
     add_arguments(parser)
     with pytest.raises(error, match=message):
         main(parser.parse_args(words))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -105,6 +105,7 @@ def test_every_line_is_written_before_the_end(tmp_path: Path) -> None:
     for _ in range(20_000):
         log.answered(None, Record("id", "GET", "/", "unknown"))  # type: ignore[arg-type]
     log.close()
+    assert not log._thread.is_alive()
     assert len(lines(tmp_path / "log")) == 20_000
 
 
