@@ -64,6 +64,8 @@ class AsyncClient:
         key = os.environ.get(API_KEY) if api_key is None else api_key
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._timeout = aiohttp.ClientTimeout(total=timeout)
+        # not the connector's limit: the time-out of an attempt should not run while it waits for its turn
+        self._slots = asyncio.Semaphore(concurrency)
         self._ssl = True if ssl_context is None else ssl_context
         self._session: aiohttp.ClientSession | None = None  # made by the first request: it needs a running loop
 
@@ -140,7 +142,7 @@ class AsyncClient:
             self._session = aiohttp.ClientSession(
                 headers=self._headers,
                 timeout=self._timeout,
-                connector=aiohttp.TCPConnector(limit=self.concurrency),
+                connector=aiohttp.TCPConnector(limit=0),
             )
         return self._session
 
@@ -149,7 +151,7 @@ class AsyncClient:
             failure: Exception
             try:
                 address = f"{self.base_url}/{path.lstrip('/')}"
-                async with self._opened().request(method, address, ssl=self._ssl, **body) as response:
+                async with self._slots, self._opened().request(method, address, ssl=self._ssl, **body) as response:
                     if response.status == 200:
                         return cast("dict[str, Any]", await response.json())
                     failure, asked = await refusal(response), retry_after(response)

@@ -127,7 +127,7 @@ async def test_a_busy_server_is_asked_again_when_it_says(tampered: LLM) -> None:
 async def test_time_that_is_up_is_not_asked_for_again(tampered: LLM) -> None:
     async with serving(tampered) as server, AsyncClient(base(server)) as client:
         tampered.engine.hold = True
-        with pytest.raises(ServerError, match="504: The answer was not ready within 0.05 s") as caught:
+        with pytest.raises(ServerError, match=r"504: The answer was not ready within 0\.05 s") as caught:
             await client.classify("a", timeout=0.05)
         assert (caught.value.status, caught.value.parameter) == (504, "timeout")
         assert (await scraped(server))["jaxpool_requests_total", "bert", "/classify", "504"] == 1
@@ -217,6 +217,23 @@ async def test_a_server_that_does_not_answer() -> None:
     async with AsyncClient(f"http://127.0.0.1:{port}", max_retries=1) as client:
         with pytest.raises(ConnectionError, match=f"no answer from http://127.0.0.1:{port}"):
             await client.classify("a")
+
+
+async def test_calls_that_wait_for_their_turn_do_not_time_out() -> None:
+    under_way, most = 0, 0
+
+    async def handler(_: web.Request) -> web.Response:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0.05)
+        under_way -= 1
+        return web.json_response(ANSWER)
+
+    async with answering(handler) as address, AsyncClient(address, timeout=0.5, concurrency=2) as client:
+        results = await asyncio.gather(*(client.classify("a") for _ in range(30)))
+    assert len(results) == 30
+    assert most == 2
 
 
 async def test_keys(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
