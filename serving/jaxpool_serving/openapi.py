@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ from aiohttp import web
 from pydantic import TypeAdapter
 
 from jaxpool_serving.compute import DEADLINE
-from jaxpool_serving.keys import PROBES
+from jaxpool_serving.keys import PROBES, VERSION
 from jaxpool_serving.schemas.classify import ClassifyChatRequest, ClassifyRequest, ClassifyResponse, LabelScore
 from jaxpool_serving.schemas.pooling import PoolingForms, PoolingResponse
 from jaxpool_serving.schemas.predict import PredictRequest, TextClassificationRequest
@@ -125,7 +124,7 @@ def document(routes: Iterable[web.AbstractRoute], *, guarded: bool) -> dict[str,
         "openapi": "3.1.0",
         "info": {
             "title": "jaxpool",
-            "version": importlib.metadata.version("jaxpool"),
+            "version": VERSION,
             "description": "Text classification. Fields that a request has and a schema has not are ignored.",
         },
         "paths": paths,

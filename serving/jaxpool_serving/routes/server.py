@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import time
 import uuid
 
 from aiohttp import web
 
-from jaxpool_serving.keys import MODELS, Served
+from jaxpool_serving.keys import MODELS, VERSION, Served
 from jaxpool_serving.models import served
 from jaxpool_serving.schemas.server import Load, ModelCard, ModelList, Version
 
@@ -25,7 +24,7 @@ async def models(request: web.Request) -> web.Response:
 @routes.get("/version", allow_head=False)
 async def version(_: web.Request) -> web.Response:
     """The version of jaxpool."""
-    answer: Version = {"version": importlib.metadata.version("jaxpool")}
+    answer: Version = {"version": VERSION}
     return web.json_response(answer)
 
 
