@@ -142,7 +142,8 @@ class Batcher:
         window = self._waiting.pop(self._window)
         if not window:
             return None
-        if len(self._choice.buckets) < len(self.engine.buckets) and (usable := self.engine.usable):
+        known = len(self._choice.buckets)
+        if known < len(self.engine.buckets) and len(usable := self.engine.usable) > known:
             self._choice = Choice(usable, self.engine.cost)
         rows, bucket = self._choice.best(np.array([len(item.row.ids) for _, _, item in window]))
         taken = set(rows.tolist())

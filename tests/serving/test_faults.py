@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import random
 import shutil
@@ -189,6 +190,38 @@ async def test_mangled_bodies_are_never_a_500(llm: LLM) -> None:
             assert response.status in (200, 400, 404), (bytes(body), await response.text())
             await response.read()
         assert (await post(client, {"input": "a"}))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "member", "last"),
+    [
+        ("/classify", "input", b"1", b'"a"'),
+        ("/classify", "input", b'""', b'""'),
+        ("/classify", "input", b"[]", b"[]"),
+        ("/classify", "input", b"{}", b"{}"),
+        ("/classify", "input", b'["a"]', b"[1]"),
+        ("/classify", "messages", b"1", b"1"),
+        ("/predict", "inputs", b"1", b"1"),
+        ("/classify", "unknown", b"1", b"null"),
+    ],
+)
+async def test_bodies_made_to_fill_pages_of_complaints_are_cheap(
+    llm: LLM, path: str, field: str, member: bytes, last: bytes
+) -> None:
+    data = b'{"%s": [%s, %s]}' % (field.encode(), b",".join([member] * 200_000), last)
+    async with serving(llm) as client:
+        started = time.process_time()
+        with io.BytesIO(data) as body:
+            response = await client.post(path, data=body, headers={"Content-Type": "application/json"})
+        assert time.process_time() - started < 1
+        assert response.status == 400
+        assert "more than 32768 members" in await response.text()
+
+
+async def test_long_lists_of_ids_are_not_too_many_members(llm: LLM) -> None:
+    async with serving(llm, max_tokens_per_request=10**6) as client:
+        status, answer = await post(client, {"input": [[5] * 40] * 1024})
+        assert (status, len(answer["data"])) == (200, 1024)
 
 
 class Panic(BaseException):

@@ -9,6 +9,8 @@ from typing import Any, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from jaxpool_serving.schemas.size import refuse_huge
+
 # What an error repeats of a request is bounded, or a small body could ask for a large answer.
 MAX_PROBLEMS = 10
 MAX_CHARS_OF_PROBLEM = 1000
@@ -58,6 +60,7 @@ def document(body: bytes, forms: int = 1) -> dict[str, Any]:
 
     Raises:
         SchemaError: 400, it is JSON of another kind, or none.
+        ValidationError: 400, its lists are too long to look into.
         HTTPBadRequest: it cannot be read at all.
     """
     try:
@@ -71,6 +74,7 @@ def document(body: bytes, forms: int = 1) -> dict[str, Any]:
     if not isinstance(found, dict):
         message = "Input should be a valid dictionary or object to extract fields from"
         raise refusal([problem("model_attributes_type", [], message, found)] * forms)
+    refuse_huge(found)
     return found
 
 
