@@ -22,6 +22,7 @@ Classify text with any Hugging Face checkpoint, in JAX, on TPU, GPU or CPU.
   jaxpool fit reviews.csv my-model --text-column body --label-column stars
   jaxpool convert my-model my-model-store
   jaxpool serve --model my-model-store --port 8000
+  jaxpool bench serve --model my-model-store
 """
 COMMANDS = {
     "classify": ("jaxpool.classify", "label texts from the command line, a pipe or a file"),
