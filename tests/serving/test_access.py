@@ -197,6 +197,7 @@ def test_what_cannot_work_is_said_at_once(
     Path("bad.pem").write_text("nothing")
     parser = argparse.ArgumentParser()
     add_arguments(parser)
+    before = signal.getsignal(signal.SIGINT)
     with pytest.raises(error, match=message):
         main(parser.parse_args(words))
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
