@@ -91,13 +91,13 @@ async def _measure(args: argparse.Namespace, console: Console) -> dict[str, Any]
         best = max(figure["texts_per_second"] for figure in figures if figure["server"] == first.name)
         for step in STEPS if args.ramp else ():
             sample = await arriving(sessions[0], texts, step * best, args.seconds)
-            figures.append(_figure(first, f"{step * best:.0f}/s arriving", [sample]))
+            figures.append(_figure(first, f"{step * best:.0f}/s", [sample]))
         if args.overload:
             rate = args.overload * best
             resident = first.resident_mib()
             sample = await arriving(sessions[0], texts, rate, args.overload_seconds)
             after = await closed(sessions[0], texts, 1, 2.0)
-            figures.append(_figure(first, f"{rate:.0f}/s arriving", [sample]) | _memory(resident, first.resident_mib()))
+            figures.append(_figure(first, f"{rate:.0f}/s", [sample]) | _memory(resident, first.resident_mib()))
             figures.append(_figure(first, "then 1 client", [after]))
     console.print(_table(figures))
     return {"ready_seconds": first.ready, "texts": len(texts), "load": figures}
@@ -124,7 +124,8 @@ def _memory(before: float | None, after: float | None) -> dict[str, Any]:
 
 
 def _table(figures: Sequence[dict[str, Any]]) -> Table:
-    table = Table("server", "load", "texts/s", "p50 ms", "p99 ms", "texts/batch", "padding", "answers", box=None)
+    table = Table("server", "load", "texts/s", "p50 ms", "p99 ms", "per batch", "padding", "answers", box=None)
+    table.columns[1].no_wrap = True
     for figure in figures:
         answers = ", ".join(
             f"{count} {'lost' if status == '0' else status}" for status, count in sorted(figure["statuses"].items())
