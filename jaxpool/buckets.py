@@ -92,7 +92,7 @@ def grid(
         max_rows: most rows of a bucket.
         row_multiple: size of the mesh axis the rows are spread over.
         per_octave: lengths from one power of two to the next; a power of two.
-        row_factor: from one row count to the next; a power of two.
+        row_factor: from one row count to the next; a power of two, at least 2.
 
     Raises:
         ValueError: an argument is not positive.

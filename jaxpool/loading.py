@@ -45,7 +45,7 @@ SPEED = {
     "gpu": Speed(2e14, 2e12, 2e-4, 3.0),
     "tpu": Speed(1e14, 8e11, 2e-4, 5.0),
 }
-"""Platform -> speed: the CPU as measured on two cores (BERT shapes, float32), the others data-sheet figures halved."""
+"""Platform -> speed: the CPU measured on two cores (BERT shapes, float32), the others assumed of an H100 and a v5e."""
 
 TOKEN_BUDGET = {"cpu": 1024, "gpu": 32768, "tpu": 16384}
 """Platform -> most tokens of one batch on one device, padding included."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient
-from replay import differences, recorded, send
+from replay import check_all, recorded
 
 from jaxpool import LLM, ValidationError, chat
 from jaxpool.buckets import Bucket
@@ -94,18 +93,8 @@ def offline(llm: LLM, text: str) -> list[float]:
 
 async def test_every_recorded_answer(judge: LLM) -> None:
     decided = {case for cases in DECISIONS.values() for case in cases}
-    wrong: dict[str, list[str]] = {}
-    equal = set()
     async with serving(judge, name="qwen2-cls", trust_request_chat_template=True) as client:
-        for case, entry in recorded("online_qwen2-cls_chat.json").items():
-            status, headers, body = await send(client, case, entry["request"])
-            found = differences(entry, status, headers, body)
-            if not found:
-                equal.add(case)
-            elif case not in decided or status != STATUSES.get(case, entry["response"]["status"]):
-                wrong[case] = found
-    assert not wrong, json.dumps(wrong, indent=1, ensure_ascii=False)
-    assert not equal & decided, "no longer different: take these out of the table"
+        await check_all(client, recorded("online_qwen2-cls_chat.json"), decided, STATUSES)
 
 
 async def test_a_request_brings_no_template_unless_it_is_trusted(judge: LLM) -> None:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from replay import GOLDENS, differences, recorded, send
+from replay import GOLDENS, check_all, differences, recorded
 
 from jaxpool import LLM
 from jaxpool.buckets import Bucket
@@ -58,19 +58,9 @@ def opened(name: str) -> Iterator[LLM]:
 @pytest.mark.parametrize(("model", "served_as"), [("gpt2-cls", "gpt2-cls"), ("bert-cls", "bert")])
 async def test_every_recorded_answer(model: str, served_as: str) -> None:
     decided = {case.removeprefix(f"{model}: ") for cases in DECISIONS.values() for case in cases}
-    wrong: dict[str, list[str]] = {}
-    equal = set()
     with opened(model) as llm:
         async with serving(llm, name=served_as) as client:
-            for case, entry in recorded(f"online_{model}.json").items():
-                status, headers, body = await send(client, case, entry["request"])
-                found = differences(entry, status, headers, body)
-                if not found:
-                    equal.add(case)
-                elif case not in decided or status != STATUSES.get(case, entry["response"]["status"]):
-                    wrong[case] = found
-    assert not wrong, json.dumps(wrong, indent=1, ensure_ascii=False)
-    assert not equal & decided, "no longer different: take these out of the table"
+            await check_all(client, recorded(f"online_{model}.json"), decided, STATUSES)
 
 
 @pytest.mark.parametrize("model", ["gpt2-cls", "bert-cls"])

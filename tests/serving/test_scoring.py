@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from one_label import one_label
 from jaxpool import LLM, PoolingParams
 from jaxpool.buckets import Bucket
 from jaxpool_serving.app import init_app
+from jaxpool_serving.keys import MODELS as LOADED
 from jaxpool_serving.keys import Options
 
 from .conftest import MODELS, serving
@@ -102,3 +104,19 @@ async def test_a_model_that_scores_beside_one_that_does_not(cross_encoder: LLM, 
         sides = {"queries": QUERY, "documents": DOCUMENTS}
         assert (await post(client, "/score", **sides, model="pairs"))[0] == 200
         assert (await post(client, "/score", **sides))[0] == 404  # the first model has three labels
+
+
+async def test_a_warm_model_scores_while_another_is_loading(cross_encoder: LLM) -> None:
+    warm = threading.Event()
+
+    def loading() -> LLM:
+        warm.wait(30)
+        return cross_encoder
+
+    async with TestClient(TestServer(init_app({"late": loading, "warm": cross_encoder}))) as client:
+        sides = {"text_1": "a", "text_2": "b"}
+        assert (await post(client, "/score", **sides, model="warm"))[0] == 200
+        assert (await post(client, "/score", **sides, model="late"))[0] == 503
+        warm.set()
+        await client.app[LOADED]["late"]  # type: ignore[index]
+        assert (await post(client, "/score", **sides, model="late"))[0] == 200

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import math
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,27 @@ def _of_a_long_answer(wanted: dict[str, Any], found: dict[str, Any]) -> list[str
     shape = {"keys": sorted(found), "data": len(found["data"])}
     odd = compare({"keys": sorted(wanted["json_keys"]), "data": wanted["n_data"]}, shape, "")
     return odd + compare(begun["data"], found["data"][: len(begun["data"])], ".data")
+
+
+async def check_all(
+    client: TestClient, cases: Mapping[str, Any], decided: Collection[str], statuses: Mapping[str, int]
+) -> None:
+    """Sends every recorded request and asserts that the answer is the recorded one.
+
+    Args:
+        client: of the server that answers.
+        cases: from ``recorded``.
+        decided: cases that are answered differently on purpose; each of them must be.
+        statuses: the statuses of those of them whose status differs.
+    """
+    wrong: dict[str, list[str]] = {}
+    equal = set()
+    for case, entry in cases.items():
+        status, headers, body = await send(client, case, entry["request"])
+        found = differences(entry, status, headers, body)
+        if not found:
+            equal.add(case)
+        elif case not in decided or status != statuses.get(case, entry["response"]["status"]):
+            wrong[case] = found
+    assert not wrong, json.dumps(wrong, indent=1, ensure_ascii=False)
+    assert not equal & set(decided), "no longer different: take these out of the table"

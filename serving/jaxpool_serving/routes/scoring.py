@@ -58,8 +58,9 @@ def _scores_pairs(llm: LLM) -> bool:
 
 
 def _refuse_where_nothing_scores(app: web.Application) -> None:
-    """404 whatever the body says, as from a server that has no such route."""
-    if not any(_scores_pairs(served(app, name).llm) for name in app[MODELS]):
+    """404 whatever the body says, as from a server that has no such route; not while a model is still loading."""
+    models = app[MODELS].values()
+    if all(one.done() and not one.exception() and not _scores_pairs(one.result().llm) for one in models):
         raise web.HTTPNotFound
 
 
