@@ -111,6 +111,7 @@ def test_huggingface_hub(address: str) -> None:
 
 def test_metrics(address: str) -> None:
     """Every metric of the table is there, and every metric that is there is in the table."""
+    shell("curl -s http://127.0.0.1:8000/health", address)  # requests are counted from the first one on
     shown = {re.split(r"[{ ]", line)[0] for line in shell(block("bash", "/metrics"), address).splitlines()}
     shown = {re.sub(r"_(bucket|count|sum|created)$", "", name) for name in shown} - {"jaxpool_info"}
     shown -= {name.removesuffix("_total") for name in shown if name.endswith("_total")}  # of `_created`
