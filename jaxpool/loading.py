@@ -93,6 +93,7 @@ def open_engine(
     platform = {"cuda": "gpu", "rocm": "gpu"}.get(jax.default_backend(), jax.default_backend())
     stored = (folder / "jaxpool.json").is_file()  # what `jaxpool convert` writes beside the arrays
     reader = None if stored else Reader(folder)
+    programs: Programs | None = None
     try:
         spec = resolve(
             config,
@@ -137,6 +138,10 @@ def open_engine(
             for module in spec.modules:
                 reader.attach(module)
             arrays = load(reader, spec.family.table, spec.source, targets)
+    except BaseException:
+        if programs is not None:
+            programs.close()  # what waits to be compiled is for nobody
+        raise
     finally:
         if reader is not None:
             reader.close()
@@ -152,7 +157,11 @@ def open_engine(
     )
     engine = Engine(spec, programs, [arrays[path] for path in targets], buckets, cost)
     if compile != "on_demand":
-        engine.warm(essential(buckets) if compile == "behind" else None)
+        try:
+            engine.warm(essential(buckets) if compile == "behind" else None)
+        except BaseException:
+            engine.close()
+            raise
     return engine
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from jaxpool.models.classifier import Classifier
 from jaxpool.ops.attention import choose
 from jaxpool.pooling import activate, calibrate, pool
 from jaxpool.resolve import Spec
+from jaxpool.threads import DaemonThreads
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +102,7 @@ class Programs:
         self._types, self.mesh = bool(spec.token_types), mesh
         self._one: dict[Bucket, Future[Any]] = {}
         self._lock = threading.Lock()
-        self._pool: ThreadPoolExecutor | None = None
+        self._pool: DaemonThreads | None = None
         self._sealed = False
         self.compiles = 0
 
@@ -140,9 +142,10 @@ class Programs:
         if self._sealed:
             raise EngineError(f"no program for {bucket}: every program was compiled before ready. Please report this.")
         if self._pool is None:
-            before = threading.stack_size(STACK_BYTES)
-            self._pool = ThreadPoolExecutor(max(2, (os.cpu_count() or 2) // 2), thread_name_prefix="jaxpool-compile")
-            threading.stack_size(before)
+            self._pool = DaemonThreads(max(2, (os.cpu_count() or 2) // 2), "jaxpool-compile", STACK_BYTES)
+            # Also when the interpreter ends, which a thread inside XLA would turn into an abort. Whoever cannot wait for
+            # the compiles under way leaves with ``os._exit``, as the server does.
+            weakref.finalize(self, self._pool.shutdown, wait=True, cancel_futures=True)
         self._one[bucket] = future = self._pool.submit(self._compile, bucket)
         return future
 
@@ -186,7 +189,7 @@ class Programs:
         """Drops programs not begun yet and lets those under way finish."""
         with self._lock:
             if self._pool is not None:
-                self._pool.shutdown(wait=False, cancel_futures=True)
+                self._pool.shutdown(cancel_futures=True)
 
 
 def pad(

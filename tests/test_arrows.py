@@ -23,6 +23,7 @@ ARROWS = {
     "cache": "errors",
     "chat": "errors",
     "params": "errors",
+    "threads": "",
     "outputs": "errors params",
     "wire": "errors",
     "client": "errors wire",
@@ -38,12 +39,12 @@ ARROWS = {
     "ops": "errors ops",
     "models": "errors models ops pooling",
     "resolve": "errors labels params tasks sentence_files models pooling jaxpool_conversions",
-    "programs": "errors buckets cache models ops pooling resolve sharding",
+    "programs": "errors buckets cache models ops pooling resolve sharding threads",
     "engine": "errors buckets programs resolve",
     "refine": "errors engine params resolve",
     "jaxpool_conversions": "errors jaxpool_conversions",
     "jaxpool_conversions.families": "errors models ops pooling jaxpool_conversions",
-    "jaxpool_serving": "activations chat errors params prompts options buckets engine refine llm jaxpool_serving",
+    "jaxpool_serving": "activations chat errors params prompts options buckets engine refine llm threads jaxpool_serving",
 }
 # what even a wide row may not hold: nobody imports the server (`jaxpool serve` finds it by name, at run time)
 NEVER = {"jaxpool": {"jaxpool_serving"}, "jaxpool_conversions": {"jaxpool_serving"}}

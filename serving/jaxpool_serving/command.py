@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from jaxpool.errors import ValidationError
 from jaxpool.options import json_object, model_options, positive
 from jaxpool.params import PoolerConfig
+from jaxpool.threads import at_work
 from jaxpool_serving.access import access, add_access, tls
 from jaxpool_serving.access_log import STDOUT
 from jaxpool_serving.app import init_app
@@ -124,7 +125,7 @@ def main(args: argparse.Namespace) -> int:
             runner.run(listen(app, args.host, args.port, uds=args.uds, tls=certificates))
         code = 0
     finally:
-        if still_loading(app):  # deep in a compiler; ending the interpreter under it would crash
+        if still_loading(app) or at_work():  # deep in native code; ending the interpreter under it would crash
             atexit.register(os._exit, code)
     return 0
 

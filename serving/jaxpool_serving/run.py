@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import signal
 import socket
 import ssl
 import sys
@@ -16,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from jaxpool_serving.keys import MODELS, OPTIONS
+from jaxpool_serving.signals import stopped_by_signals
 
 if TYPE_CHECKING:
     from jaxpool.engine import Engine
@@ -58,18 +57,14 @@ async def listen(
         OSError: the address cannot be listened on.
         JaxpoolError: a model cannot be opened; the others are given up.
     """
-    started = time.monotonic()
-    stop = asyncio.Event()
+    with stopped_by_signals(asyncio.get_running_loop()) as stop:
+        await _listen(app, host, port, uds, tls, stop)
 
-    def on_signal(number: int) -> None:
-        if stop.is_set():
-            os._exit(128 + number)
-        stop.set()
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-
+async def _listen(
+    app: web.Application, host: str, port: int, uds: str | None, tls: ssl.SSLContext | None, stop: asyncio.Event
+) -> None:
+    started, loop = time.monotonic(), asyncio.get_running_loop()
     models = app[MODELS]
     runner = runner_of(app)
     # The address is taken before the model is: a port in use should not cost a load.
@@ -109,8 +104,6 @@ async def listen(
         await runner.cleanup()
         if listening is not None:
             listening.close()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)  # uvloop leaves its own behind
 
 
 async def _complete(engines: Sequence[Engine], started: float) -> None:
