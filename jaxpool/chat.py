@@ -1,26 +1,24 @@
 """Conversations to the text that a model reads, through the chat template that comes with its tokenizer.
 
-Templates run in the sandbox of transformers: they can compute a text, and neither reach Python nor change anything.
+What a message may hold is settled here, what a template does in ``chat_template``.
 """
 
 from __future__ import annotations
 
-import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import jinja2
 
+from jaxpool import chat_template
+from jaxpool.chat_template import check
 from jaxpool.errors import ValidationError
 
-ContentFormat = Literal["auto", "string", "openai"]
+__all__ = ["ContentFormat", "Templates", "check", "render"]
 
-NO_TEMPLATE = (
-    "As of transformers v4.44, default chat template is no longer allowed, so you must provide a chat template if the "
-    "tokenizer does not define one."
-)
+ContentFormat = Literal["auto", "string", "openai"]
 
 _TEXT_PARTS = {"text": "text", "refusal": "refusal", "thinking": "thinking"}
 """Kind of a part of a message -> which of its keys holds the text."""
@@ -33,8 +31,20 @@ _LOOP_OVER_PARTS = re.compile(
 )
 
 
+class Templates(Protocol):
+    """What a tokenizer knows of conversations: transformers' tokenizers and our ``Vocabulary`` alike."""
+
+    @property
+    def chat_template(self) -> str | Mapping[str, str] | None:
+        """One template, or several by name."""
+
+    @property
+    def special_tokens_map(self) -> Mapping[str, str]:
+        """Names such as ``bos_token`` -> the token's text."""
+
+
 def render(
-    tokenizer: Any,
+    tokenizer: Templates,
     messages: Sequence[Mapping[str, Any]],
     template: str | None = None,
     *,
@@ -42,11 +52,12 @@ def render(
     continue_final_message: bool = False,
     content_format: ContentFormat = "auto",
     variables: Mapping[str, Any] | None = None,
+    max_chars: int | None = None,
 ) -> str:
     """One conversation as text, special tokens included (tokenise it with ``add_special_tokens=False``).
 
     Args:
-        tokenizer: a transformers tokenizer, such as ``LLM.get_tokenizer()`` returns.
+        tokenizer: a transformers tokenizer, such as ``LLM.get_tokenizer()`` returns, or ``LLM.tokenizer.vocabulary``.
         messages: dicts with ``role`` and ``content``, a text or a list of text parts
             (``{"type": "text", "text": …}``, or plain strings).
         template: a Jinja template, or the name of one of the tokenizer's; None takes the tokenizer's own.
@@ -55,56 +66,35 @@ def render(
         content_format: whether the template wants contents as one text ("string") or as lists of parts ("openai");
             "auto" looks whether it loops over them.
         variables: what else the template may use, ``tools`` and ``documents`` among it.
+        max_chars: longest text; None for any.
 
     Raises:
-        ValidationError: there is no template, it fails, or a message is none or has a part that is not text.
+        ValidationError: there is no template, it fails or writes too much, or a message is none or has a part that is
+            not text.
     """
     variables = dict(variables or {})
     conversation = [_message(message) for message in messages]
-    template = _find(tokenizer, template, variables.get("tools"))
+    if "messages" in variables:
+        raise ValidationError("A variable of a chat template cannot be called `messages`; that is the conversation.")
+    template = chat_template.find(tokenizer.chat_template, template, variables.get("tools"))
     as_parts = bool(_LOOP_OVER_PARTS.search(template)) if content_format == "auto" else content_format == "openai"
     if not as_parts:
         conversation = [message | {"content": _joined(message["content"])} for message in conversation]
     if "'developer'" not in template and '"developer"' not in template:
         conversation = _developers_as_system(conversation)
     try:
-        return tokenizer.apply_chat_template(
+        return chat_template.rendered(
+            template,
             conversation,
-            chat_template=template,
-            tokenize=False,
+            {**tokenizer.special_tokens_map, **variables},
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
-            **_allowed(tokenizer, variables),
+            max_chars=max_chars,
         )
+    except ValidationError:
+        raise
     except Exception as error:  # a template may raise anything, and says what is wrong with the conversation
         raise ValidationError(_reason(error)) from error
-
-
-def check(template: str) -> None:
-    """Raise ValidationError where ``template`` is not well-formed Jinja."""
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    try:
-        render_jinja_template([], chat_template=template)  # compiles, and renders none
-    except jinja2.TemplateError as error:
-        raise ValidationError(f"The chat template is not well-formed: {error}") from error
-
-
-def _find(tokenizer: Any, template: str | None, tools: Any) -> str:
-    if not isinstance(template, str | None):
-        raise ValidationError(f"A chat template is a text; found {type(template).__name__}.", parameter="chat_template")
-    try:
-        return tokenizer.get_chat_template(template, tools=tools)
-    except ValueError as error:
-        raise ValidationError(NO_TEMPLATE) from error
-
-
-def _allowed(tokenizer: Any, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the names that mean something to ``apply_chat_template``: those are not the template's."""
-    reserved = set(inspect.signature(tokenizer.apply_chat_template).parameters) - {"tools", "documents"}
-    if "messages" in variables:
-        raise ValidationError("A variable of a chat template cannot be called `messages`; that is the conversation.")
-    return {name: value for name, value in variables.items() if name not in reserved}
 
 
 def _message(message: Mapping[str, Any]) -> dict[str, Any]:
@@ -160,7 +150,7 @@ def _tool_call(call: Any) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
-        except ValueError:  # what a model once wrote must not make its conversation unreadable
+        except (ValueError, RecursionError):  # what a model once wrote must not make its conversation unreadable
             arguments = None
     return {**call, "function": {**function, "arguments": arguments if isinstance(arguments, dict) else {}}}
 

@@ -143,8 +143,8 @@ class Programs:
             raise EngineError(f"no program for {bucket}: every program was compiled before ready. Please report this.")
         if self._pool is None:
             self._pool = DaemonThreads(max(2, (os.cpu_count() or 2) // 2), "jaxpool-compile", STACK_BYTES)
-            # Also when the interpreter ends, which a thread inside XLA would turn into an abort. Whoever cannot wait for
-            # the compiles under way leaves with ``os._exit``, as the server does.
+            # Also when the interpreter ends, which a thread inside XLA would turn into an abort. Whoever cannot wait
+            # for the compiles under way leaves with ``os._exit``, as the server does.
             weakref.finalize(self, self._pool.shutdown, wait=True, cancel_futures=True)
         self._one[bucket] = future = self._pool.submit(self._compile, bucket)
         return future

@@ -26,6 +26,8 @@ class Vocabulary:
         model_input_names: tells whether the model wants token types.
         model_max_length: the tokenizer's own limit in tokens, possibly astronomic.
         pad_token_id, unk_token, unk_token_id: special tokens; None where there are none.
+        chat_template: Jinja, one or several by name; None where there is none.
+        special_tokens_map: names such as ``bos_token`` -> the token's text, for chat templates.
     """
 
     backend: Any
@@ -36,6 +38,8 @@ class Vocabulary:
     pad_token_id: int | None
     unk_token: str | None
     unk_token_id: int | None
+    chat_template: str | dict[str, str] | None
+    special_tokens_map: dict[str, str]
 
     @classmethod
     def of(cls, hf: Any) -> Vocabulary:
@@ -50,6 +54,8 @@ class Vocabulary:
             pad_token_id=hf.pad_token_id,
             unk_token=hf.unk_token,
             unk_token_id=hf.unk_token_id,
+            chat_template=hf.chat_template,
+            special_tokens_map=dict(hf.special_tokens_map),
         )
 
     def longest_piece(self) -> int:

@@ -21,7 +21,8 @@ ARROWS = {
     "pooling": "",
     "activations": "pooling",
     "cache": "errors",
-    "chat": "errors",
+    "chat": "chat_template errors",
+    "chat_template": "errors",
     "params": "errors",
     "threads": "",
     "outputs": "errors params",
@@ -44,7 +45,9 @@ ARROWS = {
     "refine": "errors engine params resolve",
     "jaxpool_conversions": "errors jaxpool_conversions",
     "jaxpool_conversions.families": "errors models ops pooling jaxpool_conversions",
-    "jaxpool_serving": "activations chat errors params prompts options buckets engine refine llm threads jaxpool_serving",
+    "jaxpool_serving": (
+        "activations chat chat_template errors params prompts options buckets engine refine llm threads jaxpool_serving"
+    ),
 }
 # what even a wide row may not hold: nobody imports the server (`jaxpool serve` finds it by name, at run time)
 NEVER = {"jaxpool": {"jaxpool_serving"}, "jaxpool_conversions": {"jaxpool_serving"}}

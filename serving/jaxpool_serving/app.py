@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
 from jaxpool_serving.access_log import access_logged
-from jaxpool_serving.keys import MODELS, OBSERVERS, OPTIONS, TOKENIZER_THREADS, Observer, Options
+from jaxpool_serving.keys import MODELS, OBSERVERS, OPTIONS, Observer, Options
 from jaxpool_serving.metrics import METRICS, Metrics
 from jaxpool_serving.middleware import middlewares
 from jaxpool_serving.middleware.cors import allow_origin
 from jaxpool_serving.middleware.observing import echo_request_id
 from jaxpool_serving.models import opened
+from jaxpool_serving.rendering import rendering
 from jaxpool_serving.routes import ROUTES
+from jaxpool_serving.tokenizer_threads import tokenizing
 from jaxpool_serving.tracing import traced
 
 if TYPE_CHECKING:
@@ -46,10 +47,5 @@ def init_app(models: Mapping[str, LLM | Callable[[], LLM]], options: Options | N
     for routes in ROUTES:
         app.add_routes(routes)
 
-    async def tokenizer_threads(app: web.Application) -> AsyncIterator[None]:
-        with ThreadPoolExecutor(options.tokenizer_threads, thread_name_prefix="tokenizer") as threads:
-            app[TOKENIZER_THREADS] = threads
-            yield
-
-    app.cleanup_ctx.extend([access_logged, traced, tokenizer_threads, opened(models)])
+    app.cleanup_ctx.extend([access_logged, traced, tokenizing, rendering, opened(models)])
     return app

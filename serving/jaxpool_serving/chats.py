@@ -1,14 +1,13 @@
-"""Conversations to prompts, in a thread: templates are programs."""
+"""Conversations to prompts, in other processes: templates are programs."""
 
 from __future__ import annotations
 
-import asyncio
+import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from jaxpool import chat
 from jaxpool.errors import ValidationError
-from jaxpool_serving.keys import OPTIONS, TOKENIZER_THREADS
+from jaxpool_serving.keys import OPTIONS, RENDERERS, TOKENIZER_THREADS
 from jaxpool_serving.schemas.chat import Chat
 from jaxpool_serving.schemas.texts import Texts
 
@@ -29,22 +28,32 @@ async def prompts(app: web.Application, served: Served, body: Texts | Chat) -> S
 
     Raises:
         ValidationError: the conversation cannot be rendered, or brings a template that this server does not trust.
+        RequestError: 504, the template does not end.
     """
     if isinstance(body, Texts):
         return body.prompts()
     if body.templates() and not app[OPTIONS].trust_request_chat_template:
         raise ValidationError(UNTRUSTED)
-    loop = asyncio.get_running_loop()
-    return [await loop.run_in_executor(app[TOKENIZER_THREADS], _rendered, served.llm, body, app[OPTIONS])]
+    question = await app[TOKENIZER_THREADS].run(_question, served.llm, body, app[OPTIONS])
+    return [await app[RENDERERS].render(question)]
 
 
-def _rendered(llm: LLM, body: Chat, options: Options) -> str:
-    return chat.render(
-        llm.get_tokenizer(),
-        body.messages,
-        next(filter(None, body.templates()), options.chat_template),
-        add_generation_prompt=body.add_generation_prompt,
-        continue_final_message=body.continue_final_message,
-        content_format=options.chat_template_content_format,
-        variables=body.variables(),
-    )
+def _question(llm: LLM, body: Chat, options: Options) -> bytes:
+    """The arguments of ``chat.render`` as `Renderers` take them."""
+    vocabulary = llm.tokenizer.vocabulary
+    if vocabulary is None:
+        raise ValidationError(llm.tokenizer.absent)
+    asked = {
+        "tokenizer": {
+            "chat_template": vocabulary.chat_template,
+            "special_tokens_map": vocabulary.special_tokens_map,
+        },
+        "messages": body.messages,
+        "template": next(filter(None, body.templates()), options.chat_template),
+        "add_generation_prompt": body.add_generation_prompt,
+        "continue_final_message": body.continue_final_message,
+        "content_format": options.chat_template_content_format,
+        "variables": body.variables(),
+        "max_chars": options.max_text_chars,
+    }
+    return json.dumps(asked).encode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,18 +11,15 @@ from aiohttp import web
 
 from jaxpool.errors import ValidationError
 from jaxpool.params import PoolingParams
+from jaxpool_serving.deadlines import in_time
 from jaxpool_serving.keys import OPTIONS, TOKENIZER_THREADS, Served
 from jaxpool_serving.record import RECORD
-from jaxpool_serving.schemas.errors import RequestError
 from jaxpool_serving.tokenise import guess, size, tokenise
 
 if TYPE_CHECKING:
     import numpy as np
 
     from jaxpool_serving.schemas.common import PoolingRequest
-
-DEADLINE = "X-Request-Timeout"
-"""Header with the seconds that the client waits; it beats the field ``timeout``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +31,8 @@ class Job:
         tokenization: options for the tokenizer (truncation, special tokens, padding).
         activated: whether scores are wanted after the activation; None: as the model is configured.
         priority: lower goes first.
-        timeout: seconds after which nobody wants the answer; None: as the server is configured.
+        timeout: seconds from the request's arrival, after which nobody wants the answer; None: as the server is
+            configured.
     """
 
     prompts: Sequence[Any]
@@ -79,28 +76,8 @@ async def compute(request: web.Request, served: Served, job: Job) -> Scores:
         RequestError: 504, the deadline has passed.
         TokenizerError, EngineError: the tokenizer or the device failed at one of the prompts.
     """
-    seconds = _deadline(request, job)
-    if seconds is None:
+    async with in_time(request, job.timeout):
         return await _compute(request, served, job)
-    try:
-        async with asyncio.timeout(seconds):
-            return await _compute(request, served, job)
-    except TimeoutError:
-        message = f"The answer was not ready within {seconds:g} s."
-        raise RequestError(504, "GatewayTimeoutError", message, "timeout") from None
-
-
-def _deadline(request: web.Request, job: Job) -> float | None:
-    word = request.headers.get(DEADLINE)
-    if word is None:
-        return request.app[OPTIONS].request_timeout if job.timeout is None else job.timeout
-    try:
-        seconds = float(word)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise ValidationError(f"The header {DEADLINE} must be a positive number of seconds, not {word[:100]!r}.")
-    return seconds
 
 
 async def _compute(request: web.Request, served: Served, job: Job) -> Scores:

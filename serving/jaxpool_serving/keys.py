@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
     from jaxpool.chat import ContentFormat
     from jaxpool.llm import LLM
     from jaxpool_serving.batcher import Batcher
+    from jaxpool_serving.rendering import Renderers
+    from jaxpool_serving.tokenizer_threads import TokenizerThreads
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class Options:
         body_timeout: seconds that a client may take to send a body; after them 408.
         idle_timeout: seconds after which a connection without a request is closed.
         request_timeout: seconds after which a request that names no ``timeout`` is dropped, 504; None for never.
+        template_timeout: seconds that a chat template may take; then 504, and its process is ended.
+        tokenizer_timeout: seconds that the tokenizer may take for one piece of a request; then 504.
         max_wait_ms: milliseconds that a text waits for company when the device is idle.
         tokenizer_threads: threads that tokenise.
         shutdown_timeout: seconds that requests in flight get after SIGTERM.
@@ -69,6 +72,8 @@ class Options:
     body_timeout: float = 30.0
     idle_timeout: float = 75.0
     request_timeout: float | None = None
+    template_timeout: float = 5.0
+    tokenizer_timeout: float = 30.0
     max_wait_ms: float = 0.0
     tokenizer_threads: int = 2
     shutdown_timeout: float = 60.0
@@ -108,4 +113,5 @@ OBSERVERS = web.AppKey("OBSERVERS", list[Observer])
 """Called in order with every request that has been answered."""
 PROBES = frozenset({"/health", "/ready", "/ping", "/metrics"})
 """Paths that orchestrators ask every few seconds."""
-TOKENIZER_THREADS = web.AppKey("TOKENIZER_THREADS", Executor)
+TOKENIZER_THREADS: web.AppKey[TokenizerThreads] = web.AppKey("TOKENIZER_THREADS")
+RENDERERS: web.AppKey[Renderers] = web.AppKey("RENDERERS")

@@ -35,6 +35,8 @@ LIMITS: dict[str, tuple[str, Callable[[str], float], str]] = {
     "body_timeout": ("SECONDS", seconds, "for a client to send a body; then 408"),
     "idle_timeout": ("SECONDS", seconds, "for a connection without a request; then it is closed"),
     "request_timeout": ("SECONDS", seconds, "for an answer, where a request names no timeout; then 504"),
+    "template_timeout": ("SECONDS", seconds, "for a chat template; then 504"),
+    "tokenizer_timeout": ("SECONDS", seconds, "for the tokenizer, per piece of a request; then 504"),
     "shutdown_timeout": ("SECONDS", seconds, "for requests in flight after SIGTERM"),
     "max_wait_ms": ("MS", seconds, "that a text waits for company when the device is idle"),
 }

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 from pydantic import TypeAdapter
 
-from jaxpool_serving.compute import DEADLINE
+from jaxpool_serving.deadlines import DEADLINE
 from jaxpool_serving.keys import PROBES, VERSION
 from jaxpool_serving.schemas.classify import ClassifyChatRequest, ClassifyRequest, ClassifyResponse, LabelScore
 from jaxpool_serving.schemas.pooling import PoolingForms, PoolingResponse

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from time import monotonic
 
 from aiohttp import web
 
@@ -21,6 +22,7 @@ class Record:
         path: as requested, decoded, without the query.
         route: the resource that answered, such as ``/classify``; ``unknown`` where there is none.
         time: when it arrived, Unix seconds.
+        arrived: the same on the monotonic clock.
         status: of the answer.
         total: from arrival to the answer.
         model: served name; None where no model was used.
@@ -37,6 +39,7 @@ class Record:
     path: str
     route: str
     time: float = field(default_factory=time.time)
+    arrived: float = field(default_factory=monotonic)
     status: int = CLIENT_LEFT
     total: float = 0.0
     model: str | None = None

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
 
 from jaxpool.errors import JaxpoolError
@@ -13,6 +11,7 @@ from jaxpool.errors import JaxpoolError
 if TYPE_CHECKING:
     from jaxpool.engine import Row
     from jaxpool.llm import LLM
+    from jaxpool_serving.tokenizer_threads import TokenizerThreads
 
 AT_ONCE = 2_000
 """Characters (or ids) of a request that the event loop tokenises itself; a hop to a thread costs as much."""
@@ -44,7 +43,7 @@ def guess(prompts: Iterable[Any], sizes: Iterable[int], longest: int) -> int:
 
 async def tokenise(
     llm: LLM,
-    threads: Executor,
+    threads: TokenizerThreads,
     prompts: Sequence[Any],
     sizes: Sequence[int],
     tokenization: Mapping[str, Any],
@@ -63,14 +62,14 @@ async def tokenise(
     Raises:
         ValidationError: a prompt cannot be tokenised as asked.
         TokenizerError: the tokenizer failed.
+        RequestError: 504, it takes too long.
     """
     vocabulary = llm.tokenizer.vocabulary
     if sum(sizes) <= AT_ONCE and (vocabulary is None or vocabulary.backend is not None):  # a Rust one is quick
         return _rows(llm, prompts, tokenization, activated)
-    loop = asyncio.get_running_loop()
     rows: list[Row] = []
     for start, stop in _pieces(sizes):
-        rows += await loop.run_in_executor(threads, _rows, llm, prompts[start:stop], tokenization, activated)
+        rows += await threads.run(_rows, llm, prompts[start:stop], tokenization, activated)
     return rows
 
 

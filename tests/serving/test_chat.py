@@ -14,6 +14,7 @@ from replay import check_all, recorded
 
 from jaxpool import LLM, ValidationError, chat
 from jaxpool.buckets import Bucket
+from jaxpool.chat_template import NO_TEMPLATE
 from jaxpool.cli import main
 from jaxpool_serving.templates import templates
 
@@ -126,7 +127,7 @@ async def test_a_template_goes_before_another(judge: LLM) -> None:
 async def test_a_server_can_give_a_model_its_template(llm: LLM) -> None:
     async with serving(llm) as client:
         status, answer = await post(client)
-        assert (status, answer["error"]["message"]) == (400, chat.NO_TEMPLATE)
+        assert (status, answer["error"]["message"]) == (400, NO_TEMPLATE)
     async with serving(llm, chat_template=PIPED) as client:
         status, answer = await post(client)
         assert status == 200

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +9,7 @@ from aiohttp import web
 
 from jaxpool.prompts import pairs, to_score
 from jaxpool_serving.compute import Job, check_sizes, compute
+from jaxpool_serving.deadlines import in_time
 from jaxpool_serving.keys import MODELS, TOKENIZER_THREADS, Served
 from jaxpool_serving.models import served
 from jaxpool_serving.routes.bodies import json_body, request_id
@@ -79,8 +79,8 @@ async def _scores(request: web.Request, model: Served, body: ScoringRequest) -> 
     if any(limits):
         for texts in sides:
             check_sizes(request.app, [len(text) for text in texts])
-        loop, threads = asyncio.get_running_loop(), request.app[TOKENIZER_THREADS]
-        first, second = await loop.run_in_executor(threads, _shortened, llm, sides, limits)
+        async with in_time(request, body.timeout):
+            first, second = await request.app[TOKENIZER_THREADS].run(_shortened, llm, sides, limits)
     if spec.task == "classify":
         prompts = pairs(first, second, joined=llm.reads_pairs_joined)
         found = await compute(request, model, Job.of(body, prompts))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -11,6 +10,7 @@ from aiohttp import web
 from jaxpool.errors import ValidationError
 from jaxpool_serving.chats import prompts
 from jaxpool_serving.compute import check_sizes
+from jaxpool_serving.deadlines import in_time
 from jaxpool_serving.keys import MODELS, TOKENIZER_THREADS, Served
 from jaxpool_serving.models import served
 from jaxpool_serving.routes.bodies import json_body
@@ -38,9 +38,10 @@ async def tokenize(request: web.Request) -> web.Response:
     """Token ids of a text, however many."""
     body = parse(await json_body(request))
     model = _named(request.app, body.model)
-    [text] = await prompts(request.app, model, body) if isinstance(body, TokenizeChatRequest) else [body.prompt]
-    check_sizes(request.app, [len(text)])
-    return web.json_response(await _in_thread(request, _tokenized, model.llm, text, body))
+    async with in_time(request):
+        [text] = await prompts(request.app, model, body) if isinstance(body, TokenizeChatRequest) else [body.prompt]
+        check_sizes(request.app, [len(text)])
+        return web.json_response(await _in_thread(request, _tokenized, model.llm, text, body))
 
 
 @routes.post("/detokenize")
@@ -49,7 +50,8 @@ async def detokenize(request: web.Request) -> web.Response:
     body = validated(DetokenizeRequest, document(await json_body(request)))
     model = _named(request.app, body.model)
     check_sizes(request.app, [len(body.tokens)])
-    return web.json_response(await _in_thread(request, _detokenized, model.llm, body))
+    async with in_time(request):
+        return web.json_response(await _in_thread(request, _detokenized, model.llm, body))
 
 
 def _named(app: web.Application, name: str | None) -> Served:
@@ -61,7 +63,7 @@ def _named(app: web.Application, name: str | None) -> Served:
 
 
 async def _in_thread(request: web.Request, work: Callable[..., Answer], *arguments: Any) -> Answer:
-    return await asyncio.get_running_loop().run_in_executor(request.app[TOKENIZER_THREADS], work, *arguments)
+    return await request.app[TOKENIZER_THREADS].run(work, *arguments)
 
 
 def _tokenized(llm: LLM, text: str, body: TokenizeForms) -> TokenizeResponse:
