@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import weakref
@@ -33,6 +34,15 @@ class Row:
     types: Sequence[int] | np.ndarray | None = None
     activated: bool = True
 
+
+FORKED = (
+    "This LLM was made before the process forked; its threads and its device stayed with the parent. Make the LLM in "
+    "the process that uses it, or start processes with multiprocessing.get_context('spawn') instead of 'fork'."
+)
+NOT_PICKLED = (
+    "An LLM cannot be pickled: its weights are on a device and its programs are compiled for this process. Send what "
+    "it is made of (the model's name or folder) and make the LLM in the process that uses it."
+)
 
 Results = np.ndarray | list[np.ndarray]
 """float32 ``[rows, labels]``; for tasks of tokens one ``[tokens, labels]`` per row. Embeddings: width for labels."""
@@ -66,7 +76,7 @@ class Engine:
         cost: CostModel,
     ) -> None:
         self.spec, self.programs, self.buckets, self.cost = spec, programs, buckets, cost
-        self._plans = 0
+        self._plans, self._process = 0, os.getpid()
         self._todo: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         running: queue.Queue[tuple[_Work, jax.Array] | None] = queue.Queue(maxsize=1)
         self._threads = [
@@ -77,7 +87,7 @@ class Engine:
         for thread in self._threads:
             thread.start()
         # Also runs when the interpreter ends: a thread still inside XLA then would abort the process.
-        self._stop = weakref.finalize(self, _stop, self._todo, programs, self._threads)
+        self._stop = weakref.finalize(self, _stop, self._todo, programs, self._threads, self._process)
 
     @property
     def compiles(self) -> int:
@@ -110,6 +120,14 @@ class Engine:
         self.programs.seal()
         self.programs.ensure(self.buckets if first is None else first)
 
+    def check_process(self) -> None:
+        """Raise EngineError in a process that was forked from the engine's own: the threads are not here."""
+        if os.getpid() != self._process:
+            raise EngineError(FORKED)
+
+    def __reduce__(self) -> Any:
+        raise TypeError(NOT_PICKLED)
+
     def submit(self, rows: Sequence[Row], bucket: Bucket) -> Future[Any]:
         """Queues one batch.
 
@@ -120,8 +138,12 @@ class Engine:
         Returns:
             A future of ``Results``. Cancelling it before its turn costs nothing. It fails with
             EngineError if the engine is closed.
+
+        Raises:
+            EngineError: as `check_process`.
         """
         future: Future[Any] = Future()
+        self.check_process()
         if not self._stop.alive:
             future.set_exception(EngineError("the engine is closed"))
         elif not 0 < len(rows) <= bucket.rows or max(len(row.ids) for row in rows) > bucket.length:
@@ -143,6 +165,7 @@ class Engine:
         Raises:
             EngineError: or whatever else the first failing batch raised.
         """
+        self.check_process()
         lengths = np.fromiter((len(row.ids) for row in rows), np.int64, len(rows))
         # What has been asked often will be asked as often again: the more plans, the less each pays of a compile.
         cost = replace(self.cost, plans_per_program=self.cost.plans_per_program + self._plans)
@@ -170,7 +193,11 @@ class Engine:
         self._stop()
 
 
-def _stop(todo: queue.SimpleQueue[_Work | None], programs: Programs, threads: list[threading.Thread]) -> None:
+def _stop(
+    todo: queue.SimpleQueue[_Work | None], programs: Programs, threads: list[threading.Thread], process: int
+) -> None:
+    if os.getpid() != process:  # forked: threads and locks are the parent's
+        return
     todo.put(None)
     programs.close()
     for thread in threads:

@@ -99,7 +99,7 @@ def _run(
 ) -> Fitted:
     import numpy as np
 
-    from jaxpool import programs, sharding
+    from jaxpool import compiled, programs, sharding
     from jaxpool.buckets import grid
     from jaxpool.checkpoint import locate, read_config
     from jaxpool.fresh import open_for_training
@@ -109,7 +109,7 @@ def _run(
     from jaxpool.vocabulary import lower_cases, read_tokenizer
     from jaxpool_conversions.load import load
 
-    programs.enable_cache()
+    compiled.enable_cache()
     folder = locate(model)
     config = read_config(folder)
     tokenizer = read_tokenizer(folder)

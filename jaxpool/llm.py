@@ -325,6 +325,7 @@ class LLM:
         """Tokenises everything, then computes everything; outputs in the order of ``prompts``."""
         if self._closed:
             raise EngineError("This LLM is closed; make a new one.")
+        self.engine.check_process()
         from jaxpool import refine
         from jaxpool.engine import Row
 

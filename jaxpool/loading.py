@@ -11,11 +11,12 @@ import jax.numpy as jnp
 
 from jaxpool import sharding
 from jaxpool.buckets import CostModel, essential, grid
+from jaxpool.compiled import enable_cache
 from jaxpool.engine import Engine
 from jaxpool.errors import ConfigError, ValidationError
 from jaxpool.labels import of_text
 from jaxpool.params import PoolerConfig
-from jaxpool.programs import Programs, abstract, enable_cache
+from jaxpool.programs import Programs, abstract
 from jaxpool.resolve import Spec, resolve
 from jaxpool_conversions.families import Family
 from jaxpool_conversions.heads import FROM_2_WAY_SOFTMAX, find_head

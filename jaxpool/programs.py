@@ -8,7 +8,6 @@ import threading
 import weakref
 from collections.abc import Iterable
 from concurrent.futures import Future
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +17,6 @@ from jax.sharding import Mesh
 
 from jaxpool import sharding
 from jaxpool.buckets import Bucket
-from jaxpool.cache import private_folder
 from jaxpool.errors import EngineError
 from jaxpool.models.classifier import Classifier
 from jaxpool.ops.attention import choose
@@ -212,22 +210,3 @@ def pad(
             types_BT[i, : len(row)] = segment
     activated_B[: len(rows)] = activated
     return Inputs(ids_BT, types_BT, lengths_B, activated_B)
-
-
-def enable_cache() -> Path | None:
-    """Keeps compiled programs between processes, in ``xla`` of our cache folder (see ``cache.private_folder``).
-
-    A cache directory already configured in JAX is left alone.
-
-    Returns:
-        The directory in use, or None.
-    """
-    configured = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
-    if configured:
-        return Path(configured)
-    folder = private_folder("xla")
-    if folder is not None:
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    return folder

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import field, fields, make_dataclass
@@ -19,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from jaxpool import __version__
-from jaxpool.cache import private_folder
+from jaxpool.cache import Folder, private_folder
 from jaxpool.checkpoint import Overrides, label_map, read_config
 from jaxpool.vocabulary import TOKENIZER_FILES, Vocabulary, read_tokenizer
 
-FORMAT = 1
+FORMAT = 2
 """Raise it when the content of the files changes."""
 
 DEPRECATED = {"torch_dtype", "use_return_dict"}
@@ -45,24 +44,21 @@ def read(folder: Path, words: Path | None, hf_overrides: Overrides = None) -> tu
     Raises:
         CheckpointError, ConfigError: as ``read_config`` and ``read_tokenizer`` do; failures are not remembered.
     """
-    path = _path(folder, words, hf_overrides)
-    if path is not None and path.is_file():
-        try:
-            config, vocabulary = _load(json.loads(path.read_text(encoding="utf-8")))
-            config.name_or_path = str(folder)  # another copy may have been read then
-            return config, vocabulary
-        except (OSError, ValueError, KeyError, TypeError):
-            path.unlink(missing_ok=True)  # damaged: made anew below
+    place = _place(folder, words, hf_overrides)
+    if place is not None and (found := place[0].read(place[1])) is not None:
+        config, vocabulary = _load(json.loads(found))
+        config.name_or_path = str(folder)  # another copy may have been read then
+        return config, vocabulary
     config = read_config(folder, hf_overrides)
     hf = None if words is None else read_tokenizer(words)
     vocabulary = None if hf is None else Vocabulary.of(hf)
-    if path is not None:
-        _save(path, config, vocabulary)
+    if place is not None:
+        _save(*place, config, vocabulary)
     return config, vocabulary
 
 
-def _path(folder: Path, words: Path | None, hf_overrides: Overrides) -> Path | None:
-    """Where the answer is kept; None where it cannot be: overrides that are code, or no directory of our own."""
+def _place(folder: Path, words: Path | None, hf_overrides: Overrides) -> tuple[Folder, str] | None:
+    """Where the answer is kept, and its name there; None for overrides that are code, and without a directory."""
     if not isinstance(hf_overrides, Mapping | None):
         return None
     try:
@@ -72,7 +68,7 @@ def _path(folder: Path, words: Path | None, hf_overrides: Overrides) -> Path | N
     key = hashlib.sha256(
         repr((FORMAT, __version__, version("transformers"), version("tokenizers"), overrides)).encode()
     )
-    patterns = ("*.json", *TOKENIZER_FILES)
+    patterns = ("*.json", "*.jinja", "additional_chat_templates/*.jinja", *TOKENIZER_FILES)
     files = {folder / "config.json", *(file for pattern in patterns for file in (words or folder).glob(pattern))}
     for file in sorted(files):
         if file.is_file() and not file.name.endswith(".safetensors.index.json"):
@@ -80,28 +76,26 @@ def _path(folder: Path, words: Path | None, hf_overrides: Overrides) -> Path | N
             key.update(f"{file.name} {len(content)} {words is None}".encode())
             key.update(content)
     cache = private_folder("checkpoints")
-    return cache and cache / f"{key.hexdigest()}.json"
+    return None if cache is None else (cache, f"{key.hexdigest()}.json")
 
 
-def _save(path: Path, config: Any, vocabulary: Vocabulary | None) -> None:
-    """Writes what ``_load`` reads, all of it or nothing; a full disk or an odd value only costs the speed."""
+def _save(cache: Folder, name: str, config: Any, vocabulary: Vocabulary | None) -> None:
+    """Writes what ``_load`` reads; an odd value only costs the speed."""
     if vocabulary is not None and vocabulary.backend is None:
         return
     data: dict[str, Any] = {"class": type(config).__name__, "vocabulary": None}
     if vocabulary is not None:
-        rest = {name.name: getattr(vocabulary, name.name) for name in fields(vocabulary)}
+        rest = {field.name: getattr(vocabulary, field.name) for field in fields(vocabulary)}
         data["vocabulary"] = {**rest, "backend": vocabulary.backend.to_str(), "slow": None}
         data["special"] = vocabulary.backend.encode_special_tokens
     try:
         data["defaults"] = _values(type(config)(), {name.name for name in fields(config)})
         public = {name for name in dir(config) if name[0] != "_"}
         data["values"] = _values(config, (public | data["defaults"].keys()) - DEPRECATED)
-        text = json.dumps(data)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-            file.write(text)
-        Path(file.name).replace(path)
-    except (OSError, TypeError, ValueError):
+        content = json.dumps(data).encode()
+    except (TypeError, ValueError):
         return
+    cache.write(name, content)
 
 
 def _values(config: Any, names: set[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 from collections.abc import Callable
@@ -28,7 +29,7 @@ class DaemonThreads(Executor):
         self._name, self._stack_bytes, self._count = name, stack_bytes, count
         self._works: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._closed = False
+        self._closed, self._process = False, os.getpid()
         self._workers: set[_Worker] = set()
         for _ in range(count):
             self._add()
@@ -81,6 +82,8 @@ class DaemonThreads(Executor):
             wait: until they have ended.
             cancel_futures: cancel what is queued.
         """
+        if os.getpid() != self._process:  # forked: the threads, and whoever held the lock, are in the parent
+            return
         with self._lock:
             closed, self._closed = self._closed, True
         if cancel_futures:

@@ -13,13 +13,15 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from transformers import AutoConfig
 
 from jaxpool.buckets import Bucket, essential, grid
+from jaxpool.compiled import enable_cache
 from jaxpool.engine import Engine, Row
 from jaxpool.errors import EngineError
 from jaxpool.loading import AHEAD, open_engine
-from jaxpool.programs import Programs, enable_cache
+from jaxpool.programs import Programs
 
 MODELS = Path(__file__).parents[1] / "data" / "models"
 
@@ -186,6 +188,7 @@ def test_a_cache_others_may_write_to_is_refused(tmp_path: Path, monkeypatch: pyt
         assert enable_cache() is None
     finally:
         jax.config.update("jax_compilation_cache_dir", configured)
+        reset_cache()
 
 
 def test_padding_beyond_the_text_changes_nothing(tmp_path: Path) -> None:

@@ -75,6 +75,9 @@ class TamperedEngine:
     def begun(self) -> int:
         return self.engine.begun
 
+    def check_process(self) -> None:
+        """As the real engine."""
+
     def submit(self, rows: Sequence[Row], bucket: Bucket) -> Future[np.ndarray]:
         self.batches.append(list(rows))
         self.used.append(bucket)
