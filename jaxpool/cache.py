@@ -15,6 +15,7 @@ import logging
 import os
 import secrets
 import stat
+import weakref
 from pathlib import Path, PurePath
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Folder:
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path, self._descriptor = path, descriptor
+        weakref.finalize(self, os.close, descriptor).atexit = False
 
     def read(self, name: str) -> bytes | None:
         """What `write` wrote last; None where there is nothing, or something else."""
@@ -59,9 +61,6 @@ class Folder:
             logger.debug("%s is not kept: %s", name, error)
             with contextlib.suppress(OSError):
                 os.unlink(part, dir_fd=self._descriptor)
-
-    def __del__(self) -> None:
-        os.close(self._descriptor)
 
 
 def private_folder(name: str) -> Folder | None:

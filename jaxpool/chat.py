@@ -170,4 +170,5 @@ def _reason(error: BaseException) -> str:
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
-    return str(next((one for one in chain if isinstance(one, jinja2.TemplateError)), error))
+    found = next((one for one in chain if isinstance(one, jinja2.TemplateError)), error)
+    return str(found) or f"The chat template failed at this conversation: {type(found).__name__}."

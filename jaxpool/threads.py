@@ -19,6 +19,8 @@ Work = tuple[Future[Any], Callable[[], Any]]
 class DaemonThreads(Executor):
     """An executor that the interpreter does not join at its end, unlike those of ``concurrent.futures``.
 
+    Its threads last until it is shut down.
+
     Args:
         count: threads at a time.
         name: of the threads.
@@ -35,7 +37,6 @@ class DaemonThreads(Executor):
             self._add()
 
     def _add(self) -> None:
-        # The threads hold no reference to the executor: it can be collected, which ends them.
         worker = _Worker(self._works, self._name)
         with _STACK_SIZE:
             before = threading.stack_size(self._stack_bytes)
@@ -98,10 +99,6 @@ class DaemonThreads(Executor):
         for worker in self._workers if wait else ():
             if worker is not threading.current_thread():
                 worker.join()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_workers"):
-            self.shutdown()
 
 
 MOST_ABANDONED = 4

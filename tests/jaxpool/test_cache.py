@@ -137,7 +137,7 @@ def test_what_is_not_as_it_was_written_is_nothing(damage: str, home: Path) -> No
 
 
 def test_programs_are_remade_where_they_are_damaged(tmp_path: Path) -> None:
-    """The real start, over files of both kinds that are all damaged in one way or another."""
+    """The real start, over a program and a config of which one bit each is another one."""
     code = (
         "import sys; from jaxpool import LLM;"
         "llm = LLM(sys.argv[1], max_model_len=16, max_num_batched_tokens=16, compile='ahead');"
@@ -154,11 +154,10 @@ def test_programs_are_remade_where_they_are_damaged(tmp_path: Path) -> None:
         return done.stdout, {path.name: path.read_bytes() for path in kept if path.is_file()}
 
     first, before = start()
-    assert len(before) >= 3
-    damages = [damage for name, damage in DAMAGES.items() if name not in ("folder", "link", "open to all")]
-    for number, name in enumerate(sorted(before)):
+    assert len(before) >= 2
+    for name in before:
         [path] = (tmp_path / "mine").glob(f"*/{name}")
-        damages[number % len(damages)](path)
+        _flip(path)
     again, after = start()
     assert again == first
     assert after.keys() == before.keys()

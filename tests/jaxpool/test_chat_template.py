@@ -48,7 +48,7 @@ def hf() -> Any:
 @pytest.mark.parametrize("template", TEMPLATES)
 @pytest.mark.parametrize("options", [{}, {"add_generation_prompt": True}, {"continue_final_message": True}], ids=str)
 def test_a_text_is_transformers(hf: Any, template: str | None, options: dict[str, bool]) -> None:
-    variables = {"tools": [{"type": "function"}], "documents": [{"title": "t", "text": "u"}], "extra": (1, "é")}
+    variables = {"tools": [{"type": "function"}], "documents": [{"title": "t", "text": "u"}], "extra": [1, "é"]}
     try:
         theirs = hf.apply_chat_template(TALK, chat_template=template, tokenize=False, **options, **variables)
     except ValueError:

@@ -173,7 +173,6 @@ def test_a_forgotten_engine_is_collected_and_its_threads_end() -> None:
 
 
 def test_a_cache_others_may_write_to_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    configured = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
     try:
         shared = tmp_path / "shared" / "xla"
@@ -187,8 +186,10 @@ def test_a_cache_others_may_write_to_is_refused(tmp_path: Path, monkeypatch: pyt
         jax.config.update("jax_compilation_cache_dir", None)
         assert enable_cache() is None
     finally:
-        jax.config.update("jax_compilation_cache_dir", configured)
+        monkeypatch.undo()
+        jax.config.update("jax_compilation_cache_dir", None)
         reset_cache()
+        enable_cache()
 
 
 def test_padding_beyond_the_text_changes_nothing(tmp_path: Path) -> None:

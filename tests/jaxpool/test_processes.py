@@ -14,20 +14,27 @@ from jaxpool import LLM
 MODEL = str(Path(__file__).parents[1] / "data" / "models" / "bert-cls")
 
 FORK = """
-import os, sys, warnings
+import multiprocessing, sys, warnings
 warnings.simplefilter("ignore")  # JAX warns of forks
 from jaxpool import LLM
+
+
+def in_child(llm):
+    for ask in (lambda: llm.classify("a", use_tqdm=False), lambda: llm.encode([[5]], pooling_task="classify")):
+        try:
+            ask()
+        except Exception as error:
+            print(type(error).__name__, error, flush=True)
+    llm.close()
+    sys.exit(7)
+
+
 with LLM(sys.argv[1]) as llm:
     llm.classify("a", use_tqdm=False)
-    if not (child := os.fork()):
-        for ask in (lambda: llm.classify("a", use_tqdm=False), lambda: llm.encode([[5]], pooling_task="classify")):
-            try:
-                ask()
-            except Exception as error:
-                print(type(error).__name__, error, flush=True)
-        llm.close()
-        sys.exit(7)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+    child = multiprocessing.get_context("fork").Process(target=in_child, args=(llm,))
+    child.start()
+    child.join(60)
+    assert child.exitcode == 7, child.exitcode
     assert len(llm.classify(["a", "b"], use_tqdm=False)) == 2
 """
 
