@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from jaxpool_serving.keys import MODELS, OPTIONS
+from jaxpool_serving.open_connections import OPEN_CONNECTIONS, allow_files
 
 if TYPE_CHECKING:
     from jaxpool.engine import Engine
@@ -28,15 +29,30 @@ LINGERING = 2.0
 """Seconds for which the rest of a body is read and thrown away once its request has been refused."""
 
 
+READ_BUFFER = 2**14
+"""Bytes; twice as many are read of a body that nobody has asked for yet."""
+
+
+class Runner(web.AppRunner):
+    """Runs the application; its connections are bounded."""
+
+    async def setup(self) -> None:
+        """Start the application."""
+        await super().setup()
+        assert self.server is not None
+        self.app[OPEN_CONNECTIONS].bound(self.server)
+
+
 def runner_of(app: web.Application) -> web.AppRunner:
     """What runs ``app``, with its limits on connections; requests are cancelled when their clients leave."""
     options = app[OPTIONS]
-    return web.AppRunner(
+    return Runner(
         app,
         handler_cancellation=True,
         shutdown_timeout=options.shutdown_timeout,
         keepalive_timeout=options.idle_timeout,
         lingering_time=LINGERING,
+        read_bufsize=READ_BUFFER,
         access_log=None,
     )
 
@@ -59,6 +75,7 @@ async def listen(
         JaxpoolError: a model cannot be opened; the others are given up.
     """
     started = time.monotonic()
+    allow_files(app[OPTIONS].max_connections)
     stop = asyncio.Event()
 
     def on_signal(number: int) -> None:
