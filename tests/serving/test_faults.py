@@ -21,6 +21,7 @@ from safetensors.numpy import load_file, save_file
 from jaxpool import LLM
 from jaxpool.errors import WeightsError
 from jaxpool_serving.app import init_app
+from jaxpool_serving.batcher import Batcher
 from jaxpool_serving.keys import MODELS as LOADED
 from jaxpool_serving.keys import Options
 from jaxpool_serving.run import runner_of
@@ -37,8 +38,12 @@ class Wire:
         self.app, self.port = app, port
 
     @property
+    def batcher(self) -> Batcher:
+        return self.app[LOADED]["bert"].result().batcher
+
+    @property
     def queued(self) -> int:
-        return self.app[LOADED]["bert"].result().batcher.queued
+        return self.batcher.queued
 
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)
