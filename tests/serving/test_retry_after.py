@@ -67,12 +67,15 @@ class Device:
         return answer
 
 
-COST = CostModel(1e9, 1e4, 1e12, 0.002, 1.0)
+COST = CostModel(2e7, 1e3, 1e12, 0.002, 1.0)
 SLOWNESS = {
     "as predicted": COST.seconds,
     "five times slower": lambda bucket: 5 * COST.seconds(bucket),
     "a call costs more": lambda bucket: 0.01 + COST.seconds(bucket),
 }
+
+
+BURST = 6000
 
 
 async def request(batcher: Batcher, length: int, texts: int = 1) -> None:
@@ -81,24 +84,21 @@ async def request(batcher: Batcher, length: int, texts: int = 1) -> None:
 
 
 @pytest.mark.parametrize("device", list(SLOWNESS))
-@pytest.mark.parametrize("length", [5, 30, 120])
-@pytest.mark.parametrize("rounds", [1, 3])
-def test_bursts_after_quiet_traffic_are_told_the_truth_within_a_factor_of_two(
-    device: str, length: int, rounds: int
-) -> None:
+@pytest.mark.parametrize("length", [5, 120])
+def test_bursts_after_quiet_traffic_are_told_the_truth_within_a_factor_of_two(device: str, length: int) -> None:
     async def work(clock: Callable[[], float]) -> None:
         engine: Any = Device(SLOWNESS[device], COST)
-        batcher = Batcher(engine, max_texts=20_000, max_tokens=10**9, clock=clock)
-        for _ in range(rounds):
-            for _ in range(200):  # one at a time
+        batcher = Batcher(engine, max_texts=BURST, max_tokens=10**9, clock=clock)
+        for _ in range(2):
+            for _ in range(60):  # one at a time
                 await request(batcher, length)
                 await asyncio.sleep(0.05)
             started = clock()
-            burst = [asyncio.ensure_future(request(batcher, length)) for _ in range(20_000)]
+            burst = [asyncio.ensure_future(request(batcher, length)) for _ in range(BURST)]
             told = []
             for _ in range(3):  # when some batches are back
                 await asyncio.sleep(0.3)
-                with pytest.raises(QueueFullError) as full, batcher.admission.room(20_000, 1):
+                with pytest.raises(QueueFullError) as full, batcher.admission.room(BURST, 1):
                     pass
                 told.append((clock() - started, full.value.retry_after))
             await asyncio.gather(*burst)
@@ -114,11 +114,11 @@ def test_bursts_after_quiet_traffic_are_told_the_truth_within_a_factor_of_two(
 def test_even_before_a_full_batch_has_come_back(device: str) -> None:
     async def work(clock: Callable[[], float]) -> None:
         engine: Any = Device(SLOWNESS[device], COST)
-        batcher = Batcher(engine, max_texts=20_000, max_tokens=10**9, clock=clock)
-        for _ in range(200):
+        batcher = Batcher(engine, max_texts=BURST, max_tokens=10**9, clock=clock)
+        for _ in range(60):
             await request(batcher, 5)
         started = clock()
-        burst = [asyncio.ensure_future(request(batcher, 120)) for _ in range(20_000)]
+        burst = [asyncio.ensure_future(request(batcher, 120)) for _ in range(BURST)]
         await asyncio.sleep(0)
         seconds = batcher.admission.seconds_to_drain()
         await asyncio.gather(*burst)
@@ -179,13 +179,12 @@ def test_rows_of_a_failed_request_are_not_computed() -> None:
         engine: Any = Device(COST.seconds, COST)
         batcher = Batcher(engine, max_texts=10**6, max_tokens=10**9, clock=clock)
         with pytest.raises(EngineError):
-            await batcher.classify([Row([99]), *[Row([77])] * 2000])
-        waited = len(batcher._queue)
+            await batcher.classify([Row([99]), *[Row([77])] * 20_000])
+        waited, computed = len(batcher._queue), len(engine.computed)
         await batcher.close()
-        assert waited == 0
-        # two batches were on the device, and the first was halved down to the row to blame: its other halves stay
-        most = max(bucket.rows for bucket in engine.buckets)
-        assert sum(row.ids[0] == 77 for row in engine.computed) <= 4 * most
+        await asyncio.sleep(10)
+        assert (waited, len(engine.computed)) == (0, computed)
+        assert computed < 3000
 
     simulated(work)
 
