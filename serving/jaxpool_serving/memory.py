@@ -104,15 +104,18 @@ class Share:
 
 BODY_MEMORY = web.AppKey("BODY_MEMORY", BodyMemory)
 SHARE = web.RequestKey("SHARE", Share)
+BODY = web.RequestKey("BODY", bytes)
 
 
 async def read_body(request: web.Request) -> bytes:
-    """The body of a request; every byte is counted before the next is read.
+    """The body of a request, also when asked for again; every byte is counted before the next is read.
 
     Raises:
         RequestError: 503, there is no room for it now.
         HTTPRequestEntityTooLarge: it is larger than ``max_body_bytes``.
     """
+    if BODY in request:
+        return request[BODY]
     share, most = request[SHARE], request.app[OPTIONS].max_body_bytes
     chunks: list[bytes] = []
     while chunk := await request.content.readany():
@@ -120,4 +123,5 @@ async def read_body(request: web.Request) -> bytes:
             raise web.HTTPRequestEntityTooLarge(most)
         share.grow(len(chunk))
         chunks.append(chunk)
-    return b"".join(chunks)
+    request[BODY] = body = b"".join(chunks)
+    return body
