@@ -12,9 +12,10 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Self, TypeVar, cast
 
 import aiohttp
+import yarl
 
 from jaxpool.errors import ValidationError
-from jaxpool.wire import Classification, Prompt, inputs, refusal, retry_after
+from jaxpool.wire import Classification, Prompt, answered, classifications, inputs, refusal, retry_after
 
 API_KEY = "JAXPOOL_API_KEY"
 """Environment variable that holds the key when none is given; the server reads it too."""
@@ -24,6 +25,11 @@ FIRST_BACKOFF, LONGEST_BACKOFF = 0.25, 8.0
 """Seconds; doubled from retry to retry."""
 LONGEST_WAIT = 600.0
 """Seconds; a server that asks for more patience than this is not waited for."""
+LONGEST_SLEEP = 30.0
+"""Seconds; one that asks for more than this is asked again earlier, since queues shrink faster than thought."""
+SAME_REQUEST = frozenset({307, 308})
+"""Redirects that keep the method and the body."""
+MOST_REDIRECTS = 5
 
 Result = TypeVar("Result")
 
@@ -32,7 +38,8 @@ class AsyncClient:
     """Asks a jaxpool server, or another one with vLLM's ``/classify``.
 
     Refusals that pass (429, 502, 503) and lost connections are retried: after as long as ``Retry-After``
-    says, and a random time that grows from retry to retry. That is safe, since nothing on the server changes.
+    says (30 s at most), and a random time that grows from retry to retry. That is safe, since nothing on the server
+    changes. Texts and key go to the server of ``base_url`` alone: a redirect to another one is an error.
 
     Args:
         base_url: of the server, with a path if it is mounted under one.
@@ -77,18 +84,21 @@ class AsyncClient:
             **fields: other fields of the request, such as ``model``, ``truncate_prompt_tokens`` or ``timeout``.
 
         Raises:
-            ServerError: a request was refused, or every attempt has failed; requests still under way are dropped.
+            ValidationError: there is no prompt, or one is none.
+            ServerError: a request was refused, every attempt has failed, or the answer is not one result per prompt;
+                requests still under way are dropped.
             ConnectionError: there is no server, after every attempt.
             TimeoutError: an attempt took longer than ``timeout``.
         """
         asked = inputs(prompts)
         pieces = [asked[start : start + self.max_inputs] for start in range(0, len(asked), self.max_inputs)]
-        answers: list[dict[str, Any]] = [{}] * len(pieces)
+        answers: list[list[Classification]] = [[]] * len(pieces)
         numbered = enumerate(pieces)
 
         async def worker() -> None:
             for number, piece in numbered:
-                answers[number] = await self.post("/classify", {**fields, "input": piece})
+                answer = await self.post("/classify", {**fields, "input": piece})
+                answers[number] = classifications(answer, len(piece))
 
         workers = [asyncio.ensure_future(worker()) for _ in range(min(self.concurrency, len(pieces)))]
         try:
@@ -97,7 +107,7 @@ class AsyncClient:
             for one in workers:
                 one.cancel()
             await asyncio.gather(*workers, return_exceptions=True)
-        return [Classification.of(entry) for answer in answers for entry in answer["data"]]
+        return [result for answer in answers for result in answer]
 
     async def post(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """Any other resource of the server, such as ``/tokenize``: one JSON body for another.
@@ -116,7 +126,8 @@ class AsyncClient:
         async with asyncio.timeout(timeout):
             while True:
                 try:
-                    async with self._opened().get(f"{self.base_url}/ready", ssl=self._ssl) as response:
+                    address = f"{self.base_url}/ready"
+                    async with self._opened().get(address, ssl=self._ssl, allow_redirects=False) as response:
                         if response.status == 200:
                             return
                         if response.status not in RETRIED:
@@ -150,11 +161,12 @@ class AsyncClient:
         for attempt in range(self.max_retries + 1):
             failure: Exception
             try:
-                address = f"{self.base_url}/{path.lstrip('/')}"
-                async with self._slots, self._opened().request(method, address, ssl=self._ssl, **body) as response:
-                    if response.status == 200:
-                        return cast("dict[str, Any]", await response.json())
-                    failure, asked = await refusal(response), retry_after(response)
+                async with self._slots:
+                    response = await self._follow(method, f"{self.base_url}/{path.lstrip('/')}", body)
+                    async with response:
+                        if response.status == 200:
+                            return cast("dict[str, Any]", await answered(response))
+                        failure, asked = await refusal(response), retry_after(response)
                 if response.status not in RETRIED or asked > LONGEST_WAIT:
                     raise failure
             except TimeoutError:
@@ -163,11 +175,27 @@ class AsyncClient:
                 failure, asked = ConnectionError(f"no answer from {self.base_url}: {error}"), 0.0
                 if isinstance(error, aiohttp.ClientSSLError):  # will not get better
                     raise failure from error
+            except aiohttp.ClientError as error:  # an address that is none, an answer that is not HTTP
+                raise ConnectionError(f"no answer from {self.base_url}: {error}") from error
             if attempt < self.max_retries:
                 backoff = min(FIRST_BACKOFF * 2**attempt, LONGEST_BACKOFF)
                 # many clients that were refused together should not come back together
-                await asyncio.sleep(asked + random.uniform(0, backoff))
+                await asyncio.sleep(min(asked, LONGEST_SLEEP) + random.uniform(0, backoff))
         raise failure
+
+    async def _follow(self, method: str, address: str, body: Mapping[str, Any]) -> aiohttp.ClientResponse:
+        """The answer, after redirects that stay on the server and keep the request."""
+        for _ in range(MOST_REDIRECTS):
+            response = await self._opened().request(method, address, ssl=self._ssl, allow_redirects=False, **body)
+            try:
+                target = response.url.join(yarl.URL(response.headers["Location"]))
+            except (KeyError, ValueError):
+                return response
+            if response.status not in SAME_REQUEST or target.origin() != response.url.origin():
+                return response
+            response.release()
+            address = str(target)
+        return response
 
 
 class Client:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import numbers
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -11,10 +13,11 @@ from typing import Any
 
 import aiohttp
 
-from jaxpool.errors import ServerError
+from jaxpool.errors import ServerError, ValidationError
 
 Prompt = str | Sequence[int] | tuple[str, str] | Mapping[str, str]
 """A text, its token ids, or a pair of texts: ``(text, other)`` or ``{"text": …, "text_pair": …}``."""
+A_PROMPT = "a text, token ids or a pair of texts"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +40,16 @@ class Classification:
 
     @staticmethod
     def of(entry: Mapping[str, Any]) -> Classification:
-        """From an entry of a response's ``data``."""
+        """From an entry of a response's ``data``.
+
+        Raises:
+            KeyError, TypeError: it lacks a field, or a field is something else.
+        """
         label, best = entry["label"], entry.get("top_k")
+        if not isinstance(label, str | None):
+            raise TypeError("label")
+        if not isinstance(entry["probs"], list) or not all(isinstance(one, int | float) for one in entry["probs"]):
+            raise TypeError("probs")
         return Classification(
             label,
             entry["probs"],
@@ -49,29 +60,93 @@ class Classification:
 
 
 def inputs(prompts: Any) -> list[Any]:
-    """Prompts as the field ``input`` has them."""
-    one = isinstance(prompts, str | Mapping) or _is_pair(prompts) or (len(prompts) and isinstance(prompts[0], int))
-    return [_input(prompt) for prompt in ([prompts] if one else prompts)]
+    """Prompts as the field ``input`` has them.
+
+    Raises:
+        ValidationError: there is none, or one of them is no prompt.
+    """
+    if isinstance(prompts, str | Mapping) or _is_pair(prompts):
+        return [_input(0, prompts)]
+    try:
+        given = list(prompts)
+    except TypeError:
+        raise ValidationError(f"prompts is {_shown(prompts)}, and should be {A_PROMPT}, or a list of those.") from None
+    if not given:
+        raise ValidationError("You must pass at least one prompt")
+    if isinstance(given[0], numbers.Integral):
+        return [_input(0, given)]
+    return [_input(number, prompt) for number, prompt in enumerate(given)]
 
 
-def _input(prompt: Any) -> Any:
+def _input(number: int, prompt: Any) -> Any:
     if isinstance(prompt, str):
         return prompt
     if _is_pair(prompt):
         return {"text": prompt[0], "text_pair": prompt[1]}
-    return dict(prompt) if isinstance(prompt, Mapping) else [int(token) for token in prompt]
+    if isinstance(prompt, Mapping):
+        return dict(prompt)
+    try:
+        return [operator.index(token) for token in prompt]
+    except TypeError:
+        raise ValidationError(f"prompts[{number}] is {_shown(prompt)}, and should be {A_PROMPT}.") from None
+
+
+def _shown(value: Any) -> str:
+    return "None" if value is None else f"{type(value).__name__} {repr(value)[:80]}"
 
 
 def _is_pair(prompt: Any) -> bool:
     return isinstance(prompt, tuple) and len(prompt) == 2 and all(isinstance(text, str) for text in prompt)
 
 
+async def answered(response: aiohttp.ClientResponse) -> Any:
+    """The JSON of an answer with status 200.
+
+    Raises:
+        ServerError: it is something else.
+    """
+    text = await response.text(errors="replace")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        said = f"no JSON but {response.headers.get('Content-Type', 'something else')}: {text[:200]!r}"
+        raise ServerError(
+            f"{response.status}: the answer of {response.url} is {said}", status=response.status
+        ) from None
+
+
+def classifications(answer: Any, prompts: int) -> list[Classification]:
+    """The results in an answer of ``/classify``, one per prompt.
+
+    Raises:
+        ServerError: they are not.
+    """
+    entries = answer.get("data") if isinstance(answer, dict) else None
+    if not isinstance(entries, list):
+        raise ServerError(f"200: the answer has no list `data`: {_shown(answer)}", status=200)
+    if len(entries) != prompts:
+        raise ServerError(f"200: the answer has {len(entries)} results for {prompts} prompts", status=200)
+    found = []
+    for number, entry in enumerate(entries):
+        try:
+            if entry.get("index", number) != number:
+                raise KeyError("index")
+            found.append(Classification.of(entry))
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
+            said = f"200: result {number} of the answer is broken ({error}): {_shown(entry)}"
+            raise ServerError(said, status=200) from error
+    return found
+
+
 async def refusal(response: aiohttp.ClientResponse) -> ServerError:
     """What an answer other than 200 says: vLLM's ``error`` object, its bare forms, or a proxy's page."""
     text = await response.text(errors="replace")
+    if 300 <= response.status < 400:
+        said = f"{response.status}: redirected to {response.headers.get('Location')!r}, which is not followed"
+        return ServerError(f"{said}; if that is the server, give it as base_url.", status=response.status)
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = text
     detail = found.get("error", found.get("detail")) if isinstance(found, dict) else found
     named = detail if isinstance(detail, dict) else {"message": detail}

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-import time
+from collections.abc import Callable
 
 MAX_WAIT = 600
 """Seconds; nobody is told to come back later than that."""
-
-DECAY = 0.9
-"""Weight of all earlier batches against the latest one in the measured rate."""
 
 
 class QueueFullError(Exception):
@@ -25,61 +22,74 @@ class Admission:
 
     Args:
         max_texts: most texts at a time.
-        max_tokens: most tokens at a time.
+        max_tokens: most tokens at a time; a request that is alone may have more.
+        tokens_per_second: asked for the speed of the device whenever somebody is refused; 0 if it is not known yet.
 
     Attributes:
         texts: admitted and not yet answered.
         tokens: of those texts; an estimate for a request that is not tokenised yet.
     """
 
-    def __init__(self, max_texts: int, max_tokens: int) -> None:
+    def __init__(self, max_texts: int, max_tokens: int, tokens_per_second: Callable[[], float]) -> None:
         self.max_texts, self.max_tokens = max_texts, max_tokens
         self.texts = self.tokens = 0
-        self._rate_tokens = self._rate_seconds = 0.0
-        self._landed = 0.0
+        self._tokens_per_second = tokens_per_second
 
     def room(self, texts: int, tokens: int) -> Room:
-        """Room for a request, a context manager that gives it back.
+        """Room for a request, a context manager: entering it takes the room, leaving gives it back.
 
-        Raises:
-            QueueFullError: there is not enough.
+        Entering raises QueueFullError if there is not enough.
         """
-        if self.texts + texts > self.max_texts or (self.texts and self.tokens + tokens > self.max_tokens):
-            raise QueueFullError(self.seconds_to_drain())
         return Room(self, texts, tokens)
 
-    def landed(self, tokens: int, since: float) -> None:
-        """A batch of ``tokens`` (without padding), sent at ``since`` on the monotonic clock, has come back now."""
-        now = time.monotonic()
-        # two batches are under way at a time: the seconds in which both were are counted once
-        self._rate_seconds = self._rate_seconds * DECAY + now - max(since, self._landed)
-        self._rate_tokens = self._rate_tokens * DECAY + tokens
-        self._landed = now
-
     def seconds_to_drain(self) -> int:
-        """What is queued now divided by the measured rate, in whole seconds; 1 before any measure."""
-        seconds = self.tokens * self._rate_seconds / self._rate_tokens if self._rate_tokens else 1.0
+        """What is queued now divided by the speed of the device, in whole seconds; 1 before any measure."""
+        speed = self._tokens_per_second()
+        seconds = self.tokens / speed if speed else 1.0
         return min(max(math.ceil(seconds), 1), MAX_WAIT)
 
 
 class Room:
-    """What one request holds of an `Admission`; leaving the context gives it back."""
+    """What one request holds of an `Admission`."""
 
-    __slots__ = ("_admission", "_texts", "_tokens")
+    __slots__ = ("_admission", "_held", "_texts", "_tokens")
 
     def __init__(self, admission: Admission, texts: int, tokens: int) -> None:
         self._admission, self._texts, self._tokens = admission, texts, tokens
+        self._held = False
 
     def __enter__(self) -> Room:
-        self._admission.texts += self._texts
-        self._admission.tokens += self._tokens
+        if self._held:
+            raise RuntimeError("this room is taken already")
+        admission = self._admission
+        if admission.texts + self._texts > admission.max_texts:
+            raise QueueFullError(admission.seconds_to_drain())
+        self._check(admission.texts, admission.tokens + self._tokens)
+        admission.texts += self._texts
+        admission.tokens += self._tokens
+        self._held = True
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._admission.texts -= self._texts
-        self._admission.tokens -= self._tokens
+        if self._held:
+            self._held = False
+            self._admission.texts -= self._texts
+            self._admission.tokens -= self._tokens
 
     def holds(self, tokens: int) -> None:
-        """The number of tokens is known now."""
-        self._admission.tokens += tokens - self._tokens
+        """The number of tokens is known now.
+
+        Raises:
+            QueueFullError: it is more than was estimated, and more than there is room for.
+        """
+        if not self._held:
+            raise RuntimeError("this room has been given back")
+        admission = self._admission
+        if tokens > self._tokens:
+            self._check(admission.texts - self._texts, admission.tokens - self._tokens + tokens)
+        admission.tokens += tokens - self._tokens
         self._tokens = tokens
+
+    def _check(self, other_texts: int, tokens: int) -> None:
+        if other_texts and tokens > self._admission.max_tokens:
+            raise QueueFullError(self._admission.seconds_to_drain())

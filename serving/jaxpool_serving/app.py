@@ -9,11 +9,13 @@ from aiohttp import web
 
 from jaxpool_serving.access_log import access_logged
 from jaxpool_serving.keys import MODELS, OBSERVERS, OPTIONS, Observer, Options
+from jaxpool_serving.memory import BODY_MEMORY, BodyMemory
 from jaxpool_serving.metrics import METRICS, Metrics
 from jaxpool_serving.middleware import middlewares
 from jaxpool_serving.middleware.cors import allow_origin
 from jaxpool_serving.middleware.observing import echo_request_id
 from jaxpool_serving.models import opened
+from jaxpool_serving.open_connections import OPEN_CONNECTIONS, OpenConnections
 from jaxpool_serving.rendering import rendering
 from jaxpool_serving.routes import ROUTES
 from jaxpool_serving.tokenizer_threads import tokenizing
@@ -38,6 +40,8 @@ def init_app(models: Mapping[str, LLM | Callable[[], LLM]], options: Options | N
     app[OPTIONS] = options
     app[MODELS] = {}
     app[METRICS] = Metrics(models)
+    app[BODY_MEMORY] = BodyMemory(options.body_memory)
+    app[OPEN_CONNECTIONS] = OpenConnections(options.max_connections)
     observers: list[Observer] = [app[METRICS].answered]
     app[OBSERVERS] = observers
     if options.allowed_origins:

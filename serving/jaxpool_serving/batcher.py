@@ -7,6 +7,7 @@ computes, the next batch gathers by itself. Runs in the event loop's thread only
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,13 +16,16 @@ import numpy as np
 
 from jaxpool.errors import EngineError
 from jaxpool_serving.admission import Admission
-from jaxpool_serving.choice import Choice
-from jaxpool_serving.waiting import Asked, Item, Waiting
+from jaxpool_serving.batch_selection import BatchSelection
+from jaxpool_serving.request_queue import Item, PendingRequest, RequestQueue
+from jaxpool_serving.throughput import Throughput
 
 if TYPE_CHECKING:
     from jaxpool.buckets import Bucket
     from jaxpool.engine import Engine, Row
 
+
+log = logging.getLogger("jaxpool.serving")
 
 NOTHING = np.empty(0, np.float32)
 
@@ -51,6 +55,7 @@ class Batcher:
         slots: batches handed to the engine at a time; 2 keeps the device busy while results are fetched.
         window: waiting rows looked at when a batch is formed.
         on_batch: called with every batch that goes to the device: its bucket, its rows, and their tokens.
+        clock: seconds from any origin, never going back.
 
     Attributes:
         admission: what is admitted and not yet answered.
@@ -66,16 +71,19 @@ class Batcher:
         slots: int = 2,
         window: int = 256,
         on_batch: Callable[[Bucket, int, int], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.engine = engine
-        self.admission = Admission(max_texts, max_tokens)
-        self._free_slots = slots
+        self._throughput = Throughput(engine.buckets, engine.cost)
+        self.admission = Admission(max_texts, max_tokens, lambda: self._throughput.tokens_per_second)
+        self._slots = slots
         self._window = window
         self._max_wait = max_wait
         self._on_batch = on_batch
-        self._waiting = Waiting()
-        self._choice = Choice(engine.usable, engine.cost)
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._clock = clock
+        self._queue = RequestQueue()
+        self._selection = BatchSelection(engine.usable, engine.cost)
+        self._batches: set[asyncio.Task[None]] = set()  # one per slot that is taken
         self._wake: asyncio.Handle | None = None
 
     @property
@@ -86,7 +94,7 @@ class Batcher:
     @property
     def waiting_tokens(self) -> int:
         """Tokens of the rows that wait for the device."""
-        return self._waiting.tokens
+        return self._queue.tokens
 
     async def classify(self, rows: Sequence[Row], priority: int = 0) -> Computed:
         """Compute one request's rows, in order. Cancelling drops those that are not yet on the device.
@@ -98,77 +106,89 @@ class Batcher:
         Raises:
             EngineError: a row of this request failed on the device.
         """
-        asked = Asked(asyncio.get_running_loop().create_future(), [NOTHING] * len(rows), len(rows), priority)
-        self._waiting.add(rows, asked)
-        self._wake_up()
-        values = await asked.answer
+        answer = asyncio.get_running_loop().create_future()
+        request = PendingRequest(answer, [NOTHING] * len(rows), len(rows), priority, arrived=self._clock())
+        self._queue.add(rows, request)
+        try:
+            self._wake_up()
+            await answer
+            values = request.values
+        finally:
+            self._queue.discard(request)
         found = values if self.engine.spec.per_token else np.stack(values)
-        return Computed(found, asked.sent - asked.arrived, time.monotonic() - asked.sent)
+        return Computed(found, request.sent - request.arrived, self._clock() - request.sent)
 
     async def close(self) -> None:
         """Wait until the batches in flight have come back (no new rows may arrive meanwhile)."""
-        while self._tasks:
-            await asyncio.wait(set(self._tasks))
+        while self._batches:
+            await asyncio.wait(set(self._batches))
 
     def _wake_up(self) -> None:
         """Form batches soon: in this turn of the event loop others may still hand in rows."""
-        if not self._free_slots:
+        if len(self._batches) >= self._slots:
             return
         loop = asyncio.get_running_loop()
-        full = len(self._waiting) >= self._choice.most_rows
+        wait = self._max_wait
+        if wait and len(self._queue) >= self._selection.most_rows:
+            wait = 0.0
+            if self._wake is not None:
+                self._wake.cancel()
+                self._wake = None
         if self._wake is None:
-            wait = 0.0 if full else self._max_wait
             self._wake = loop.call_later(wait, self._launch) if wait else loop.call_soon(self._launch)
-        elif full and self._max_wait:
-            self._wake.cancel()
-            self._wake = loop.call_soon(self._launch)
 
     def _launch(self) -> None:
         self._wake = None
-        while self._free_slots and (batch := self._next_batch()):
-            self._free_slots -= 1
+        while len(self._batches) < self._slots and (batch := self._next_batch()):
             task = asyncio.get_running_loop().create_task(self._run(*batch))
-            self._tasks.add(task)
+            self._batches.add(task)
             task.add_done_callback(self._landed)
 
-    def _landed(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._free_slots += 1
+    def _landed(self, batch: asyncio.Task[None]) -> None:
+        self._batches.discard(batch)
         if self._wake is None:
             self._launch()
 
     def _next_batch(self) -> tuple[list[Item], Bucket] | None:
         """A batch that holds the row whose turn it is; None when nobody waits."""
-        window = self._waiting.pop(self._window)
-        if not window:
-            return None
-        known = len(self._choice.buckets)
+        known = len(self._selection.buckets)
         if known < len(self.engine.buckets) and len(usable := self.engine.usable) > known:
-            self._choice = Choice(usable, self.engine.cost)
-        rows, bucket = self._choice.best(np.array([len(item.row.ids) for _, _, item in window]))
-        taken = set(rows.tolist())
-        self._waiting.put_back(entry for index, entry in enumerate(window) if index not in taken)
-        self._waiting.served(window[0])
-        return [window[index][2] for index in sorted(taken)], bucket
+            self._selection = BatchSelection(usable, self.engine.cost)
+        return self._queue.take(self._window, self._selection.best)
 
     async def _run(self, items: list[Item], bucket: Bucket) -> None:
+        """Compute a batch; whatever happens, no request of it is left without an answer."""
+        try:
+            await self._compute(items, bucket)
+        except BaseException as error:
+            _fail(items, EngineError(f"a batch was lost: {type(error).__name__}"))
+            if not isinstance(error, Exception):
+                raise
+            log.exception("a batch was lost")
+
+    async def _compute(self, items: list[Item], bucket: Bucket) -> None:
         """Compute ``items`` in one call; if that fails, halve until the row to blame fails alone."""
-        started = time.monotonic()
+        items = [item for item in items if not item.dropped]  # nobody may want them any more since they were chosen
+        if not items:
+            return
+        started = self._clock()
         tokens = sum(len(item.row.ids) for item in items)
         if self._on_batch is not None:
             self._on_batch(bucket, len(items), tokens)
         for item in items:
-            item.asked.sent = started
+            item.request.sent = started
         try:
             values = await asyncio.wrap_future(self.engine.submit([item.row for item in items], bucket))
         except Exception as error:
-            items = [item for item in items if not item.dropped]
             if len(items) == 1:
-                items[0].asked.answer.set_exception(error)
-            for half in (items[: len(items) // 2], items[len(items) // 2 :]) if len(items) > 1 else ():
-                await self._run(half, self._choice.smallest([len(item.row.ids) for item in half]))
+                _fail(items, error)
+            elif items := [item for item in items if not item.dropped]:
+                middle = (len(items) + 1) // 2
+                for half in (items[:middle], items[middle:]):
+                    if half:
+                        await self._compute(half, self._selection.smallest([len(item.row.ids) for item in half]))
             return
-        self.admission.landed(tokens, started)
+        self._throughput.landed(bucket, len(items), tokens, started, self._clock())
         for item, value, sound in zip(items, values, _finite(values), strict=True):
             _settle(item, value if sound else None)
 
@@ -182,13 +202,20 @@ def _finite(values: np.ndarray | list[np.ndarray]) -> Sequence[bool]:
 
 def _settle(item: Item, value: np.ndarray | None) -> None:
     """Hand a row's value to its request, which is answered with its last one."""
-    asked = item.asked
+    request = item.request
     if item.dropped:
         return
     if value is None:  # JSON has no NaN, and a client has no use for one
-        asked.answer.set_exception(EngineError("scores are not finite"))
+        _fail([item], EngineError("scores are not finite"))
         return
-    asked.values[item.index] = value
-    asked.uncomputed -= 1
-    if not asked.uncomputed:
-        asked.answer.set_result(asked.values)
+    request.values[item.index] = value
+    request.uncomputed -= 1
+    if not request.uncomputed:
+        request.answer.set_result(None)
+
+
+def _fail(items: Sequence[Item], error: Exception) -> None:
+    """Answer the requests of these rows with an error, unless they are answered already."""
+    for item in items:
+        if not item.dropped:
+            item.request.answer.set_exception(error)

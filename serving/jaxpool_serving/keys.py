@@ -42,8 +42,10 @@ class Options:
         max_queued_texts: most texts admitted and not yet answered, all requests together; beyond it 429.
         max_queued_tokens: most tokens of those texts; beyond it 429.
         max_body_bytes: largest request body; beyond it 413.
+        max_body_memory: most bytes of all bodies under way and of all answers not fetched yet; beyond it 503.
+        max_connections: most connections; beyond it the one that is idle for longest is closed.
         body_timeout: seconds that a client may take to send a body; after them 408.
-        idle_timeout: seconds after which a connection without a request is closed.
+        idle_timeout: seconds after which a connection is closed on which no request comes, or no answer is fetched.
         request_timeout: seconds after which a request that names no ``timeout`` is dropped, 504; None for never.
         template_timeout: seconds that a chat template may take; then 504, and its process is ended.
         tokenizer_timeout: seconds that the tokenizer may take for one piece of a request; then 504.
@@ -69,6 +71,8 @@ class Options:
     max_queued_texts: int = 4096
     max_queued_tokens: int = 1_000_000
     max_body_bytes: int = 16 * 2**20
+    max_body_memory: int = 256 * 2**20
+    max_connections: int = 5000
     body_timeout: float = 30.0
     idle_timeout: float = 75.0
     request_timeout: float | None = None
@@ -87,6 +91,11 @@ class Options:
     def tokens_per_request(self) -> int:
         """As `texts_per_request`, in tokens."""
         return min(self.max_tokens_per_request, self.max_queued_tokens)
+
+    @property
+    def body_memory(self) -> int:
+        """A body larger than that would be answered 503 for ever."""
+        return max(self.max_body_memory, self.max_body_bytes)
 
 
 @dataclass(frozen=True, slots=True)

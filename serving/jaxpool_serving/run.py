@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from jaxpool_serving.keys import MODELS, OPTIONS
+from jaxpool_serving.open_connections import OPEN_CONNECTIONS, allow_files
 from jaxpool_serving.signals import stopped_by_signals
 
 if TYPE_CHECKING:
@@ -27,15 +28,30 @@ LINGERING = 2.0
 """Seconds for which the rest of a body is read and thrown away once its request has been refused."""
 
 
+READ_BUFFER = 2**14
+"""Bytes; twice as many are read of a body that nobody has asked for yet."""
+
+
+class Runner(web.AppRunner):
+    """Runs the application; its connections are bounded."""
+
+    async def setup(self) -> None:
+        """Start the application."""
+        await super().setup()
+        assert self.server is not None
+        self.app[OPEN_CONNECTIONS].bound(self.server)
+
+
 def runner_of(app: web.Application) -> web.AppRunner:
     """What runs ``app``, with its limits on connections; requests are cancelled when their clients leave."""
     options = app[OPTIONS]
-    return web.AppRunner(
+    return Runner(
         app,
         handler_cancellation=True,
         shutdown_timeout=options.shutdown_timeout,
         keepalive_timeout=options.idle_timeout,
         lingering_time=LINGERING,
+        read_bufsize=READ_BUFFER,
         access_log=None,
     )
 
@@ -57,6 +73,7 @@ async def listen(
         OSError: the address cannot be listened on.
         JaxpoolError: a model cannot be opened; the others are given up.
     """
+    allow_files(app[OPTIONS].max_connections)
     with stopped_by_signals(asyncio.get_running_loop()) as stop:
         await _listen(app, host, port, uds, tls, stop)
 

@@ -57,13 +57,15 @@ async def test_a_full_queue_answers_429_and_recovers(
 
 
 async def test_room_is_given_back_whatever_happens() -> None:
-    admission = Admission(max_texts=2, max_tokens=100)
-    with admission.room(2, 10), pytest.raises(QueueFullError):
-        admission.room(1, 1)
+    admission = Admission(2, 100, lambda: 0.0)
+    with admission.room(2, 10), pytest.raises(QueueFullError), admission.room(1, 1):
+        pass
     with admission.room(1, 10) as room:
         room.holds(99)
-        with pytest.raises(QueueFullError):
-            admission.room(1, 2)
+        with pytest.raises(QueueFullError), admission.room(1, 2):
+            pass
+        with admission.room(1, 1) as other, pytest.raises(QueueFullError):
+            other.holds(2)
     with pytest.raises(RuntimeError, match="boom"), admission.room(2, 10):
         raise RuntimeError("boom")
     assert (admission.texts, admission.tokens) == (0, 0)
@@ -93,8 +95,8 @@ async def test_retry_after_is_the_time_the_queue_takes(engine: TamperedEngine) -
     clients = [asyncio.ensure_future(admitted(batcher)) for _ in range(500)]
     started = time.monotonic()
     await asyncio.sleep(0.01)
-    with pytest.raises(QueueFullError) as full:
-        batcher.admission.room(1, 48)
+    with pytest.raises(QueueFullError) as full, batcher.admission.room(1, 48):
+        pass
     await asyncio.gather(*clients)
     assert full.value.retry_after - 1.2 < time.monotonic() - started < full.value.retry_after + 0.2
     assert full.value.retry_after > 1

@@ -17,9 +17,8 @@ from jaxpool import LLM
 from jaxpool.buckets import essential, plan
 from jaxpool.engine import Row
 from jaxpool.errors import EngineError
+from jaxpool_serving.batch_selection import BatchSelection
 from jaxpool_serving.batcher import Batcher
-from jaxpool_serving.choice import Choice
-from jaxpool_serving.waiting import SWEEP, Asked, Waiting
 
 from .conftest import TamperedEngine, serving
 from .test_classify import offline, post, probs
@@ -65,13 +64,13 @@ def engine(tampered: LLM) -> TamperedEngine:
 
 
 def test_batches_are_nearly_as_good_as_planned_ones(engine: TamperedEngine) -> None:
-    choice = Choice(engine.buckets, engine.cost)
+    selection = BatchSelection(engine.buckets, engine.cost)
     rng = np.random.default_rng(0)
     waiting = np.clip(rng.lognormal(np.log(12), 0.8, 256), 1, 48).astype(np.int64)
     planned = sum(engine.cost.seconds(b.bucket) for b in plan(waiting, engine.buckets, engine.cost, engine.buckets))
     spent = 0.0
     while waiting.size:
-        rows, bucket = choice.best(waiting)
+        rows, bucket = selection.best(waiting)
         assert 0 in rows
         assert len(rows) == len(set(rows.tolist())) <= bucket.rows
         assert waiting[rows].max() <= bucket.length
@@ -144,7 +143,7 @@ async def test_programs_that_come_later_are_used_from_then_on(
     monkeypatch.setattr(TamperedEngine, "usable", property(lambda _: tuple(usable)))
     batcher, rows = batching(engine), [row(*[5] * 17)] * 4
     await batcher.classify(rows)
-    best = Choice(engine.buckets, engine.cost).smallest([17] * 4)
+    best = BatchSelection(engine.buckets, engine.cost).smallest([17] * 4)
     assert best not in engine.used
     usable[:] = engine.buckets
     await batcher.classify(rows)
@@ -168,25 +167,6 @@ async def test_single_texts_overtake_a_list_of_3000(tampered: LLM, engine: Tampe
     assert max(places) <= len(singles)  # one batch of the list goes before, and each other's
 
 
-def asked(priority: int = 0, rows: int = 1) -> Asked:
-    return Asked(asyncio.get_running_loop().create_future(), [np.empty(0)] * rows, rows, priority)
-
-
-async def test_lower_priorities_go_first_and_requests_take_turns_within_one() -> None:
-    waiting = Waiting()
-    for token, rows, priority in ((1, 3, 0), (2, 2, 0), (3, 1, 5), (4, 2, -1), (5, 1, 0)):
-        waiting.add([row(token)] * rows, asked(priority, rows))
-    order = []
-    while entries := waiting.pop(3):
-        waiting.served(entries[0])
-        waiting.put_back(entries[1:])
-        order.append(entries[0][2].row.ids[0])
-        if len(order) == 5:  # a new one comes after the turn that is due, not after the whole list
-            waiting.add([row(6)], asked(0))
-    assert order == [4, 4, 1, 2, 5, 1, 2, 6, 1, 3]
-    assert len(waiting) == 0
-
-
 async def test_a_request_says_its_priority(tampered: LLM, engine: TamperedEngine) -> None:
     async with serving(tampered) as client:
         async with occupied(client, engine):
@@ -196,17 +176,6 @@ async def test_a_request_says_its_priority(tampered: LLM, engine: TamperedEngine
         assert {status for status, _ in await asyncio.gather(*sent)} == {200}
     computed = [row.ids[0] - 30 for batch in engine.batches[2:] for row in batch]
     assert computed == sorted(computed)
-
-
-async def test_rows_nobody_wants_do_not_pile_up_behind_a_slow_device() -> None:
-    waiting = Waiting()
-    for _ in range(20):
-        request = asked(rows=SWEEP // 2)
-        waiting.add([row(5)] * (SWEEP // 2), request)
-        request.answer.cancel()
-    assert len(waiting) <= 2 * SWEEP
-    assert waiting.tokens == 0
-    assert waiting.pop(10) == []
 
 
 @pytest.mark.parametrize(

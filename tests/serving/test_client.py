@@ -62,7 +62,6 @@ async def test_every_form_of_prompt_answers_as_offline(llm: LLM, given: object, 
         expected = [llm.labels[int(row.argmax())] for row in probs(results)]
         assert [result.label for result in results] == expected
         assert [result.labels for result in results] == [[label] for label in expected]
-        assert await client.classify([]) == []
 
 
 async def test_fields_of_the_request(llm: LLM) -> None:

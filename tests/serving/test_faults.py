@@ -8,6 +8,7 @@ import io
 import json
 import random
 import shutil
+import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 from jaxpool import LLM
 from jaxpool.errors import WeightsError
 from jaxpool_serving.app import init_app
+from jaxpool_serving.batcher import Batcher
 from jaxpool_serving.keys import MODELS as LOADED
 from jaxpool_serving.keys import Options
 from jaxpool_serving.run import runner_of
@@ -37,8 +39,12 @@ class Wire:
         self.app, self.port = app, port
 
     @property
+    def batcher(self) -> Batcher:
+        return self.app[LOADED]["bert"].result().batcher
+
+    @property
     def queued(self) -> int:
-        return self.app[LOADED]["bert"].result().batcher.queued
+        return self.batcher.queued
 
     async def open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.port)
@@ -50,12 +56,15 @@ class Wire:
 
 
 @contextlib.asynccontextmanager
-async def wire(llm: LLM, **options: Any) -> AsyncIterator[Wire]:
+async def wire(llm: LLM, *, send_buffer: int = 0, **options: Any) -> AsyncIterator[Wire]:
+    """``send_buffer``: bytes that the system takes off the server's hands for each connection; 0 for as it likes."""
     app = init_app({"bert": llm}, Options(**options))
     runner = runner_of(app)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
+    listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
+    if send_buffer:  # connections inherit it
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+    await web.SockSite(runner, listening, backlog=1024).start()
     try:
         yield Wire(app, runner.addresses[0][1])
     finally:

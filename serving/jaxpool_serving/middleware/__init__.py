@@ -10,6 +10,7 @@ from jaxpool_serving.middleware.api_keys import require_api_key
 from jaxpool_serving.middleware.cors import answer_preflights
 from jaxpool_serving.middleware.errors import answer_errors
 from jaxpool_serving.middleware.observing import observe
+from jaxpool_serving.middleware.sending import send
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Middleware
@@ -25,7 +26,7 @@ without_last_slash = web.normalize_path_middleware(
 
 def middlewares(options: Options) -> list[Middleware]:
     """Those that ``options`` ask for; observed from outside all others, so that a 401 is on record too."""
-    chain: list[Middleware] = [observe, without_last_slash]
+    chain: list[Middleware] = [send, observe, without_last_slash]
     if options.allowed_origins:  # browsers send no key with a preflight, so this comes before keys
         chain.append(answer_preflights)
     chain.append(answer_errors)

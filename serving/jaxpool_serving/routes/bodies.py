@@ -7,6 +7,7 @@ import asyncio
 from aiohttp import web
 
 from jaxpool_serving.keys import OPTIONS
+from jaxpool_serving.memory import read_body
 from jaxpool_serving.record import RECORD
 from jaxpool_serving.schemas.common import PoolingRequest
 from jaxpool_serving.schemas.errors import RequestError
@@ -26,10 +27,10 @@ async def json_body(request: web.Request) -> bytes:
     if (request.content_length or 0) > options.max_body_bytes:
         raise web.HTTPRequestEntityTooLarge(options.max_body_bytes)
     if request.content.is_eof():  # all of it came with the head, as most do: there is nothing to wait for
-        return await request.read()
+        return await read_body(request)
     try:
         async with asyncio.timeout(options.body_timeout):
-            return await request.read()
+            return await read_body(request)
     except TimeoutError:
         message = f"The body did not arrive within {options.body_timeout:g} s."
         raise RequestError(408, "RequestTimeoutError", message) from None

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from jaxpool.buckets import Bucket, CostModel
 
 
-class Choice:
+class BatchSelection:
     """Chooses a bucket, and rows for it, by what they cost.
 
     Args:
