@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from jaxpool_serving.access_log import access_logged
-from jaxpool_serving.keys import MODELS, OBSERVERS, OPTIONS, TOKENIZER_THREADS, Observer, Options
+from jaxpool_serving.keys import BODY_THREAD, MODELS, OBSERVERS, OPTIONS, TOKENIZER_THREADS, Observer, Options
 from jaxpool_serving.metrics import METRICS, Metrics
 from jaxpool_serving.middleware import middlewares
+from jaxpool_serving.middleware.api_keys import DIGESTS, accept_keys
 from jaxpool_serving.middleware.cors import allow_origin
 from jaxpool_serving.middleware.observing import echo_request_id
 from jaxpool_serving.models import opened
@@ -35,6 +36,8 @@ def init_app(models: Mapping[str, LLM | Callable[[], LLM]], options: Options | N
     options = options or Options()
     app = web.Application(middlewares=middlewares(options), client_max_size=options.max_body_bytes)
     app[OPTIONS] = options
+    app[DIGESTS] = []
+    accept_keys(app, options.api_keys)
     app[MODELS] = {}
     app[METRICS] = Metrics(models)
     observers: list[Observer] = [app[METRICS].answered]
@@ -51,5 +54,10 @@ def init_app(models: Mapping[str, LLM | Callable[[], LLM]], options: Options | N
             app[TOKENIZER_THREADS] = threads
             yield
 
-    app.cleanup_ctx.extend([access_logged, traced, tokenizer_threads, opened(models)])
+    async def body_thread(app: web.Application) -> AsyncIterator[None]:
+        with ThreadPoolExecutor(1, thread_name_prefix="body") as thread:
+            app[BODY_THREAD] = thread
+            yield
+
+    app.cleanup_ctx.extend([access_logged, traced, tokenizer_threads, body_thread, opened(models)])
     return app

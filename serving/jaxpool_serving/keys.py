@@ -41,6 +41,8 @@ class Options:
         max_queued_texts: most texts admitted and not yet answered, all requests together; beyond it 429.
         max_queued_tokens: most tokens of those texts; beyond it 429.
         max_body_bytes: largest request body; beyond it 413.
+        compressed_bodies: whether bodies may be compressed; refused with 415 otherwise.
+        max_body_ratio: most bytes that a byte of a compressed body may unpack to; beyond it 413.
         body_timeout: seconds that a client may take to send a body; after them 408.
         idle_timeout: seconds after which a connection without a request is closed.
         request_timeout: seconds after which a request that names no ``timeout`` is dropped, 504; None for never.
@@ -66,6 +68,8 @@ class Options:
     max_queued_texts: int = 4096
     max_queued_tokens: int = 1_000_000
     max_body_bytes: int = 16 * 2**20
+    compressed_bodies: bool = False
+    max_body_ratio: int = 100
     body_timeout: float = 30.0
     idle_timeout: float = 75.0
     request_timeout: float | None = None
@@ -109,3 +113,5 @@ OBSERVERS = web.AppKey("OBSERVERS", list[Observer])
 PROBES = frozenset({"/health", "/ready", "/ping", "/metrics"})
 """Paths that orchestrators ask every few seconds."""
 TOKENIZER_THREADS = web.AppKey("TOKENIZER_THREADS", Executor)
+BODY_THREAD = web.AppKey("BODY_THREAD", Executor)
+"""Where large bodies are unpacked and read, one after the other."""

@@ -32,6 +32,7 @@ LIMITS: dict[str, tuple[str, Callable[[str], float], str]] = {
     "max_queued_texts": ("N", positive, "most unanswered texts; beyond it 429"),
     "max_queued_tokens": ("N", positive, "most tokens of those; beyond it 429"),
     "max_body_bytes": ("N", positive, "largest request body; beyond it 413"),
+    "max_body_ratio": ("N", positive, "most bytes that one byte of a compressed body unpacks to; beyond it 413"),
     "body_timeout": ("SECONDS", seconds, "for a client to send a body; then 408"),
     "idle_timeout": ("SECONDS", seconds, "for a connection without a request; then it is closed"),
     "request_timeout": ("SECONDS", seconds, "for an answer, where a request names no timeout; then 504"),
@@ -49,8 +50,10 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
         shown = "none" if default is None else f"{default:.12g}"
         option = f"--{name.replace('_', '-')}"
         group.add_argument(option, metavar=takes, type=read, default=default, help=f"{about} (default: {shown})")
+    about = "take bodies of Content-Encoding gzip or deflate; refused with 415 otherwise"
+    group.add_argument("--compressed-bodies", action="store_true", help=about)
 
 
 def limits(args: argparse.Namespace) -> dict[str, Any]:
     """What the options say, as fields of `Options`."""
-    return {name: getattr(args, name) for name in LIMITS}
+    return {name: getattr(args, name) for name in (*LIMITS, "compressed_bodies")}

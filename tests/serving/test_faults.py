@@ -8,6 +8,7 @@ import io
 import json
 import random
 import shutil
+import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 from jaxpool import LLM
 from jaxpool.errors import WeightsError
 from jaxpool_serving.app import init_app
+from jaxpool_serving.connections import Site
 from jaxpool_serving.keys import MODELS as LOADED
 from jaxpool_serving.keys import Options
 from jaxpool_serving.run import runner_of
@@ -54,12 +56,12 @@ async def wire(llm: LLM, **options: Any) -> AsyncIterator[Wire]:
     app = init_app({"bert": llm}, Options(**options))
     runner = runner_of(app)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    try:
-        yield Wire(app, runner.addresses[0][1])
-    finally:
-        await runner.cleanup()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        await Site(runner, listening).start()
+        try:
+            yield Wire(app, listening.getsockname()[1])
+        finally:
+            await runner.cleanup()
 
 
 def head(length: int | str, *more: str) -> bytes:
