@@ -160,7 +160,7 @@ def _tool_call(call: Any) -> dict[str, Any]:
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments)
-        except ValueError:  # what a model once wrote must not make its conversation unreadable
+        except (ValueError, RecursionError):  # what a model once wrote must not make its conversation unreadable
             arguments = None
     return {**call, "function": {**function, "arguments": arguments if isinstance(arguments, dict) else {}}}
 

@@ -23,8 +23,8 @@ from jaxpool.cache import private_folder
 from jaxpool.checkpoint import Overrides, label_map, read_config
 from jaxpool.vocabulary import TOKENIZER_FILES, Vocabulary, read_tokenizer
 
-FORMAT = 1
-"""Raise it when the content of the files changes."""
+FORMAT = 2
+"""Raise it when the content of the files changes, or what is refused."""
 
 DEPRECATED = {"torch_dtype", "use_return_dict"}
 """Aliases that transformers logs a warning about when they are read."""

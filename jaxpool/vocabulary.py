@@ -39,14 +39,24 @@ class Vocabulary:
 
     @classmethod
     def of(cls, hf: Any) -> Vocabulary:
-        """Takes a transformers tokenizer apart; it must not be used for anything else afterwards."""
+        """Takes a transformers tokenizer apart; it must not be used for anything else afterwards.
+
+        Raises:
+            CheckpointError: its limit is no number.
+        """
         backend = _backend(hf)
+        try:
+            longest = int(hf.model_max_length)
+        except (TypeError, ValueError, OverflowError):
+            raise CheckpointError(
+                f"tokenizer_config.json has the model_max_length {hf.model_max_length!r}; it must be a number."
+            ) from None
         return cls(
             backend=backend,
             slow=hf if backend is None else None,
             truncation_side=hf.truncation_side,
             model_input_names=tuple(hf.model_input_names),
-            model_max_length=int(hf.model_max_length),
+            model_max_length=longest,
             pad_token_id=hf.pad_token_id,
             unk_token=hf.unk_token,
             unk_token_id=hf.unk_token_id,

@@ -7,6 +7,7 @@ import functools
 import logging
 import socket
 import ssl
+from collections.abc import Iterator
 
 from aiohttp import http, http_exceptions, web
 
@@ -25,6 +26,12 @@ MALFORMED: tuple[tuple[type[BaseException], str], ...] = (
     (http_exceptions.TransferEncodingError, "The chunks of the body are malformed."),
 )
 """Exception of aiohttp's parser -> what is said of it, without a byte of what came: it may be a key."""
+
+REQUEST = http.RawRequestMessage
+"""What the parser makes of a request; of what is none it makes something else."""
+
+PROBES = (0.1, 0.2, 0.5, 1.0)
+"""Seconds between looks at whether a client that sends no more is still there; the last again and again."""
 
 
 class Connection(web.RequestHandler):
@@ -50,14 +57,37 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Bytes came. Where they break HTTP, whoever waits for the rest of a body is told: it will never come."""
         super().data_received(data)
-        if not self._messages or isinstance(self._messages[-1][0], http.RawRequestMessage):
+        if not self._messages or isinstance(self._messages[-1][0], REQUEST):
             return
-        waiting = [payload for message, payload in self._messages if isinstance(message, http.RawRequestMessage)]
+        waiting = [payload for message, payload in self._messages if isinstance(message, REQUEST)]
         if self._current_request is not None:
             waiting.append(self._current_request.content)
         for payload in waiting:
             if not payload.is_eof() and payload.exception() is None:
                 payload.set_exception(web.RequestPayloadError("malformed chunks"))
+
+    def eof_received(self) -> bool:
+        """The client sends no more. It may wait for its answer all the same, or be gone: see `_probe`."""
+        if self.ssl_context is not None:  # TLS knows no half of a connection
+            return False
+        asked = [(message.version, body) for message, body in self._messages if isinstance(message, REQUEST)]
+        if self._current_request is not None:
+            asked.append((self._current_request.version, self._current_request.content))
+        if not asked or any(not body.is_eof() or version != http.HttpVersion11 for version, body in asked):
+            return False
+        self._probe(iter(PROBES))
+        return True
+
+    def _probe(self, waits: Iterator[float]) -> None:
+        """Say that the answer is to come, which a client passes over; for one that has gone, the network objects."""
+        if self.transport is None or self.transport.is_closing():
+            return
+        if self._current_request is None and not self._messages:
+            self.force_close()  # answered
+            return
+        if self._current_request is not None and not self._current_request.writer.output_size:
+            self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._loop.call_later(next(waits, PROBES[-1]), self._probe, waits)
 
     def handle_error(
         self,

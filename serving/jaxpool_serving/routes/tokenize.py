@@ -16,7 +16,7 @@ from jaxpool_serving.compute import check_sizes
 from jaxpool_serving.keys import MODELS, TOKENIZER_THREADS, Served
 from jaxpool_serving.models import served
 from jaxpool_serving.routes.bodies import parsed
-from jaxpool_serving.schemas.errors import RequestError, parse_as
+from jaxpool_serving.schemas.errors import RequestError, cut, parse_as
 from jaxpool_serving.schemas.tokenize import (
     DetokenizeRequest,
     DetokenizeResponse,
@@ -59,7 +59,7 @@ async def detokenize(request: web.Request) -> web.Response:
 def _named(app: web.Application, name: str | None) -> Served:
     models = app[MODELS]
     if name and name not in models:
-        message = f"The model `{name}` does not exist. Valid aliases: {', '.join(models)}."
+        message = f"The model `{cut(name)}` does not exist. Valid aliases: {', '.join(models)}."
         raise RequestError(404, "NotFoundError", message, "model")
     return served(app, name)
 

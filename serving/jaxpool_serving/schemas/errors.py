@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from jaxpool.errors import JaxpoolError
 from jaxpool_serving.schemas.json_text import loads
 from jaxpool_serving.schemas.quick import quick
 from jaxpool_serving.schemas.size import members, refuse_huge
@@ -73,6 +74,8 @@ def document(body: bytes, forms: int = 1) -> dict[str, Any]:
         found = loads(body) if body[:1] not in WHITE or body.strip() else None
     except json.JSONDecodeError as error:
         raise refusal([problem("json_invalid", [error.pos], "JSON decode error", {}, {"error": error.msg})]) from None
+    except JaxpoolError:
+        raise
     except (ValueError, RecursionError):  # not UTF-8, a number of thousands of digits, thousands of brackets
         raise web.HTTPBadRequest(reason="There was an error parsing the body") from None
     if found is None:
@@ -141,7 +144,7 @@ def problems(error: ValidationError, inside: int = 0) -> list[dict[str, Any]]:
 def refusal(problems: Sequence[Mapping[str, Any]]) -> SchemaError:
     """The answer to a body with these problems."""
     lines = [f"{len(problems)} validation error{'s' if len(problems) != 1 else ''}:"]
-    lines += [f"  {_cut(str(problem), MAX_CHARS_OF_PROBLEM)}" for problem in problems[:MAX_PROBLEMS]]
+    lines += [f"  {cut(str(problem), MAX_CHARS_OF_PROBLEM)}" for problem in problems[:MAX_PROBLEMS]]
     if len(problems) > MAX_PROBLEMS:
         lines.append(f"  ...and {len(problems) - MAX_PROBLEMS} more errors")
     return SchemaError(400, "Bad Request", "\n".join(lines), problems[0]["loc"])
@@ -151,7 +154,7 @@ def problem(
     kind: str, path: Sequence[int | str], message: str, value: object, context: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """One entry of a refusal."""
-    loc = ".".join(["body", *(_cut(str(part), MAX_CHARS_OF_INPUT) for part in path if not _is_type(part))])
+    loc = ".".join(["body", *(cut(str(part), MAX_CHARS_OF_INPUT) for part in path if not _is_type(part))])
     found = {"type": kind, "loc": loc, "msg": message, "input": _shortened(value)}
     return found | ({"ctx": dict(context)} if context else {})
 
@@ -164,8 +167,9 @@ def _is_type(part: int | str) -> bool:
 def _shortened(value: object) -> str:
     if isinstance(value, list | dict):
         return f"<{type(value).__name__} of {len(value)} items>"
-    return _cut(str(value), MAX_CHARS_OF_INPUT)
+    return cut(str(value), MAX_CHARS_OF_INPUT)
 
 
-def _cut(text: str, size: int) -> str:
+def cut(text: str, size: int = MAX_CHARS_OF_INPUT) -> str:
+    """A text of a client, as much of it as an answer may repeat."""
     return text if len(text) <= size else f"{text[:size]}...[truncated]"
