@@ -153,9 +153,12 @@ async def test_sighup_reads_keys_and_certificates_anew(
 
         async def version(key: str, trusted: trustme.CA) -> int:
             connector = aiohttp.TCPConnector(ssl=trusting(trusted), force_close=True)
-            async with aiohttp.ClientSession(connector=connector) as session:
-                async with session.get(f"{address}/version", headers={"Authorization": f"Bearer {key}"}) as response:
-                    return response.status
+            headers = {"Authorization": f"Bearer {key}"}
+            async with (
+                aiohttp.ClientSession(connector=connector, headers=headers) as session,
+                session.get(f"{address}/version") as response,
+            ):
+                return response.status
 
         assert await version("first", authority) == 200
         keys.write_text("")  # not this
