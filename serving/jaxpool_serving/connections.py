@@ -68,24 +68,24 @@ class Connection(web.RequestHandler):
 
     def eof_received(self) -> bool:
         """The client sends no more. It may wait for its answer all the same, or be gone: see `_probe`."""
-        if self.ssl_context is not None:  # TLS knows no half of a connection
+        if self.ssl_context is not None or self._idle():  # TLS knows no half of a connection
             return False
-        asked = [(message.version, body) for message, body in self._messages if isinstance(message, REQUEST)]
-        if self._current_request is not None:
-            asked.append((self._current_request.version, self._current_request.content))
-        if not asked or any(not body.is_eof() or version != http.HttpVersion11 for version, body in asked):
-            return False
-        self._probe(iter(PROBES))
+        self._loop.call_soon(self._probe, iter(PROBES))
         return True
+
+    def _idle(self) -> bool:
+        return not self._request_count or (self._waiter is not None and not self._waiter.done())
 
     def _probe(self, waits: Iterator[float]) -> None:
         """Say that the answer is to come, which a client passes over; for one that has gone, the network objects."""
         if self.transport is None or self.transport.is_closing():
             return
-        if self._current_request is None and not self._messages:
-            self.force_close()  # answered
+        request = self._current_request
+        lacks = request is not None and (not request.content.is_eof() or request.version != http.HttpVersion11)
+        if lacks or self._idle():  # it cannot be answered, or has been
+            self.force_close()
             return
-        if self._current_request is not None and not self._current_request.writer.output_size:
+        if request is not None and not request.writer.output_size:
             self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._loop.call_later(next(waits, PROBES[-1]), self._probe, waits)
 

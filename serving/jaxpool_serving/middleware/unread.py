@@ -28,7 +28,7 @@ async def close_unread(request: web.Request, handler: Handler) -> web.StreamResp
         if not request.content.is_eof():
             await _close(request, error)
         raise
-    if not request.content.is_eof():
+    if not request.content.is_eof() or response.status == web.HTTPUnsupportedMediaType.status_code:
         await _close(request, response)
     return response
 
