@@ -29,8 +29,9 @@ SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "vocab*", 
 NOT_OURS = ["onnx/*", "openvino/*", "coreml/*", "original/*", "*/*.safetensors", "*/*.bin"]
 NOT_OURS += ["consolidated*", "optimizer*", "training_args.bin", "scheduler*", "rng_state*"]
 
-SIZES = ("hidden_size", "d_model", "n_embd", "vocab_size", "num_attention_heads", "num_key_value_heads", "num_heads")
-SIZES += ("n_head", "n_heads", "encoder_attention_heads", "decoder_attention_heads")
+# Fields of config.json that something is divided by, or made of.
+SIZES = ["hidden_size", "d_model", "n_embd", "vocab_size", "num_attention_heads", "num_key_value_heads", "num_heads"]
+SIZES += ["n_head", "n_heads", "encoder_attention_heads", "decoder_attention_heads"]
 
 
 def locate(
