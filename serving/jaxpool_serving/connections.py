@@ -27,7 +27,7 @@ MALFORMED: tuple[tuple[type[BaseException], str], ...] = (
 )
 """Exception of aiohttp's parser -> what is said of it, without a byte of what came: it may be a key."""
 
-REQUEST = http.RawRequestMessage
+REQUEST: type = http.RawRequestMessage
 """What the parser makes of a request; of what is none it makes something else."""
 
 PROBES = (0.1, 0.2, 0.5, 1.0)
@@ -66,7 +66,7 @@ class Connection(web.RequestHandler):
             if not payload.is_eof() and payload.exception() is None:
                 payload.set_exception(web.RequestPayloadError("malformed chunks"))
 
-    def eof_received(self) -> bool:
+    def eof_received(self) -> bool:  # type: ignore[override]  # asyncio asks, and aiohttp has no answer
         """The client sends no more. It may wait for its answer all the same, or be gone: see `_probe`."""
         if self.ssl_context is not None or self._idle():  # TLS knows no half of a connection
             return False
