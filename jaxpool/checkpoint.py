@@ -29,6 +29,10 @@ SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "vocab*", 
 NOT_OURS = ["onnx/*", "openvino/*", "coreml/*", "original/*", "*/*.safetensors", "*/*.bin"]
 NOT_OURS += ["consolidated*", "optimizer*", "training_args.bin", "scheduler*", "rng_state*"]
 
+# Fields of config.json that something is divided by, or made of.
+SIZES = ["hidden_size", "d_model", "n_embd", "vocab_size", "num_attention_heads", "num_key_value_heads", "num_heads"]
+SIZES += ["n_head", "n_heads", "encoder_attention_heads", "decoder_attention_heads"]
+
 
 def locate(
     model: str | os.PathLike[str] | None,
@@ -165,6 +169,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise ConfigError(f"There is no config.json in {path.parent}.") from error
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"{path} is not valid JSON: {error}.") from error
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply to be a configuration.") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} should hold a JSON object, got {type(data).__name__}.")
     return data
@@ -190,10 +196,20 @@ def _build(data: dict[str, Any], overrides: dict[str, Any]) -> PretrainedConfig:
             "jaxpool needs a checkpoint of an architecture that transformers implements."
         ) from error
     merged = own_code.translated(_merge(data, overrides, config_class))
+    for part in (merged, *(merged.get(name) for name in config_class.sub_configs)):
+        _check_sizes(part if isinstance(part, Mapping) else {})
     try:
         return config_class.from_dict(merged)
     except Exception as error:  # transformers raises a dozen kinds here, all of them about bad values
         raise ConfigError(f"config.json has a value that {config_class.__name__} refuses: {error}") from error
+
+
+def _check_sizes(config: Mapping[str, Any]) -> None:
+    """ConfigError where a size that is divided by is not positive."""
+    for name in SIZES:
+        value = config.get(name)
+        if isinstance(value, int) and value < 1:
+            raise ConfigError(f"config.json has {name} {value}; it must be at least 1.")
 
 
 def _merge(data: dict[str, Any], overrides: dict[str, Any], config_class: Any) -> dict[str, Any]:

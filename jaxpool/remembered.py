@@ -23,7 +23,7 @@ from jaxpool.checkpoint import Overrides, label_map, read_config
 from jaxpool.vocabulary import TOKENIZER_FILES, Vocabulary, read_tokenizer
 
 FORMAT = 2
-"""Raise it when the content of the files changes."""
+"""Raise it when the content of the files changes, or what is refused."""
 
 DEPRECATED = {"torch_dtype", "use_return_dict"}
 """Aliases that transformers logs a warning about when they are read."""

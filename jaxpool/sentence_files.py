@@ -127,7 +127,7 @@ def _modules(folder: Path | None) -> list[tuple[str, str]]:
 def _json(path: Path, kind: type) -> Any:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, kind):
         raise CheckpointError(f"{path} holds a {type(value).__name__} where a {kind.__name__} belongs.")

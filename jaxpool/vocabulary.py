@@ -43,14 +43,24 @@ class Vocabulary:
 
     @classmethod
     def of(cls, hf: Any) -> Vocabulary:
-        """Takes a transformers tokenizer apart; it must not be used for anything else afterwards."""
+        """Takes a transformers tokenizer apart; it must not be used for anything else afterwards.
+
+        Raises:
+            CheckpointError: its limit is no number.
+        """
         backend = _backend(hf)
+        try:
+            longest = int(hf.model_max_length)
+        except (TypeError, ValueError, OverflowError):
+            raise CheckpointError(
+                f"tokenizer_config.json has the model_max_length {hf.model_max_length!r}; it must be a number."
+            ) from None
         return cls(
             backend=backend,
             slow=hf if backend is None else None,
             truncation_side=hf.truncation_side,
             model_input_names=tuple(hf.model_input_names),
-            model_max_length=int(hf.model_max_length),
+            model_max_length=longest,
             pad_token_id=hf.pad_token_id,
             unk_token=hf.unk_token,
             unk_token_id=hf.unk_token_id,
@@ -67,11 +77,16 @@ class Vocabulary:
         check_unicode(text)
         if self.backend is None:
             return list(self.slow.encode(text, add_special_tokens=special_tokens))
-        return list(self.backend.encode(text, add_special_tokens=special_tokens).ids)
+        # batches, of one text here, let other threads go on meanwhile
+        [found] = self.backend.encode_batch_fast([text], add_special_tokens=special_tokens)
+        return list(found.ids)
 
     def text(self, ids: Sequence[int]) -> str:
         """The text of token ids, special tokens included; ids that are no tokens have none."""
-        return str((self.slow if self.backend is None else self.backend).decode(list(ids), skip_special_tokens=False))
+        if self.backend is None:
+            return str(self.slow.decode(list(ids), skip_special_tokens=False))
+        [found] = self.backend.decode_batch([ids], skip_special_tokens=False)
+        return str(found)
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The vocabulary's name of each token id."""
@@ -88,7 +103,7 @@ class Vocabulary:
         if self.backend is None:
             raise ValidationError("Texts can only be cut by tokens with a tokenizer that has a tokenizer.json.")
         check_unicode(text)
-        while len(found := self.backend.encode(text, add_special_tokens=False)) > tokens:
+        while len(found := self.backend.encode_batch([text], add_special_tokens=False)[0]) > tokens:
             # the pieces of what is left may be others than before, so it is counted again
             end = min(found.offsets[tokens - 1][1], found.offsets[tokens][0]) if tokens else 0
             text = text[: min(end, len(text) - 1)]

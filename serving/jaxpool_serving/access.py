@@ -43,7 +43,7 @@ def access(args: argparse.Namespace) -> dict[str, Any]:
     """What the options say, as fields of `Options`.
 
     Raises:
-        ValidationError: a key is empty, or there is no key where one was promised.
+        ValidationError: a key is empty, or none that a client could send; or there is no key where one was promised.
         OSError: the file of keys cannot be read.
     """
     names = ("guard_probes", "allowed_origins", "allowed_methods", "allowed_headers")
@@ -61,6 +61,8 @@ def tls(args: argparse.Namespace) -> ssl.SSLContext | None:
         if args.ssl_keyfile or args.ssl_ca_certs or args.ssl_cert_reqs:
             raise ValidationError("--ssl-keyfile, --ssl-ca-certs and --ssl-cert-reqs need --ssl-certfile.")
         return None
+    for name in filter(None, (args.ssl_certfile, args.ssl_keyfile, args.ssl_ca_certs)):
+        Path(name).open("rb").close()  # OpenSSL would not say which one cannot be read
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:
         # with a function OpenSSL never asks at a terminal
@@ -81,13 +83,22 @@ def tls(args: argparse.Namespace) -> ssl.SSLContext | None:
 def _keys(args: argparse.Namespace) -> tuple[str, ...]:
     keys: list[str] = list(args.api_key)
     if args.api_key_file is not None:
-        keys += (found := _lines(Path(args.api_key_file).read_text(encoding="utf-8")))
+        try:
+            keys += (found := _lines(Path(args.api_key_file).read_text(encoding="utf-8")))
+        except UnicodeDecodeError:
+            raise ValidationError(f"{args.api_key_file} is not text; write one API key a line, in ASCII.") from None
         if not found:
             raise ValidationError(f"{args.api_key_file} holds no API key; write one a line, or leave the option out.")
     elif not keys and API_KEY in os.environ:
         keys = _lines(os.environ[API_KEY]) or [""]
     if "" in keys:  # a secret that was not there must not open the server
         raise ValidationError(f"An API key is empty; give --api-key or {API_KEY} a value, or leave both out.")
+    for number, key in enumerate(keys, 1):
+        if not (key.isascii() and key.isprintable() and " " not in key):  # and never shown
+            raise ValidationError(
+                f"API key {number} of {len(keys)} holds a space, a control character or one that is not ASCII, which "
+                "clients cannot send as a bearer token; use visible ASCII characters. A comment has a line of its own."
+            )
     return tuple(keys)
 
 

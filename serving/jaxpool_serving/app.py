@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from jaxpool.threads import DaemonThreads
 from jaxpool_serving.access_log import access_logged
-from jaxpool_serving.keys import MODELS, OBSERVERS, OPTIONS, Observer, Options
+from jaxpool_serving.keys import BODY_THREAD, MODELS, OBSERVERS, OPTIONS, Observer, Options
 from jaxpool_serving.memory import BODY_MEMORY, BodyMemory
 from jaxpool_serving.metrics import METRICS, Metrics
 from jaxpool_serving.middleware import middlewares
+from jaxpool_serving.middleware.api_keys import DIGESTS, accept_keys
 from jaxpool_serving.middleware.cors import allow_origin
 from jaxpool_serving.middleware.observing import echo_request_id
 from jaxpool_serving.models import opened
@@ -38,6 +40,8 @@ def init_app(models: Mapping[str, LLM | Callable[[], LLM]], options: Options | N
     options = options or Options()
     app = web.Application(middlewares=middlewares(options), client_max_size=options.max_body_bytes)
     app[OPTIONS] = options
+    app[DIGESTS] = []
+    accept_keys(app, options.api_keys)
     app[MODELS] = {}
     app[METRICS] = Metrics(models)
     app[BODY_MEMORY] = BodyMemory(options.body_memory)
@@ -51,5 +55,10 @@ def init_app(models: Mapping[str, LLM | Callable[[], LLM]], options: Options | N
     for routes in ROUTES:
         app.add_routes(routes)
 
-    app.cleanup_ctx.extend([access_logged, traced, tokenizing, rendering, opened(models)])
+    async def body_thread(app: web.Application) -> AsyncIterator[None]:
+        app[BODY_THREAD] = thread = DaemonThreads(1, "body")
+        yield
+        thread.shutdown(cancel_futures=True)
+
+    app.cleanup_ctx.extend([access_logged, traced, tokenizing, rendering, body_thread, opened(models)])
     return app

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import atexit
 import os
+import ssl
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from jaxpool_serving.app import init_app
 from jaxpool_serving.keys import Options
 from jaxpool_serving.limits import add_limits, limits
 from jaxpool_serving.logs import log_as_json
+from jaxpool_serving.middleware.api_keys import accept_keys
 from jaxpool_serving.models import still_loading
 from jaxpool_serving.run import listen
 from jaxpool_serving.templates import add_templates, templates
@@ -119,10 +121,16 @@ def main(args: argparse.Namespace) -> int:
     else:
         loop_factory = uvloop.new_event_loop
     app = init_app({name: partial(open_llm, model) for name, model in models.items()}, options)
+
+    def reload() -> ssl.SSLContext | None:
+        renewed = tls(args)
+        accept_keys(app, access(args)["api_keys"])
+        return renewed
+
     code = 1
     try:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(listen(app, args.host, args.port, uds=args.uds, tls=certificates))
+            runner.run(listen(app, args.host, args.port, uds=args.uds, tls=certificates, reload=reload))
         code = 0
     finally:
         if still_loading(app) or at_work():  # deep in native code; ending the interpreter under it would crash

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,8 @@ class Options:
         max_body_bytes: largest request body; beyond it 413.
         max_body_memory: most bytes of all bodies under way and of all answers not fetched yet; beyond it 503.
         max_connections: most connections; beyond it the one that is idle for longest is closed.
+        compressed_bodies: whether bodies may be compressed; refused with 415 otherwise.
+        max_body_ratio: most bytes that a byte of a compressed body may unpack to; beyond it 413.
         body_timeout: seconds that a client may take to send a body; after them 408.
         idle_timeout: seconds after which a connection is closed on which no request comes, or no answer is fetched.
         request_timeout: seconds after which a request that names no ``timeout`` is dropped, 504; None for never.
@@ -73,6 +76,8 @@ class Options:
     max_body_bytes: int = 16 * 2**20
     max_body_memory: int = 256 * 2**20
     max_connections: int = 5000
+    compressed_bodies: bool = False
+    max_body_ratio: int = 100
     body_timeout: float = 30.0
     idle_timeout: float = 75.0
     request_timeout: float | None = None
@@ -124,3 +129,5 @@ PROBES = frozenset({"/health", "/ready", "/ping", "/metrics"})
 """Paths that orchestrators ask every few seconds."""
 TOKENIZER_THREADS: web.AppKey[TokenizerThreads] = web.AppKey("TOKENIZER_THREADS")
 RENDERERS: web.AppKey[Renderers] = web.AppKey("RENDERERS")
+BODY_THREAD = web.AppKey("BODY_THREAD", Executor)
+"""Where large bodies are unpacked and read, one after the other."""

@@ -34,6 +34,7 @@ LIMITS: dict[str, tuple[str, Callable[[str], float], str]] = {
     "max_body_bytes": ("N", positive, "largest request body; beyond it 413"),
     "max_body_memory": ("N", positive, "most bytes of all bodies under way and answers not fetched; beyond it 503"),
     "max_connections": ("N", positive, "most connections; beyond it the longest idle one is closed"),
+    "max_body_ratio": ("N", positive, "most bytes that one byte of a compressed body unpacks to; beyond it 413"),
     "body_timeout": ("SECONDS", seconds, "for a client to send a body; then 408"),
     "idle_timeout": (
         "SECONDS",
@@ -57,8 +58,10 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
         shown = "none" if default is None else f"{default:.12g}"
         option = f"--{name.replace('_', '-')}"
         group.add_argument(option, metavar=takes, type=read, default=default, help=f"{about} (default: {shown})")
+    about = "take bodies of Content-Encoding gzip or deflate; refused with 415 otherwise"
+    group.add_argument("--compressed-bodies", action="store_true", help=about)
 
 
 def limits(args: argparse.Namespace) -> dict[str, Any]:
     """What the options say, as fields of `Options`."""
-    return {name: getattr(args, name) for name in LIMITS}
+    return {name: getattr(args, name) for name in (*LIMITS, "compressed_bodies")}

@@ -13,7 +13,7 @@ from aiohttp import web
 from jaxpool_serving.batcher import Batcher
 from jaxpool_serving.keys import MODELS, OPTIONS, Served
 from jaxpool_serving.metrics import METRICS
-from jaxpool_serving.schemas.errors import RequestError
+from jaxpool_serving.schemas.errors import RequestError, cut
 
 if TYPE_CHECKING:
     from jaxpool.llm import LLM
@@ -94,7 +94,7 @@ def served(app: web.Application, name: str | None) -> Served:
     """
     models = app[MODELS]
     if name and name not in models:
-        raise RequestError(404, "NotFoundError", f"The model `{name}` does not exist.")
+        raise RequestError(404, "NotFoundError", f"The model `{cut(name)}` does not exist.")
     found = models[name] if name else next(iter(models.values()))
     if not found.done() or found.exception():
         raise RequestError(503, "ServiceUnavailableError", "The model is still loading.", retry_after=1)

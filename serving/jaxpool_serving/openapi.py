@@ -34,8 +34,8 @@ class Described(NamedTuple):
     errors: tuple[int, ...] = ()
 
 
-COMPUTES = (400, 404, 408, 413, 429, 500, 501, 503, 504)
-READS = (400, 404, 408, 413, 500, 503)
+COMPUTES = (400, 404, 408, 413, 415, 429, 500, 501, 503, 504)
+READS = (400, 404, 408, 413, 415, 500, 503)
 Classify = ClassifyRequest | ClassifyChatRequest
 Inference = list[list[LabelScore]]
 
@@ -72,6 +72,7 @@ STATUSES = {
     404: "There is no such model, or no model that serves this route",
     408: "The body arrived too slowly",
     413: "The body is too large",
+    415: "The body is compressed in a way that the server does not read",
     429: "There is no room in the queue; `Retry-After` says when there should be",
     500: "The device or the tokenizer failed",
     501: "The model serves another task",

@@ -8,6 +8,8 @@ from time import monotonic
 
 from aiohttp import web
 
+MAX_ID = 256
+"""Characters of a request id that are logged and sent back; a longer one is cut."""
 CLIENT_LEFT = 499
 """The status on record for a request whose client left before the answer; nothing is sent."""
 

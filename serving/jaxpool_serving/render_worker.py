@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import resource
 import signal
 import struct
 import sys
+import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +31,10 @@ MEMORY = 512 << 20
 """Bytes of address space."""
 
 
+LOOK = 1.0
+"""Seconds between looks at whether the server is still there."""
+
+
 def answered(question: bytes) -> bytes:
     """``{"text": …}``, or ``{"message": …, "parameter": …, "value": …}`` of a `ValidationError`."""
     answer: dict[str, Any]
@@ -42,8 +49,16 @@ def answered(question: bytes) -> bytes:
     return json.dumps(answer).encode()
 
 
+def end_with(parent: int) -> None:
+    """End this process soon after ``parent`` has ended, whatever a template is at: a server may be killed."""
+    while os.getppid() == parent:
+        time.sleep(LOOK)
+    os._exit(0)
+
+
 def main() -> None:
     """Answer what comes in, until nothing does."""
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     with contextlib.suppress(ValueError, OSError):  # some systems have no such limit, or a lower one
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

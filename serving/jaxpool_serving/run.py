@@ -4,32 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 import socket
 import ssl
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from jaxpool.errors import JaxpoolError
+from jaxpool_serving.connections import BACKLOG, Site
 from jaxpool_serving.keys import MODELS, OPTIONS
 from jaxpool_serving.open_connections import OPEN_CONNECTIONS, allow_files
 from jaxpool_serving.signals import stopped_by_signals
 
 if TYPE_CHECKING:
     from jaxpool.engine import Engine
-
-BACKLOG = 1024
-"""Connections that wait to be accepted."""
-
-
-LINGERING = 2.0
-"""Seconds for which the rest of a body is read and thrown away once its request has been refused."""
-
-
-READ_BUFFER = 2**14
-"""Bytes; twice as many are read of a body that nobody has asked for yet."""
 
 
 class Runner(web.AppRunner):
@@ -43,21 +36,23 @@ class Runner(web.AppRunner):
 
 
 def runner_of(app: web.Application) -> web.AppRunner:
-    """What runs ``app``, with its limits on connections; requests are cancelled when their clients leave."""
+    """What runs ``app`` behind a `Site`; requests are cancelled when their clients leave."""
     options = app[OPTIONS]
     return Runner(
         app,
         handler_cancellation=True,
         shutdown_timeout=options.shutdown_timeout,
-        keepalive_timeout=options.idle_timeout,
-        lingering_time=LINGERING,
-        read_bufsize=READ_BUFFER,
-        access_log=None,
     )
 
 
 async def listen(
-    app: web.Application, host: str, port: int, *, uds: str | None = None, tls: ssl.SSLContext | None = None
+    app: web.Application,
+    host: str,
+    port: int,
+    *,
+    uds: str | None = None,
+    tls: ssl.SSLContext | None = None,
+    reload: Callable[[], ssl.SSLContext | None] | None = None,
 ) -> None:
     """Listen at once, load meanwhile; on SIGTERM or SIGINT stop listening, drain, close.
 
@@ -68,6 +63,7 @@ async def listen(
         host, port: address to listen on.
         uds: path of a Unix socket to listen on instead.
         tls: certificates for HTTPS; None for HTTP.
+        reload: called at SIGHUP, reads keys and certificates anew and returns the latter.
 
     Raises:
         OSError: the address cannot be listened on.
@@ -75,27 +71,37 @@ async def listen(
     """
     allow_files(app[OPTIONS].max_connections)
     with stopped_by_signals(asyncio.get_running_loop()) as stop:
-        await _listen(app, host, port, uds, tls, stop)
+        await _listen(app, host, port, uds, tls, reload, stop)
 
 
 async def _listen(
-    app: web.Application, host: str, port: int, uds: str | None, tls: ssl.SSLContext | None, stop: asyncio.Event
+    app: web.Application,
+    host: str,
+    port: int,
+    uds: str | None,
+    tls: ssl.SSLContext | None,
+    reload: Callable[[], ssl.SSLContext | None] | None,
+    stop: asyncio.Event,
 ) -> None:
     started, loop = time.monotonic(), asyncio.get_running_loop()
+    hangup = asyncio.Event()
+    if reload is not None:
+        loop.add_signal_handler(signal.SIGHUP, hangup.set)
     models = app[MODELS]
     runner = runner_of(app)
     # The address is taken before the model is: a port in use should not cost a load.
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = None if uds else socket.create_server((host, port), family=family, backlog=BACKLOG)
+    listening = _socket(host, port, uds)
     behind: asyncio.Task[None] | None = None
+    reloading: asyncio.Task[None] | None = None
     try:
         await runner.setup()
-        if listening is None:
-            await web.UnixSite(runner, str(uds), ssl_context=tls, backlog=BACKLOG).start()
-            address = f"unix:{uds}"
-        else:
-            await web.SockSite(runner, listening, ssl_context=tls, backlog=BACKLOG).start()
-            address = f"{f'[{host}]' if family is socket.AF_INET6 else host}:{listening.getsockname()[1]}"
+        site = Site(runner, listening, tls)
+        await site.start()
+        if reload is not None:
+            reloading = loop.create_task(_reloading(hangup, site, reload))
+        address = f"unix:{uds}"
+        if not uds:
+            address = f"{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         _say(f"listening on {'https' if tls else 'http'}://{address}, loading {', '.join(models)}")
         loading = asyncio.gather(*models.values())
         stopping = loop.create_task(stop.wait())
@@ -116,11 +122,42 @@ async def _listen(
         await stopping
         _say("stopping: finishing the requests in flight")
     finally:
-        if behind is not None:
-            behind.cancel()
+        for task in (behind, reloading):
+            if task is not None:
+                task.cancel()
         await runner.cleanup()
-        if listening is not None:
-            listening.close()
+        listening.close()
+        loop.remove_signal_handler(signal.SIGHUP)  # uvloop leaves its own behind
+
+
+def _socket(host: str, port: int, uds: str | None) -> socket.socket:
+    """A socket that listens at the address."""
+    if uds is None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    path = Path(uds)
+    if path.is_socket():  # of a process that has ended, or that gives way to this one
+        path.unlink()
+    listening = socket.socket(socket.AF_UNIX)
+    try:
+        listening.bind(uds)
+        listening.listen(BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise OSError(error.errno, error.strerror, uds) from error
+    return listening
+
+
+async def _reloading(hangup: asyncio.Event, site: Site, reload: Callable[[], ssl.SSLContext | None]) -> None:
+    """After every SIGHUP; what cannot be read leaves everything as it was."""
+    while await hangup.wait():
+        hangup.clear()
+        try:
+            await site.renew(reload())
+        except (JaxpoolError, OSError) as error:
+            _say(f"keys and certificates stay as they were: {error}")
+        else:
+            _say("keys and certificates are read anew")
 
 
 async def _complete(engines: Sequence[Engine], started: float) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -17,6 +18,7 @@ import pytest
 from jaxpool import checkpoint
 from jaxpool.checkpoint import locate, read_config
 from jaxpool.errors import CheckpointError, ConfigError
+from jaxpool.vocabulary import Vocabulary, read_tokenizer
 
 MODELS = Path(__file__).parents[1] / "data" / "models"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -293,3 +295,26 @@ def test_the_names_of_the_package_are_lazy_and_complete():
 
     with pytest.raises(AttributeError, match="module 'jaxpool' has no attribute 'nothing'"):
         jaxpool.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["num_attention_heads", "hidden_size", "vocab_size"])
+@pytest.mark.parametrize("value", [0, -2])
+def test_sizes_that_are_none(tmp_path, name, value):
+    folder = write(tmp_path / "m", {"model_type": "bert", name: value})
+    with pytest.raises(ConfigError, match=f"{name} {value}; it must be at least 1"):
+        read_config(folder)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"model_type": "bert", "x": ' + "[" * 100_000 + "]" * 100_000 + "}"])
+def test_a_config_of_thousands_of_brackets(tmp_path, text):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(ConfigError, match="nested too deeply"):
+        read_config(tmp_path)
+
+
+def test_a_limit_of_the_tokenizer_that_is_no_number(tmp_path):
+    folder = shutil.copytree(Path(__file__).parents[1] / "data" / "models" / "bert-cls", tmp_path / "m")
+    settings = json.loads((folder / "tokenizer_config.json").read_text()) | {"model_max_length": "many"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(CheckpointError, match="model_max_length 'many'"):
+        Vocabulary.of(read_tokenizer(folder))

@@ -65,13 +65,13 @@ async def test_probes_can_be_guarded_too(llm: LLM) -> None:
 
 def test_where_keys_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "keys"
-    file.write_text("# team A\none\n\n  two  # not a comment, a key may hold anything\n")
+    file.write_text("# team A\none\n\n  two#no-comment \n")
     assert keys() == ()
     monkeypatch.setenv("JAXPOOL_API_KEY", "env-1\nenv-2\n")
     assert keys() == ("env-1", "env-2")
     assert keys("--api-key", "a", "--api-key", "b") == ("a", "b")
     many = keys("--api-key", "a", "--api-key-file", str(file))
-    assert many == ("a", "one", "two  # not a comment, a key may hold anything")
+    assert many == ("a", "one", "two#no-comment")
 
 
 @pytest.mark.parametrize("given", ["", "\n \n", "# only a comment"])
@@ -201,3 +201,16 @@ def test_what_cannot_work_is_said_at_once(
     with pytest.raises(error, match=message):
         main(parser.parse_args(words))
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("key", ["two words", " before", "tab\tbed", "café", "line\nbreak"])
+def test_a_key_that_no_client_can_send_is_refused_and_not_shown(key: str) -> None:
+    with pytest.raises(ValidationError, match="API key 1 of 1 holds a space") as refused:
+        keys("--api-key", key)
+    assert key not in str(refused.value)
+
+
+def test_a_file_of_keys_that_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ValidationError, match="keys is not text"):
+        keys("--api-key-file", str(tmp_path / "keys"))

@@ -23,6 +23,7 @@ from jaxpool import LLM
 from jaxpool.errors import WeightsError
 from jaxpool_serving.app import init_app
 from jaxpool_serving.batcher import Batcher
+from jaxpool_serving.connections import Site
 from jaxpool_serving.keys import MODELS as LOADED
 from jaxpool_serving.keys import Options
 from jaxpool_serving.run import runner_of
@@ -61,14 +62,14 @@ async def wire(llm: LLM, *, send_buffer: int = 0, **options: Any) -> AsyncIterat
     app = init_app({"bert": llm}, Options(**options))
     runner = runner_of(app)
     await runner.setup()
-    listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
-    if send_buffer:  # connections inherit it
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-    await web.SockSite(runner, listening, backlog=1024).start()
-    try:
-        yield Wire(app, runner.addresses[0][1])
-    finally:
-        await runner.cleanup()
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
+        if send_buffer:  # connections inherit it
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
+        await Site(runner, listening).start()
+        try:
+            yield Wire(app, listening.getsockname()[1])
+        finally:
+            await runner.cleanup()
 
 
 def head(length: int | str, *more: str) -> bytes:

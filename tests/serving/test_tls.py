@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import re
@@ -22,14 +23,16 @@ from cryptography.hazmat.primitives import serialization
 from jaxpool import AsyncClient, Client
 
 from .conftest import MODELS
-from .test_lifecycle import SMALL
+from .test_lifecycle import SMALL, refused
 
 MODEL = ("--model", str(MODELS / "gpt2-cls"), *SMALL)
 PASSWORD = "opensesame"
 
 
 @contextmanager
-def server(*arguments: str, stdout: Path | None = None, **environment: str) -> Iterator[str]:
+def server(
+    *arguments: str, stdout: Path | None = None, pid: list[int] | None = None, **environment: str
+) -> Iterator[str]:
     """The command in its own process; yields what it says it listens on."""
     command = [str(Path(sys.executable).parent / "jaxpool"), "serve", "--port", "0", *MODEL, *arguments]
     environment = os.environ | {"JAXPOOL_API_KEY": "s3cret"} | environment
@@ -38,6 +41,8 @@ def server(*arguments: str, stdout: Path | None = None, **environment: str) -> I
         subprocess.Popen(command, text=True, env=environment, stderr=subprocess.PIPE, stdout=output) as process,
     ):
         assert process.stderr is not None
+        if pid is not None:
+            pid.append(process.pid)
         try:
             yield next(found[1] for line in process.stderr if (found := re.search(r"listening on (\S+),", line)))
             process.send_signal(signal.SIGTERM)
@@ -116,3 +121,61 @@ async def test_a_unix_socket(tmp_path: Path) -> None:
             assert (await session.get("http://localhost/load")).status == 401
     # by default the access log goes to standard output, to the last line before the end
     assert [json.loads(line)["path"] for line in log.read_text().splitlines()] == ["/load"]
+
+
+def test_a_missing_certificate_is_named(files: dict[str, str], tmp_path: Path) -> None:
+    missing = str(tmp_path / "nowhere.pem")
+    for arguments in (
+        ("--ssl-certfile", missing),
+        ("--ssl-certfile", files["certificate"], "--ssl-keyfile", missing),
+        ("--ssl-certfile", files["certificate"], "--ssl-keyfile", files["key"], "--ssl-ca-certs", missing),
+    ):
+        assert f"No such file or directory: {missing}" in refused(*arguments, JAXPOOL_SSL_KEYFILE_PASSWORD=PASSWORD)
+
+
+async def test_a_handshake_that_does_not_come_is_not_waited_for(authority: trustme.CA, files: dict[str, str]) -> None:
+    arguments = ("--ssl-certfile", files["certificate"], "--ssl-keyfile", files["key"], "--idle-timeout", "0.5")
+    with server(*arguments, JAXPOOL_SSL_KEYFILE_PASSWORD=PASSWORD) as address:
+        reader, writer = await asyncio.open_connection(*address.removeprefix("https://").split(":"))
+        async with asyncio.timeout(20):  # by default it is a minute
+            assert await reader.read() == b""
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_sighup_reads_keys_and_certificates_anew(
+    authority: trustme.CA, files: dict[str, str], tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("first")
+    arguments = ("--ssl-certfile", files["certificate"], "--ssl-keyfile", files["key"], "--api-key-file", str(keys))
+    with server(*arguments, JAXPOOL_SSL_KEYFILE_PASSWORD=PASSWORD, pid=(pid := [])) as address:
+
+        async def version(key: str, trusted: trustme.CA) -> int:
+            connector = aiohttp.TCPConnector(ssl=trusting(trusted), force_close=True)
+            headers = {"Authorization": f"Bearer {key}"}
+            async with (
+                aiohttp.ClientSession(connector=connector, headers=headers) as session,
+                session.get(f"{address}/version") as response,
+            ):
+                return response.status
+
+        assert await version("first", authority) == 200
+        keys.write_text("")  # not this
+        os.kill(pid[0], signal.SIGHUP)
+        other = trustme.CA()
+        issued = other.issue_cert("127.0.0.1")
+        await asyncio.sleep(0.3)
+        assert await version("first", authority) == 200
+        keys.write_text("second")
+        issued.cert_chain_pems[0].write_to_path(files["certificate"])
+        issued.private_key_pem.write_to_path(files["key"])
+        os.kill(pid[0], signal.SIGHUP)
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    assert await version("second", other) == 200
+                    break
+                except aiohttp.ClientError:
+                    await asyncio.sleep(0.05)
+        assert await version("first", other) == 401

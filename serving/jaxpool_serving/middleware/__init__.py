@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from jaxpool_serving.middleware.api_keys import require_api_key
+from jaxpool_serving.middleware.compressed import refuse_compressed
 from jaxpool_serving.middleware.cors import answer_preflights
 from jaxpool_serving.middleware.errors import answer_errors
 from jaxpool_serving.middleware.observing import observe
 from jaxpool_serving.middleware.sending import send
+from jaxpool_serving.middleware.unread import close_unread
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Middleware
@@ -26,10 +28,9 @@ without_last_slash = web.normalize_path_middleware(
 
 def middlewares(options: Options) -> list[Middleware]:
     """Those that ``options`` ask for; observed from outside all others, so that a 401 is on record too."""
-    chain: list[Middleware] = [send, observe, without_last_slash]
+    chain: list[Middleware] = [send, close_unread, observe]
     if options.allowed_origins:  # browsers send no key with a preflight, so this comes before keys
         chain.append(answer_preflights)
-    chain.append(answer_errors)
-    if options.api_keys:
-        chain.append(require_api_key(options.api_keys, guard_probes=options.guard_probes))
-    return chain
+    if options.api_keys:  # before anything that depends on whether a path exists
+        chain.append(require_api_key(guard_probes=options.guard_probes))
+    return [*chain, without_last_slash, answer_errors, refuse_compressed]

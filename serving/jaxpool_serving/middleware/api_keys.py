@@ -15,24 +15,31 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Handler, Middleware
 
 
-def require_api_key(keys: Iterable[str], *, guard_probes: bool = False) -> Middleware:
-    """A middleware that answers 401 unless ``Authorization: Bearer <key>`` names one of ``keys``.
+DIGESTS = web.AppKey("DIGESTS", list[bytes])
+"""Of the keys that are accepted now."""
+
+
+def accept_keys(app: web.Application, keys: Iterable[str]) -> None:
+    """From now on accept these keys, and no others."""
+    app[DIGESTS][:] = map(_digest, keys)
+
+
+def require_api_key(*, guard_probes: bool = False) -> Middleware:
+    """A middleware that answers 401 unless ``Authorization: Bearer <key>`` names one of the accepted keys.
 
     Args:
-        keys: the accepted keys.
         guard_probes: whether health, readiness and metrics need a key too.
     """
-    digests = [_digest(key) for key in keys]
     exempt: frozenset[str] = frozenset() if guard_probes else PROBES
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path in exempt:
+        if (request.path.rstrip("/") or "/") in exempt:
             return await handler(request)
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         given = _digest(token.strip())
         # every key is compared, in constant time: neither its content, nor length, nor place shows in the timing
-        matches = [hmac.compare_digest(given, digest) for digest in digests]
+        matches = [hmac.compare_digest(given, digest) for digest in request.app[DIGESTS]]
         if scheme.lower() == "bearer" and any(matches):
             return await handler(request)
         return web.json_response({"error": "Unauthorized"}, status=401, headers={"WWW-Authenticate": "Bearer"})

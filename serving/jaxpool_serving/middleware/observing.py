@@ -9,14 +9,12 @@ from urllib.parse import quote
 from aiohttp import web
 
 from jaxpool_serving.keys import OBSERVERS
-from jaxpool_serving.record import RECORD, Record
+from jaxpool_serving.record import MAX_ID, RECORD, Record
 from jaxpool_serving.schemas.common import random_id
 
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
 
-MAX_ID = 256
-"""Characters of a request id that are logged and sent back; a longer one is cut."""
 VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
 
 

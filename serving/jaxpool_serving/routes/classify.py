@@ -11,7 +11,7 @@ from jaxpool_serving.chats import prompts
 from jaxpool_serving.compute import Job, compute
 from jaxpool_serving.deadlines import in_time
 from jaxpool_serving.models import classifier
-from jaxpool_serving.routes.bodies import json_body, request_id
+from jaxpool_serving.routes.bodies import parsed, request_id
 from jaxpool_serving.schemas.classify import classify_response, parse
 
 routes = web.RouteTableDef()
@@ -20,7 +20,7 @@ routes = web.RouteTableDef()
 @routes.post("/classify")
 async def classify(request: web.Request) -> web.Response:
     """Labels and probabilities of texts, or of a conversation."""
-    body = parse(await json_body(request))
+    body = await parsed(request, parse)
     model = classifier(request.app, body.model)
     spec = model.llm.engine.spec
     activated = spec.use_activation if body.use_activation is None else body.use_activation

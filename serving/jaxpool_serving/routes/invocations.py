@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from jaxpool_serving.routes import classify, pooling, predict, scoring
-from jaxpool_serving.routes.bodies import json_body
+from jaxpool_serving.routes.bodies import parsed
 from jaxpool_serving.schemas.errors import RequestError, SchemaError, document
 
 routes = web.RouteTableDef()
@@ -23,7 +23,7 @@ HANDLERS = {
 @routes.post("/invocations")
 async def invocations(request: web.Request) -> web.StreamResponse:
     """A request of any kind, told by its fields."""
-    document(await json_body(request))
+    await parsed(request, document)
     for handler in HANDLERS.values():
         try:
             return await handler(request)

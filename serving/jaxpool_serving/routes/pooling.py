@@ -8,7 +8,7 @@ from jaxpool_serving.chats import prompts
 from jaxpool_serving.compute import Job, compute
 from jaxpool_serving.deadlines import in_time
 from jaxpool_serving.models import served
-from jaxpool_serving.routes.bodies import json_body, request_id
+from jaxpool_serving.routes.bodies import parsed, request_id
 from jaxpool_serving.schemas.pooling import parse, pooling_bytes, pooling_response, to_pool
 
 routes = web.RouteTableDef()
@@ -17,7 +17,7 @@ routes = web.RouteTableDef()
 @routes.post("/pooling")
 async def pooling(request: web.Request) -> web.Response:
     """Whatever task the model serves: the bare numbers of each prompt."""
-    asked = parse(await json_body(request))
+    asked = await parsed(request, parse)
     model = served(request.app, asked.model)
     spec = model.llm.engine.spec
     body = to_pool(asked, spec.task, spec.supported_tasks)

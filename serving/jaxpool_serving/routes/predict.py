@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -11,9 +12,9 @@ from aiohttp import web
 from jaxpool.activations import activate
 from jaxpool_serving.compute import Job, compute
 from jaxpool_serving.models import classifier
-from jaxpool_serving.routes.bodies import json_body
+from jaxpool_serving.routes.bodies import parsed
 from jaxpool_serving.schemas.classify import ranked
-from jaxpool_serving.schemas.errors import document, validated
+from jaxpool_serving.schemas.errors import parse_as
 from jaxpool_serving.schemas.predict import PredictRequest, TextClassificationRequest
 
 ACTIVATIONS: Mapping[str | None, Literal["identity", "sigmoid", "softmax"]] = {
@@ -29,7 +30,7 @@ routes = web.RouteTableDef()
 @routes.post("/predict")
 async def predict(request: web.Request) -> web.Response:
     """Labels and scores of texts, best first; the protocol of Text Embeddings Inference."""
-    body = validated(PredictRequest, document(await json_body(request)))
+    body = await parsed(request, partial(parse_as, PredictRequest))
     model = classifier(request.app, body.model)
     job = Job(body.prompts(), body.tokenization(), False if body.raw_scores else None)
     scores = await compute(request, model, job)
@@ -40,7 +41,7 @@ async def predict(request: web.Request) -> web.Response:
 @routes.post("/")
 async def inference(request: web.Request) -> web.Response:
     """Labels and scores of texts, best first; the protocol of Hugging Face Inference Endpoints."""
-    body = validated(TextClassificationRequest, document(await json_body(request)))
+    body = await parsed(request, partial(parse_as, TextClassificationRequest))
     model = classifier(request.app, body.model)
     function = body.parameters.function_to_apply if body.parameters else None
     scores = await compute(request, model, Job(body.prompts(), {}, None if function is None else False))

@@ -12,7 +12,7 @@ from jaxpool_serving.compute import Job, check_sizes, compute
 from jaxpool_serving.deadlines import in_time
 from jaxpool_serving.keys import MODELS, TOKENIZER_THREADS, Served
 from jaxpool_serving.models import served
-from jaxpool_serving.routes.bodies import json_body, request_id
+from jaxpool_serving.routes.bodies import parsed, request_id
 from jaxpool_serving.schemas.scoring import (
     ScoringRequest,
     parse_rerank,
@@ -33,7 +33,7 @@ routes = web.RouteTableDef()
 async def score(request: web.Request) -> web.Response:
     """How well pairs of texts match."""
     _refuse_where_nothing_scores(request.app)
-    body = parse_score(await json_body(request))
+    body = await parsed(request, parse_score)
     model = _scoring(request.app, body.model)
     _, scores, tokens = await _scores(request, model, body)
     return web.json_response(score_response(request_id(request, body), model.name, scores, tokens))
@@ -45,7 +45,7 @@ async def score(request: web.Request) -> web.Response:
 async def rerank(request: web.Request) -> web.Response:
     """Documents in the order in which they match a query."""
     _refuse_where_nothing_scores(request.app)
-    body = parse_rerank(await json_body(request))
+    body = await parsed(request, parse_rerank)
     model = _scoring(request.app, body.model)
     documents, scores, tokens = await _scores(request, model, body)
     identity = request_id(request, body)

@@ -9,12 +9,19 @@ from typing import Any, TypeVar
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from jaxpool_serving.schemas.size import refuse_huge
+from jaxpool.errors import JaxpoolError
+from jaxpool_serving.schemas.json_text import loads
+from jaxpool_serving.schemas.quick import quick
+from jaxpool_serving.schemas.size import members, refuse_huge
 
 # What an error repeats of a request is bounded, or a small body could ask for a large answer.
 MAX_PROBLEMS = 10
 MAX_CHARS_OF_PROBLEM = 1000
 MAX_CHARS_OF_INPUT = 200
+MAX_COMPLAINTS = 1000
+"""Problems of a body that are made into entries; there is no way to have pydantic make ten of them."""
+
+WHITE = b" \t\n\r\v\f"
 
 MEMBERS = frozenset({"str", "int", "float", "bool", "list", "dict"})
 """What pydantic calls the members of a union that are builtins."""
@@ -64,9 +71,11 @@ def document(body: bytes, forms: int = 1) -> dict[str, Any]:
         HTTPBadRequest: it cannot be read at all.
     """
     try:
-        found = json.loads(body) if body.strip() else None
+        found = loads(body) if body[:1] not in WHITE or body.strip() else None
     except json.JSONDecodeError as error:
         raise refusal([problem("json_invalid", [error.pos], "JSON decode error", {}, {"error": error.msg})]) from None
+    except JaxpoolError:
+        raise
     except (ValueError, RecursionError):  # not UTF-8, a number of thousands of digits, thousands of brackets
         raise web.HTTPBadRequest(reason="There was an error parsing the body") from None
     if found is None:
@@ -85,9 +94,18 @@ def validated(schema: type[Model], found: Mapping[str, Any]) -> Model:
         SchemaError: 400, with every problem (the first ten spelled out) in one message.
     """
     try:
+        return quick(schema).validate_python(found)
+    except ValidationError as error:
+        _refuse_at_length(found, error)
+    try:
         return schema.model_validate(found)
     except ValidationError as error:
         raise refusal(problems(error)) from None
+
+
+def parse_as(schema: type[Model], body: bytes) -> Model:
+    """A body of one form; raises as `document` and `validated` do."""
+    return validated(schema, document(body))
 
 
 def validated_form(forms: TypeAdapter[Form], found: Mapping[str, Any]) -> Form:
@@ -97,9 +115,22 @@ def validated_form(forms: TypeAdapter[Form], found: Mapping[str, Any]) -> Form:
         SchemaError: 400, with the problems of every form in one message.
     """
     try:
+        return quick(forms).validate_python(found)
+    except ValidationError as error:
+        _refuse_at_length(found, error, inside=1)
+    try:
         return forms.validate_python(found)
     except ValidationError as error:
         raise refusal(problems(error, inside=1)) from None
+
+
+def _refuse_at_length(found: Mapping[str, Any], error: ValidationError, inside: int = 0) -> None:
+    """Refuse a body with long lists for the first problem of each; return if its lists are short."""
+    if error.error_count() > MAX_COMPLAINTS:
+        message = f"{error.error_count()} validation errors, too many to list"
+        raise SchemaError(400, "Bad Request", message)
+    if members(found) > MAX_COMPLAINTS:
+        raise refusal(problems(error, inside)) from None
 
 
 def problems(error: ValidationError, inside: int = 0) -> list[dict[str, Any]]:
@@ -113,7 +144,7 @@ def problems(error: ValidationError, inside: int = 0) -> list[dict[str, Any]]:
 def refusal(problems: Sequence[Mapping[str, Any]]) -> SchemaError:
     """The answer to a body with these problems."""
     lines = [f"{len(problems)} validation error{'s' if len(problems) != 1 else ''}:"]
-    lines += [f"  {_cut(str(problem), MAX_CHARS_OF_PROBLEM)}" for problem in problems[:MAX_PROBLEMS]]
+    lines += [f"  {cut(str(problem), MAX_CHARS_OF_PROBLEM)}" for problem in problems[:MAX_PROBLEMS]]
     if len(problems) > MAX_PROBLEMS:
         lines.append(f"  ...and {len(problems) - MAX_PROBLEMS} more errors")
     return SchemaError(400, "Bad Request", "\n".join(lines), problems[0]["loc"])
@@ -123,7 +154,7 @@ def problem(
     kind: str, path: Sequence[int | str], message: str, value: object, context: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """One entry of a refusal."""
-    loc = ".".join(["body", *(str(part) for part in path if not _is_type(part))])
+    loc = ".".join(["body", *(cut(str(part), MAX_CHARS_OF_INPUT) for part in path if not _is_type(part))])
     found = {"type": kind, "loc": loc, "msg": message, "input": _shortened(value)}
     return found | ({"ctx": dict(context)} if context else {})
 
@@ -136,8 +167,9 @@ def _is_type(part: int | str) -> bool:
 def _shortened(value: object) -> str:
     if isinstance(value, list | dict):
         return f"<{type(value).__name__} of {len(value)} items>"
-    return _cut(str(value), MAX_CHARS_OF_INPUT)
+    return cut(str(value), MAX_CHARS_OF_INPUT)
 
 
-def _cut(text: str, size: int) -> str:
+def cut(text: str, size: int = MAX_CHARS_OF_INPUT) -> str:
+    """A text of a client, as much of it as an answer may repeat."""
     return text if len(text) <= size else f"{text[:size]}...[truncated]"

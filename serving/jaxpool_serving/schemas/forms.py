@@ -8,6 +8,7 @@ from typing import TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from jaxpool_serving.schemas.errors import document, validated_form
+from jaxpool_serving.schemas.quick import quick
 from jaxpool_serving.schemas.refused import refuse_after, refuse_before
 
 T = TypeVar("T", bound=BaseModel)
@@ -31,7 +32,7 @@ def read(body: bytes, forms: TypeAdapter[T | C], chat: type[C]) -> T | C:
     parsed: T | C | None = None
     if found.get("messages"):
         with contextlib.suppress(ValidationError):
-            parsed = chat.model_validate(found)
+            parsed = quick(chat).validate_python(found)
     if parsed is None:
         parsed = validated_form(forms, found)
     refuse_after(found)

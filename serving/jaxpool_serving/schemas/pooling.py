@@ -25,6 +25,9 @@ NO_PLUGIN = (
     "'prithvi_geospatial_mae_io_processor' offline inference example for more details."
 )
 
+MAX_METADATA = 65_000
+"""Bytes of a header; Python's clients read lines of 65,536."""
+
 
 class Encoded(Activated):
     """How the numbers of the answer are sent."""
@@ -135,7 +138,11 @@ def pooling_response(
 def pooling_bytes(
     request_id: str, model: str, body: Encoded, values: Sequence[np.ndarray], prompt_tokens: int
 ) -> tuple[bytes, dict[str, str]]:
-    """The answer as bytes, prompt after prompt, and the headers that say where which is (none for ``bytes_only``)."""
+    """The answer as bytes, prompt after prompt, and the headers that say where which is (none for ``bytes_only``).
+
+    Raises:
+        ValidationError: there are too many prompts for a header.
+    """
     parts = [binary(one, body.embed_dtype, body.endianness) for one in values]
     if body.encoding_format == "bytes_only":
         return b"".join(parts), {}
@@ -157,4 +164,11 @@ def pooling_bytes(
         ],
         "usage": {"prompt_tokens": prompt_tokens, "total_tokens": prompt_tokens},
     }
-    return b"".join(parts), {"metadata": json.dumps(metadata)}
+    header = json.dumps(metadata)
+    if len(header) > MAX_METADATA:
+        raise ValidationError(
+            f"The metadata of {len(parts)} prompts has {len(header)} bytes, and a header that clients can read at most "
+            f"{MAX_METADATA}; send fewer prompts, or ask for `bytes_only` or `base64`.",
+            parameter="encoding_format",
+        )
+    return b"".join(parts), {"metadata": header}
