@@ -158,11 +158,29 @@ async def test_conversations_need_no_transformers_and_sigterm_ends_endless_ones(
                 requests = [asyncio.create_task(_status(session, loops)) for _ in range(2 * PROCESSES)]
                 await asyncio.sleep(1.0)
                 assert not any(request.done() for request in requests)
+                rendering = renderers(process.pid)
+                assert len(rendering) == PROCESSES
                 for number in range(signals):
                     process.send_signal(signal.SIGTERM)
                     await asyncio.sleep(0.2 if number < signals - 1 else 0)
                 assert await asyncio.to_thread(process.wait, 20) == (0 if signals == 1 else 128 + signal.SIGTERM)
                 await asyncio.gather(*requests, return_exceptions=True)
+                async with asyncio.timeout(60):  # nothing goes on rendering for a server that is gone
+                    while any(map(is_renderer, rendering)):
+                        await asyncio.sleep(0.1)
+
+
+def is_renderer(pid: int) -> bool:
+    try:
+        return b"jaxpool_serving.render_worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def renderers(server: int) -> list[int]:
+    """Process ids of the renderers of a server."""
+    children = Path(f"/proc/{server}/task").glob("*/children")
+    return [int(pid) for listed in children for pid in listed.read_text().split() if is_renderer(int(pid))]
 
 
 async def _status(session: aiohttp.ClientSession, body: dict[str, Any]) -> int:
