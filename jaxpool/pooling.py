@@ -1,6 +1,6 @@
 """From hidden states to probabilities: poolers, calibration, activation. Pure functions, inside the program.
 
-Shape letters: B rows, T tokens, D width, C labels.
+Shape letters: B rows, T tokens, M texts of a row, D width, C labels.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+
+from jaxpool.ops.layout import Layout
 
 Pooling = Literal["CLS", "LAST", "MEAN", "EOS"]
 Activation = Literal[
@@ -27,31 +29,34 @@ _ELEMENTWISE = {
 }
 
 
-def pool(hidden_BTD: jax.Array, lengths_B: jax.Array, kind: Pooling, ends_BT: jax.Array | None = None) -> jax.Array:
-    """One vector per row, ``[B, D]``.
+def pool(hidden_BTD: jax.Array, layout: Layout, kind: Pooling, ends_BT: jax.Array | None = None) -> jax.Array:
+    """One vector per text, ``[B, M, D]``.
 
     Args:
         hidden_BTD: one vector per token.
-        lengths_B: real tokens per row.
-        kind: its first token (CLS), its last real token (LAST), the float32 mean of its real tokens (MEAN), or the
-            last of its real tokens that ``ends_BT`` marks (EOS). A row without such a token yields its last real
-            one; transformers raises there, but one text must not fail its neighbours.
+        layout: where the texts lie.
+        kind: a text's first token (CLS), its last (LAST), the float32 mean of its tokens (MEAN), or the last of them
+            that ``ends_BT`` marks (EOS). A text without such a token yields its last one; transformers raises there,
+            but one text must not fail its neighbours.
         ends_BT: bool, which tokens are the end of a text; needed for EOS only.
     """
+    if kind == "MEAN":
+        return layout.total(hidden_BTD) / jnp.maximum(layout.lengths_BM, 1)[..., None]
+    if kind == "CLS" and not layout.is_packed:
+        return hidden_BTD[:, :1]
+    return layout.at(hidden_BTD, pooled_index(layout, kind, ends_BT))
+
+
+def pooled_index(layout: Layout, kind: Pooling, ends_BT: jax.Array | None = None) -> jax.Array:
+    """Index in its row of each text's token that ``pool`` takes: int32 ``[B, M]``; not for MEAN."""
     if kind == "CLS":
-        return hidden_BTD[:, 0]
-    if kind == "EOS":
-        if ends_BT is None:
-            raise ValueError("EOS pooling needs ends_BT")
-        index_T = jnp.arange(hidden_BTD.shape[1])
-        last_B = jnp.where(ends_BT & (index_T < lengths_B[:, None]), index_T, -1).max(1)
-        lengths_B, kind = jnp.where(last_B < 0, lengths_B, last_B + 1), "LAST"
-    if kind == "LAST":
-        return jnp.take_along_axis(hidden_BTD, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
-    real_BT = jnp.arange(hidden_BTD.shape[1])[None, :] < lengths_B[:, None]
-    # where, not a product: padding may hold anything, and 0 * inf is not 0.
-    total_BD = jnp.where(real_BT[:, :, None], hidden_BTD.astype(jnp.float32), 0.0).sum(1)
-    return total_BD / lengths_B[:, None]
+        return layout.first_BM
+    if kind != "EOS":
+        return layout.last_BM
+    if ends_BT is None:
+        raise ValueError("EOS pooling needs ends_BT")
+    end_BM = layout.highest(jnp.where(ends_BT, jnp.arange(layout.width), -1))
+    return jnp.where(end_BM < 0, layout.last_BM, end_BM)
 
 
 def calibrate(logits_BC: jax.Array, mean: float | None, sigma: float | None) -> jax.Array:

@@ -20,6 +20,7 @@ from jaxpool.buckets import Bucket
 from jaxpool.errors import EngineError
 from jaxpool.models.classifier import Classifier
 from jaxpool.ops.attention import choose
+from jaxpool.ops.layout import Layout
 from jaxpool.pooling import activate, calibrate, pool
 from jaxpool.resolve import Spec
 from jaxpool.threads import DaemonThreads
@@ -45,6 +46,11 @@ class Inputs(NamedTuple):
     lengths: Any
     activated: Any
 
+    @property
+    def layout(self) -> Layout:
+        """Where the texts lie."""
+        return Layout.padded(self.lengths, self.ids.shape[1])
+
 
 def abstract(spec: Spec, platform: str = "cpu") -> Classifier:
     """The classifier of ``spec`` with shapes and dtypes in place of weights, for devices of ``platform``."""
@@ -61,7 +67,7 @@ def logits(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
     """
     # On accelerators float32 matmuls are rounded to bfloat16 or TF32 passes unless this is said.
     with jax.default_matmul_precision("float32" if spec.dtype == "float32" else "default"):
-        hidden_BTD = model.backbone(inputs.ids, inputs.types, inputs.lengths)
+        hidden_BTD = model.backbone(inputs.ids, inputs.types, inputs.layout)
     if spec.per_token:
         return model.head(hidden_BTD, last_only=spec.last_only)
     if spec.late:
@@ -72,7 +78,8 @@ def logits(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
 def pooled(values_BTD: jax.Array, inputs: Inputs, spec: Spec) -> jax.Array:
     """One vector per row, ``[B, D]``, of one per token, as ``spec.pooling`` says."""
     ends_BT = None if spec.eos_token is None else inputs.ids == spec.eos_token
-    return pool(values_BTD, inputs.lengths, spec.pooling, ends_BT)
+    values_BMD = pool(values_BTD, inputs.layout, spec.pooling, ends_BT)
+    return values_BMD.reshape(-1, values_BMD.shape[-1])
 
 
 def scores(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:

@@ -185,9 +185,7 @@ class Trainer:
         self.update = update
         self.predict = jax.jit(lambda leaves, batch: jax.nn.log_softmax(forward(leaves, batch)))
         self.pooled = jax.jit(
-            lambda leaves, batch: pooled(
-                classifier(leaves).backbone(batch.ids, batch.types, batch.lengths), batch, spec
-            )
+            lambda leaves, batch: pooled(classifier(leaves).backbone(batch.ids, batch.types, batch.layout), batch, spec)
         )
 
     def over(self, run: Callable[[Any, Any], jax.Array], leaves: Leaves, examples: Examples, note: str) -> np.ndarray:

@@ -18,7 +18,7 @@ ARROWS = {
     "jaxpool": "jaxpool jaxpool_conversions",  # llm, fit, cli …: the rooms on top
     "errors": "",
     "buckets": "",
-    "pooling": "",
+    "pooling": "ops",
     "activations": "pooling",
     "cache": "errors",
     "compiled": "cache",

@@ -15,10 +15,11 @@ from flax import nnx
 from jaxpool.models.layers import Linear, param
 from jaxpool.models.norms import Norm, NormConfig
 from jaxpool.ops.attention import Implementation, Window, attend
+from jaxpool.ops.layout import Layout
 from jaxpool.ops.rope import rotate
 
-Turn = tuple[jax.Array, jax.Array]
-"""Cosines and sines of the positions, two float32 ``[T, R]``, or ``[B, T, R]`` where they depend on a row's length."""
+Rotation = tuple[jax.Array, jax.Array]
+"""Cosines and sines of the positions, two float32 ``[T, R]``, or ``[B, T, R]``: see ``ops.rope.angles``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +97,12 @@ class SelfAttention(nnx.Module):
     def __call__(
         self,
         x_BTD: jax.Array,
-        lengths_B: jax.Array,
-        turn: Turn | None = None,
+        layout: Layout,
+        rotation: Rotation | None = None,
         window: Window = None,
         bias_HTS: jax.Array | None = None,
     ) -> jax.Array:
-        """``[B, T, D] -> [B, T, D]``; ``turn`` rotates queries and keys, ``window`` limits how far a token sees,
+        """``[B, T, D] -> [B, T, D]``; ``rotation`` rotates queries and keys, ``window`` limits how far a token sees,
         ``bias_HTS`` is added to the scores.
         """
         c, (n_rows, n_tokens, _) = self.config, x_BTD.shape
@@ -115,16 +116,16 @@ class SelfAttention(nnx.Module):
         v_BTKh = v_BTX.reshape(n_rows, n_tokens, c.kv_heads, c.head_size)
         if c.norm_over != "width" and not c.norm_rotated:
             q_BTHh, k_BTKh = self._normalise(q_BTHh, k_BTKh)
-        if turn is not None:
-            q_BTHh, k_BTKh = (rotate(y, *turn, interleaved=c.interleaved) for y in (q_BTHh, k_BTKh))
+        if rotation is not None:
+            q_BTHh, k_BTKh = (rotate(y, *rotation, interleaved=c.interleaved) for y in (q_BTHh, k_BTKh))
         if c.norm_over != "width" and c.norm_rotated:
             q_BTHh, k_BTKh = self._normalise(q_BTHh, k_BTKh)
-        q_BTHh = grown(q_BTHh, c.query_growth)
+        q_BTHh = grown(q_BTHh, c.query_growth, layout)
         y_BTHh = attend(
             q_BTHh,
             k_BTKh,
             v_BTKh,
-            lengths_B=lengths_B,
+            layout=layout,
             causal=c.causal,
             scale=c.scale,
             window=window,
@@ -141,10 +142,10 @@ class SelfAttention(nnx.Module):
         return self.query_norm(q), self.key_norm(k)
 
 
-def grown(q_BTHh: jax.Array, growth: tuple[float, int] | None) -> jax.Array:
+def grown(q_BTHh: jax.Array, growth: tuple[float, int] | None, layout: Layout) -> jax.Array:
     """Queries that grow with their position, as ``AttentionConfig.query_growth`` says."""
     if growth is None:
         return q_BTHh
     beta, length = growth
-    growth_T = 1 + beta * jnp.log1p(jnp.arange(q_BTHh.shape[1]) // length)
-    return q_BTHh * growth_T[:, None, None].astype(q_BTHh.dtype)
+    growth_BT = 1 + beta * jnp.log1p(layout.position // length)
+    return q_BTHh * growth_BT[..., None, None].astype(q_BTHh.dtype)

@@ -17,10 +17,11 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxpool.models.adapter import Adapter, AdapterConfig
-from jaxpool.models.attention import AttentionConfig, Turn
+from jaxpool.models.attention import AttentionConfig, Rotation
 from jaxpool.models.convolution import GroupedLinear
 from jaxpool.models.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, scan_layers, stacked
 from jaxpool.ops.attention import Implementation
+from jaxpool.ops.layout import Layout
 from jaxpool.ops.relative import bias_by_distance, buckets
 from jaxpool.ops.rope import Rope, angles
 
@@ -138,15 +139,15 @@ class Layer(nnx.Module):
     def __call__(
         self,
         x_BTD: jax.Array,
-        lengths_B: jax.Array,
-        turn: Turn | None = None,
+        layout: Layout,
+        rotation: Rotation | None = None,
         bias_HTS: jax.Array | None = None,
     ) -> jax.Array:
-        """``[B, T, D] -> [B, T, D]``; ``turn`` and ``bias_HTS`` as for ``SelfAttention``."""
+        """``[B, T, D] -> [B, T, D]``; ``rotation`` and ``bias_HTS`` as for ``SelfAttention``."""
         if self.config.pre_norm:
-            x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), lengths_B, turn, bias_HTS=bias_HTS)
+            x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), layout, rotation, bias_HTS=bias_HTS)
             return self.adapt(x_BTD + self.mlp(self.mlp_norm(x_BTD)))
-        x_BTD = self.attention_norm(x_BTD + self.attention(x_BTD, lengths_B, turn, bias_HTS=bias_HTS))
+        x_BTD = self.attention_norm(x_BTD + self.attention(x_BTD, layout, rotation, bias_HTS=bias_HTS))
         return self.mlp_norm(self.adapt(x_BTD + self.mlp(x_BTD)))
 
     def mlp(self, x_BTD: jax.Array) -> jax.Array:
@@ -177,35 +178,35 @@ class Bert(nnx.Module):
         self.final_norm = LayerNorm(c.width, c.norm_eps, dtype) if c.pre_norm else None
         self.config = config
 
-    def __call__(self, ids_BT: jax.Array, types_BT: jax.Array | None, lengths_B: jax.Array) -> jax.Array:
-        """Hidden states ``[B, T, D]`` of int32 token ids and segment types, rows right-padded to T."""
-        bias_HTS, turn = None, self.turn(ids_BT.shape[1], lengths_B)
+    def __call__(self, ids_BT: jax.Array, types_BT: jax.Array | None, layout: Layout) -> jax.Array:
+        """Hidden states ``[B, T, D]`` of int32 token ids and segment types."""
+        bias_HTS, rotation = None, self.rotation(layout)
         if self.relative is not None:
             bias_HTS = bias_by_distance(self.relative.table[...], buckets(ids_BT.shape[1], self.config.relative))
         x_BTD = scan_layers(
             self.layers,
-            self.embed(ids_BT, types_BT, lengths_B),
-            lambda layer, x, _: layer(x, lengths_B, turn, bias_HTS),
+            self.embed(ids_BT, types_BT, layout),
+            lambda layer, x, _: layer(x, layout, rotation, bias_HTS),
             order=self.config.order,
         )
         return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
 
-    def turn(self, length: int, lengths_B: jax.Array) -> Turn | None:
+    def rotation(self, layout: Layout) -> Rotation | None:
         """Cosines and sines of rotary positions, if the model has them."""
         if self.rotations is not None:
-            sin_TR, cos_TR = jnp.split(self.rotations(jnp.arange(length)), 2, axis=-1)
+            sin_TR, cos_TR = jnp.split(self.rotations(layout.position), 2, axis=-1)
             return cos_TR, sin_TR
-        return None if self.config.rope is None else angles(self.config.rope, length, lengths_B)
+        return None if self.config.rope is None else angles(self.config.rope, layout)
 
-    def embed(self, ids_BT: jax.Array, types_BT: jax.Array | None, lengths_B: jax.Array) -> jax.Array:
+    def embed(self, ids_BT: jax.Array, types_BT: jax.Array | None, layout: Layout) -> jax.Array:
         """What enters the first layer, ``[B, T, D]``."""
         c, x_BTE = self.config, self.tokens(ids_BT)
         if c.mask_id is not None:
-            x_BTE = _without_masks(x_BTE, ids_BT == c.mask_id, lengths_B)
+            x_BTE = _without_masks(x_BTE, ids_BT == c.mask_id, layout)
         if self.types is not None and types_BT is not None:
             x_BTE = x_BTE + self.types(types_BT)
         if self.positions is not None:
-            x_BTE = x_BTE + self.positions(positions(ids_BT, c.first_position, c.padding_id))
+            x_BTE = x_BTE + self.positions(positions(ids_BT, layout, c.first_position, c.padding_id))
         if self.extra is not None:
             x_BTE = x_BTE + self.extra(jnp.array(0))
         if self.norm is not None:
@@ -213,17 +214,16 @@ class Bert(nnx.Module):
         return x_BTE if self.project is None else self.project(x_BTE)
 
 
-def positions(ids_BT: jax.Array, first: int, padding_id: int | None) -> jax.Array:
-    """Position of every token, as ``BertConfig`` says: int32 ``[T]``, or ``[B, T]`` if tokens decide."""
+def positions(ids_BT: jax.Array, layout: Layout, first: int, padding_id: int | None) -> jax.Array:
+    """Position of every token, as ``BertConfig`` says: int32 ``[T]``, or ``[B, T]``."""
     if padding_id is None:
-        return first + jnp.arange(ids_BT.shape[1])
-    counted_BT = (ids_BT != padding_id).astype(jnp.int32)
-    return jnp.cumsum(counted_BT, axis=1) * counted_BT + padding_id
+        return first + layout.position
+    counts_BT = ids_BT != padding_id
+    return layout.counted(counts_BT) * counts_BT + padding_id
 
 
-def _without_masks(x_BTE: jax.Array, masked_BT: jax.Array, lengths_B: jax.Array) -> jax.Array:
+def _without_masks(x_BTE: jax.Array, masked_BT: jax.Array, layout: Layout) -> jax.Array:
     """Mask tokens become zero, the rest is scaled to what training saw: 12 % of all tokens were masks (ESM)."""
-    real_BT = jnp.arange(masked_BT.shape[1])[None, :] < lengths_B[:, None]
-    share_B = (masked_BT & real_BT).sum(1) / lengths_B
-    scaled_BTE = x_BTE.astype(jnp.float32) * ((1 - 0.15 * 0.8) / (1 - share_B))[:, None, None]
+    share_BM = layout.total(masked_BT) / jnp.maximum(layout.lengths_BM, 1)
+    scaled_BTE = x_BTE.astype(jnp.float32) * layout.spread((1 - 0.15 * 0.8) / (1 - share_BM))[:, :, None]
     return jnp.where(masked_BT[:, :, None], 0.0, scaled_BTE).astype(x_BTE.dtype)

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpool.models.attention import Turn
+from jaxpool.models.attention import Rotation
 from jaxpool.models.layers import Linear, param
 from jaxpool.ops.attention import Implementation, attend
+from jaxpool.ops.layout import Layout
 
 
 class GroupedLinear(nnx.Module):
@@ -37,19 +38,6 @@ class GroupedLinear(nnx.Module):
         else:
             y = jnp.einsum("...ui,uio->...uo", blocks, kernels)
         return y.reshape(*x.shape[:-1], -1) + self.bias[...]
-
-
-def real(x_BTD: jax.Array, lengths_B: jax.Array) -> jax.Array:
-    """The same with zeros in place of padding, which a convolution would otherwise carry into the text."""
-    real_BT = jnp.arange(x_BTD.shape[1])[None, :] < lengths_B[:, None]
-    return jnp.where(real_BT[:, :, None], x_BTD, 0)
-
-
-def neighbours(x_BTD: jax.Array, taps: int) -> jax.Array:
-    """Each token with those around it, ``[B, T, W, D]``; zeros beyond the ends. ``taps`` is odd."""
-    side = taps // 2
-    padded = jnp.pad(x_BTD, ((0, 0), (side, side), (0, 0)))
-    return jnp.stack([padded[:, tap : tap + x_BTD.shape[1]] for tap in range(taps)], axis=2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,13 +73,13 @@ class GroupedAttention(nnx.Module):
         self.config, self.implementation = c, implementation
 
     def __call__(
-        self, x_BTD: jax.Array, lengths_B: jax.Array, turn: Turn | None = None, bias_HTS: jax.Array | None = None
+        self, x_BTD: jax.Array, layout: Layout, rotation: Rotation | None = None, bias_HTS: jax.Array | None = None
     ) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``; without rotation or bias."""
         c = self.config
         q, k, v = (y(x_BTD).reshape(*x_BTD.shape[:2], c.heads, c.head_size) for y in (self.query, self.key, self.value))
         y_BTHh = attend(
-            q, k, v, lengths_B=lengths_B, causal=False, scale=c.head_size**-0.5, implementation=self.implementation
+            q, k, v, layout=layout, causal=False, scale=c.head_size**-0.5, implementation=self.implementation
         )
         return self.out(y_BTHh.reshape(x_BTD.shape))
 
@@ -132,18 +120,18 @@ class ValueConvolution(nnx.Module):
         self.config, self.implementation = c, implementation
 
     def __call__(
-        self, x_BTD: jax.Array, lengths_B: jax.Array, turn: Turn | None = None, bias_HTS: jax.Array | None = None
+        self, x_BTD: jax.Array, layout: Layout, rotation: Rotation | None = None, bias_HTS: jax.Array | None = None
     ) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``; without rotation or bias."""
         c, v_BTD = self.config, self.value(x_BTD)
         shape = (*x_BTD.shape[:2], c.heads, c.head_size)
         q, k, v = self.query(x_BTD).reshape(shape), self.key(x_BTD).reshape(shape), v_BTD.reshape(shape)
         y_BTHh = attend(
-            q, k, v, lengths_B=lengths_B, causal=False, scale=c.head_size**-0.5, implementation=self.implementation
+            q, k, v, layout=layout, causal=False, scale=c.head_size**-0.5, implementation=self.implementation
         )
         if self.filters is not None and c.taps is not None:
             filters_DW = jnp.repeat(self.filters[..., 0, :, 0], c.head_size, axis=0)
-            around_BTWD = neighbours(real(v_BTD, lengths_B), c.taps)
+            around_BTWD = layout.neighbours(v_BTD, c.taps)
             y_BTHh = y_BTHh + jnp.einsum("btwd,dw->btd", around_BTWD, filters_DW).reshape(y_BTHh.shape)
         return self.out(y_BTHh.reshape(x_BTD.shape))
 
@@ -185,7 +173,7 @@ class MixedAttention(nnx.Module):
         self.config, self.implementation = c, implementation
 
     def __call__(
-        self, x_BTD: jax.Array, lengths_B: jax.Array, turn: Turn | None = None, bias_HTS: jax.Array | None = None
+        self, x_BTD: jax.Array, layout: Layout, rotation: Rotation | None = None, bias_HTS: jax.Array | None = None
     ) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``; without rotation or bias."""
         c, shape = self.config, (*x_BTD.shape[:2], self.config.heads, self.config.head_size)
@@ -194,17 +182,17 @@ class MixedAttention(nnx.Module):
             q_BTA.reshape(shape),
             self.key(x_BTD).reshape(shape),
             self.value(x_BTD).reshape(shape),
-            lengths_B=lengths_B,
+            layout=layout,
             causal=False,
             scale=c.head_size**-0.5,
             implementation=self.implementation,
         )
         # Only padding of the input is zeroed here, and of the convolved values below: biases come after.
-        mixed_BTD = jnp.einsum("btwd,dw->btd", neighbours(real(x_BTD, lengths_B), c.taps), self.depthwise[..., 0, :])
+        mixed_BTD = jnp.einsum("btwd,dw->btd", layout.neighbours(x_BTD, c.taps), self.depthwise[..., 0, :])
         key_BTA = mixed_BTD @ self.pointwise[..., 0].T + self.shift[..., 0]
         logits_BTHW = self.filters(key_BTA * q_BTA).reshape(*shape[:3], c.taps)
         filters_BTHW = jax.nn.softmax(logits_BTHW.astype(jnp.float32), axis=-1).astype(x_BTD.dtype)
-        around_BTWA = neighbours(real(self.convolved(x_BTD), lengths_B), c.taps)
+        around_BTWA = layout.neighbours(self.convolved(x_BTD), c.taps)
         around_BTWHh = around_BTWA.reshape(*around_BTWA.shape[:3], *shape[2:])
         convolved_BTHh = jnp.einsum("btwhi,bthw->bthi", around_BTWHh, filters_BTHW)
         return self.out(jnp.concatenate([attended_BTHh, convolved_BTHh], axis=2).reshape(*shape[:2], -1))

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxpool.models.convolution import neighbours, real
 from jaxpool.models.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, param, scan_layers, stacked
 from jaxpool.ops.attention import NEVER, Implementation
+from jaxpool.ops.layout import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,15 +123,14 @@ class Disentangled(nnx.Module):
         self.out = Linear(c.width, c.width, ("heads", "embed"), bias=True, dtype=dtype, units=c.heads)
         self.config = c
 
-    def __call__(self, x_BTD: jax.Array, lengths_B: jax.Array, table_RD: jax.Array | None) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, layout: Layout, table_RD: jax.Array | None) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``; ``table_RD`` are the distances."""
         c, (n_rows, n_tokens, _) = self.config, x_BTD.shape
         q, k, v = (y(x_BTD).reshape(n_rows, n_tokens, c.heads, -1) for y in (self.query, self.key, self.value))
         scores_BHTS = jnp.einsum("bthi,bshi->bhts", q, k, preferred_element_type=jnp.float32)
         if table_RD is not None:
             scores_BHTS += self._from_distances(q, k, table_RD)
-        seen_BS = jnp.arange(n_tokens)[None, :] < lengths_B[:, None]
-        scores_BHTS = jnp.where(seen_BS[:, None, None], scores_BHTS * c.scale, NEVER)
+        scores_BHTS = jnp.where(layout.seen()[:, None], scores_BHTS * c.scale, NEVER)
         weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1).astype(x_BTD.dtype)
         return self.out(jnp.einsum("bhts,bshi->bthi", weights_BHTS, v).reshape(x_BTD.shape))
 
@@ -164,9 +163,9 @@ class Layer(nnx.Module):
         self.mlp_norm = LayerNorm(c.width, c.norm_eps, dtype)
         self.activation = c.activation
 
-    def __call__(self, x_BTD: jax.Array, lengths_B: jax.Array, table_RD: jax.Array | None) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, layout: Layout, table_RD: jax.Array | None) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``."""
-        x_BTD = self.attention_norm(x_BTD + self.attention(x_BTD, lengths_B, table_RD))
+        x_BTD = self.attention_norm(x_BTD + self.attention(x_BTD, layout, table_RD))
         return self.mlp_norm(x_BTD + self.down(ACTIVATIONS[self.activation](self.up(x_BTD))))
 
 
@@ -179,10 +178,10 @@ class Convolved(nnx.Module):
         self.norm = LayerNorm(width, norm_eps, dtype)
         self.config = config
 
-    def __call__(self, x_BTD: jax.Array, embedded_BTD: jax.Array, lengths_B: jax.Array) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, embedded_BTD: jax.Array, layout: Layout) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``."""
         c = self.config
-        around_BTWD = neighbours(real(embedded_BTD, lengths_B), c.taps)
+        around_BTWD = layout.neighbours(embedded_BTD, c.taps)
         around = around_BTWD.reshape(*around_BTWD.shape[:3], c.groups, -1)
         kernel = self.kernel[...].reshape(c.groups, -1, around.shape[-1], c.taps)
         y_BTD = jnp.einsum("btwui,uoiw->btuo", around, kernel).reshape(x_BTD.shape) + self.bias[...]
@@ -206,25 +205,25 @@ class Deberta(nnx.Module):
         self.conv = None if c.conv is None else Convolved(c.conv, c.width, c.norm_eps, dtype)
         self.config = c
 
-    def __call__(self, ids_BT: jax.Array, types_BT: jax.Array | None, lengths_B: jax.Array) -> jax.Array:
-        """Hidden states ``[B, T, D]`` of int32 token ids and segment types, rows right-padded to T."""
+    def __call__(self, ids_BT: jax.Array, types_BT: jax.Array | None, layout: Layout) -> jax.Array:
+        """Hidden states ``[B, T, D]`` of int32 token ids and segment types."""
         table_RD = None if self.relative is None else self.relative.table[...]
         if table_RD is not None and self.relative_norm is not None:
             table_RD = self.relative_norm(table_RD)
-        embedded_BTD = self._embed(ids_BT, types_BT)
+        embedded_BTD = self._embed(ids_BT, types_BT, layout)
 
         def run(layer: Layer, x_BTD: jax.Array, depth: jax.Array) -> jax.Array:
-            x_BTD, conv = layer(x_BTD, lengths_B, table_RD), self.conv
+            x_BTD, conv = layer(x_BTD, layout, table_RD), self.conv
             if conv is None:
                 return x_BTD
-            return jax.lax.cond(depth == 0, lambda x: conv(x, embedded_BTD, lengths_B), lambda x: x, x_BTD)
+            return jax.lax.cond(depth == 0, lambda x: conv(x, embedded_BTD, layout), lambda x: x, x_BTD)
 
         return scan_layers(self.layers, embedded_BTD, run, jnp.arange(self.config.layers))
 
-    def _embed(self, ids_BT: jax.Array, types_BT: jax.Array | None) -> jax.Array:
+    def _embed(self, ids_BT: jax.Array, types_BT: jax.Array | None, layout: Layout) -> jax.Array:
         x_BTE = self.tokens(ids_BT)
         if self.positions is not None:
-            x_BTE = x_BTE + self.positions(jnp.arange(ids_BT.shape[1]))
+            x_BTE = x_BTE + self.positions(layout.position)
         if self.types is not None and types_BT is not None:
             x_BTE = x_BTE + self.types(types_BT)
         return self.norm(x_BTE if self.project is None else self.project(x_BTE))

@@ -14,12 +14,13 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpool.models.attention import Turn
+from jaxpool.models.attention import Rotation
 from jaxpool.models.groups import grouped, scan_groups
 from jaxpool.models.layers import Embedding, Linear
 from jaxpool.models.norms import Norm, NormConfig
 from jaxpool.ops.alibi import Alibi, biases
 from jaxpool.ops.attention import Implementation
+from jaxpool.ops.layout import Layout
 from jaxpool.ops.rope import Rope, angles, sinusoids
 
 
@@ -40,7 +41,7 @@ class AttentionKind(Protocol):
 
 
 class MlpKind(Protocol):
-    """What an MLP config must offer; ``MlpConfig`` is one. Modules take ``(x_BTD, lengths_B)``."""
+    """What an MLP config must offer; ``MlpConfig`` is one. Modules take ``(x_BTD, layout)``."""
 
     def __hash__(self) -> int: ...
     @property
@@ -163,14 +164,14 @@ class Context:
     """What all layers know of the batch.
 
     Attributes:
-        lengths_B: real tokens per row.
-        turns: cosines and sines of each rotary table.
+        layout: where the texts lie.
+        rotations: cosines and sines of each rotary table.
         bias_HTS: added to the scores, or None.
     """
 
-    lengths_B: jax.Array  # noqa: N815 - shape letters
-    turns: dict[Rope, Turn]
-    bias_HTS: jax.Array | None  # noqa: N815
+    layout: Layout
+    rotations: dict[Rope, Rotation]
+    bias_HTS: jax.Array | None  # noqa: N815 - shape letters
 
 
 class Layer(nnx.Module):
@@ -198,30 +199,30 @@ class Layer(nnx.Module):
         c = self.config
         if c.norms == "sum":
             x_BTD = _normed(self.attention_norm, x_BTD + self._attend(x_BTD, context))
-            return _normed(self.mlp_norm, x_BTD + self._think(x_BTD, context))
+            return _normed(self.mlp_norm, x_BTD + self._mlp(x_BTD, context))
         h_BTD = _normed(self.attention_norm, x_BTD)
         y_BTD = self._attend(h_BTD, context)
         if c.parallel is not None:
             h_BTD = h_BTD if c.parallel == "one" else _normed(self.mlp_norm, x_BTD)
-            return x_BTD + y_BTD + self._think(h_BTD, context)
+            return x_BTD + y_BTD + self._mlp(h_BTD, context)
         x_BTD = (h_BTD if c.residual_from_norm else x_BTD) + y_BTD
         h_BTD = _normed(self.mlp_norm, x_BTD)
-        return (h_BTD if c.residual_from_norm else x_BTD) + self._think(h_BTD, context)
+        return (h_BTD if c.residual_from_norm else x_BTD) + self._mlp(h_BTD, context)
 
     def _attend(self, x_BTD: jax.Array, context: Context) -> jax.Array:
         window, rope, n_tokens = self.kind.window, self.kind.rope, x_BTD.shape[1]
         y_BTD = self.attention(
             x_BTD,
-            context.lengths_B,
-            None if rope is None else context.turns[rope],
+            context.layout,
+            None if rope is None else context.rotations[rope],
             # One at least as long as the row hides nothing.
             window if window is not None and window < n_tokens else None,
             context.bias_HTS,
         )
         return _normed(self.attention_out_norm, y_BTD) * self.config.residual_scale
 
-    def _think(self, x_BTD: jax.Array, context: Context) -> jax.Array:
-        return _normed(self.mlp_out_norm, self.mlp(x_BTD, context.lengths_B)) * self.config.residual_scale
+    def _mlp(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+        return _normed(self.mlp_out_norm, self.mlp(x_BTD, context.layout)) * self.config.residual_scale
 
 
 def _normed(norm: Norm | None, x_BTD: jax.Array) -> jax.Array:
@@ -244,28 +245,28 @@ class Decoder(nnx.Module):
         self.norm = Norm(c.final_norm, (c.width,), dtype) if c.final_norm else None
         self.config = config
 
-    def __call__(self, ids_BT: jax.Array, types_BT: jax.Array | None, lengths_B: jax.Array) -> jax.Array:
-        """Hidden states ``[B, T, D]`` of int32 token ids, rows right-padded to T, and segment types, if it has them."""
-        c, n_tokens = self.config, ids_BT.shape[1]
+    def __call__(self, ids_BT: jax.Array, types_BT: jax.Array | None, layout: Layout) -> jax.Array:
+        """Hidden states ``[B, T, D]`` of int32 token ids, and of segment types, if it has them."""
+        c = self.config
         context = Context(
-            lengths_B,
-            {rope: angles(rope, n_tokens, lengths_B) for rope in c.ropes},
-            None if c.alibi is None else jnp.asarray(biases(c.alibi, n_tokens)),
+            layout,
+            {rope: angles(rope, layout) for rope in c.ropes},
+            None if c.alibi is None else biases(c.alibi, layout),
         )
-        x_BTD = scan_groups(self.layers, self._embed(ids_BT, types_BT), lambda layer, x, _: layer(x, context))
+        x_BTD = scan_groups(self.layers, self._embed(ids_BT, types_BT, layout), lambda layer, x, _: layer(x, context))
         x_BTD = _normed(self.norm, x_BTD)
         return x_BTD if self.project_out is None else self.project_out(x_BTD)
 
-    def _embed(self, ids_BT: jax.Array, types_BT: jax.Array | None) -> jax.Array:
+    def _embed(self, ids_BT: jax.Array, types_BT: jax.Array | None, layout: Layout) -> jax.Array:
         c, x_BTD = self.config, self.tokens(ids_BT)
         if self.project_in is not None:
             x_BTD = self.project_in(x_BTD)
         # The factor is rounded to the model dtype first, as transformers does.
         x_BTD = x_BTD * jnp.asarray(c.embedding_scale, x_BTD.dtype)
         if self.positions is not None:
-            x_BTD = x_BTD + self.positions(jnp.arange(ids_BT.shape[1]) + c.position_offset)
+            x_BTD = x_BTD + self.positions(layout.position + c.position_offset)
         if c.sinusoids:
-            x_BTD = x_BTD + sinusoids(ids_BT.shape[1], c.width).astype(x_BTD.dtype)
+            x_BTD = x_BTD + sinusoids(layout.position, c.width).astype(x_BTD.dtype)
         if self.types is not None and types_BT is not None:
             x_BTD = x_BTD + self.types(types_BT)
         return _normed(self.embedding_norm, x_BTD)

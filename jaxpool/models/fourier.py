@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpool.models.attention import Turn
+from jaxpool.models.attention import Rotation
 from jaxpool.ops.attention import Implementation
+from jaxpool.ops.layout import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,20 +31,21 @@ class Fourier(nnx.Module):
     """The real part of the discrete Fourier transform over tokens and width."""
 
     def __call__(
-        self, x_BTD: jax.Array, lengths_B: jax.Array, turn: Turn | None = None, bias_HTS: jax.Array | None = None
+        self, x_BTD: jax.Array, layout: Layout, rotation: Rotation | None = None, bias_HTS: jax.Array | None = None
     ) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``; without rotation or bias.
 
-        Each row is transformed at its own length, as if it were alone and without padding: transformers mixes padding
+        Each text is transformed at its own length, as if it were alone and without padding: transformers mixes padding
         in, so that its answers depend on the longest text of the batch.
         """
         y_BTD = jnp.fft.fft(x_BTD.astype(jnp.float32), axis=-1)
-        index_T, length_B11 = jnp.arange(x_BTD.shape[1]), lengths_B[:, None, None]
+        length_BT1 = jnp.maximum(layout.spread(layout.lengths_BM), 1)[:, :, None]
+        position = layout.position
         # Whole turns are taken off in integers: float32 would lose the rest of a large product.
-        turns_BTS = (index_T[:, None] * index_T[None, :]) % length_B11 / length_B11
+        turns_BTS = (position[..., :, None] * position[..., None, :]) % length_BT1 / length_BT1
         angle_BTS = 2 * jnp.pi * turns_BTS.astype(jnp.float32)
-        real_BTS = index_T[None, None, :] < length_B11
-        cos_BTS, sin_BTS = (jnp.where(real_BTS, wave, 0.0) for wave in (jnp.cos(angle_BTS), jnp.sin(angle_BTS)))
+        seen_BTS = layout.seen()
+        cos_BTS, sin_BTS = (jnp.where(seen_BTS, wave, 0.0) for wave in (jnp.cos(angle_BTS), jnp.sin(angle_BTS)))
         with jax.default_matmul_precision("float32"):
             a_BTD = jnp.einsum("bts,bsd->btd", cos_BTS, y_BTD.real) + jnp.einsum("bts,bsd->btd", sin_BTS, y_BTD.imag)
         return a_BTD.astype(x_BTD.dtype)

@@ -17,6 +17,7 @@ from flax import nnx
 
 from jaxpool.models.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, param, scan_layers, stacked
 from jaxpool.ops.attention import NEVER, Implementation
+from jaxpool.ops.layout import Layout
 
 CLS_TYPE = 2
 """Segment type of a token that belongs to all segments."""
@@ -201,14 +202,14 @@ class Funnel(nnx.Module):
             setattr(self, f"block{depth}", stacked(lambda: Layer(config, dtype), layers))
         self.config = config
 
-    def __call__(self, ids_BT: jax.Array, types_BT: jax.Array | None, lengths_B: jax.Array) -> jax.Array:
-        """Hidden states ``[B, T, D]`` of int32 token ids and segment types, rows right-padded to T.
+    def __call__(self, ids_BT: jax.Array, types_BT: jax.Array | None, layout: Layout) -> jax.Array:
+        """Hidden states ``[B, T, D]`` of int32 token ids and segment types of padded rows.
 
         Every token has the state of the token that it was pooled into.
         """
         c, x_BTD = self.config, self.norm(self.tokens(ids_BT))
         types_BT = jnp.zeros_like(ids_BT) if types_BT is None else types_BT
-        tokens = Tokens(jnp.arange(ids_BT.shape[1], dtype=jnp.float32), types_BT, lengths_B)
+        tokens = Tokens(jnp.arange(ids_BT.shape[1], dtype=jnp.float32), types_BT, layout.lengths_B)
         place_T = jnp.arange(ids_BT.shape[1])
         for depth, (layers, repeats) in enumerate(c.blocks):
             block: Layer = getattr(self, f"block{depth}")

@@ -18,6 +18,7 @@ from jaxpool.models.layers import ACTIVATIONS, Embedding, Linear, RMSNorm, param
 from jaxpool.models.mlp import MlpConfig
 from jaxpool.models.moe import MoeConfig
 from jaxpool.ops.attention import Implementation
+from jaxpool.ops.layout import Layout
 from jaxpool.ops.ssm import causal_conv, selective_scan
 
 
@@ -79,16 +80,17 @@ class Mamba(nnx.Module):
         self.out = Linear(c.inner, c.width, ("mlp", "embed"), bias=c.bias, dtype=dtype)
         self.config = config
 
-    def __call__(self, x_BTD: jax.Array, lengths_B: jax.Array) -> jax.Array:
-        """``[B, T, D] -> [B, T, D]``; causal, so padding on the right reaches nothing and needs no mask."""
+    def __call__(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
+        """``[B, T, D] -> [B, T, D]``; causal, so padding behind a text reaches nothing and needs no mask."""
         c, gate_BTI = self.config, self.gate(x_BTD)
         x_BTI = causal_conv(
-            self.input(x_BTD), self.conv[...][:, 0].T, None if self.conv_bias is None else self.conv_bias[...]
+            self.input(x_BTD), self.conv[...][:, 0].T, None if self.conv_bias is None else self.conv_bias[...], layout
         )
         x_BTI = ACTIVATIONS[c.activation](x_BTI)
         step_BTR, b_BTN, c_BTN = jnp.split(self.select(x_BTI), (c.step_rank, c.step_rank + c.states), axis=-1)
         dt_BTI = jax.nn.softplus(self.step(self.step_norm(step_BTR)).astype(jnp.float32))
-        y_BTI = selective_scan(x_BTI, dt_BTI, -jnp.exp(self.log_decay[...]), self.in_norm(b_BTN), self.out_norm(c_BTN))
+        b_BTN, c_BTN = self.in_norm(b_BTN), self.out_norm(c_BTN)
+        y_BTI = selective_scan(x_BTI, dt_BTI, -jnp.exp(self.log_decay[...]), b_BTN, c_BTN, layout)
         y_BTI = (y_BTI + self.skip[...] * x_BTI) * jax.nn.silu(gate_BTI.astype(jnp.float32))
         return self.out(y_BTI.astype(x_BTD.dtype))
 
@@ -139,12 +141,12 @@ class Layer(nnx.Module):
         self.mlp_norm = RMSNorm(width, norm_eps, dtype)
         self.mlp = config.mlp.make(dtype)
 
-    def __call__(self, x_BTD: jax.Array, lengths_B: jax.Array) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``."""
         mixer = self.attention if self.mamba is None else self.mamba
         assert mixer is not None, "one of the two was made"
-        x_BTD = x_BTD + mixer(self.mixer_norm(x_BTD), lengths_B)
-        return x_BTD + self.mlp(self.mlp_norm(x_BTD), lengths_B)
+        x_BTD = x_BTD + mixer(self.mixer_norm(x_BTD), layout)
+        return x_BTD + self.mlp(self.mlp_norm(x_BTD), layout)
 
 
 class Jamba(nnx.Module):
@@ -155,6 +157,6 @@ class Jamba(nnx.Module):
         self.layers = grouped(lambda kind: Layer(kind, config.norm_eps, dtype, implementation), config.kinds)
         self.norm = RMSNorm(config.width, config.norm_eps, dtype)
 
-    def __call__(self, ids_BT: jax.Array, types_BT: jax.Array | None, lengths_B: jax.Array) -> jax.Array:
-        """Hidden states ``[B, T, D]`` of int32 token ids, rows right-padded to T; ``types_BT`` is not used."""
-        return self.norm(scan_groups(self.layers, self.tokens(ids_BT), lambda layer, x, _: layer(x, lengths_B)))
+    def __call__(self, ids_BT: jax.Array, types_BT: jax.Array | None, layout: Layout) -> jax.Array:
+        """Hidden states ``[B, T, D]`` of int32 token ids; ``types_BT`` is not used."""
+        return self.norm(scan_groups(self.layers, self.tokens(ids_BT), lambda layer, x, _: layer(x, layout)))

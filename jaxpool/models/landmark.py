@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpool.models.attention import Turn
+from jaxpool.models.attention import Rotation
 from jaxpool.models.layers import Linear
 from jaxpool.ops.attention import Implementation, attend
+from jaxpool.ops.layout import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Landmark(nnx.Module):
         self.config = c
 
     def __call__(
-        self, x_BTD: jax.Array, lengths_B: jax.Array, turn: Turn | None = None, bias_HTS: jax.Array | None = None
+        self, x_BTD: jax.Array, layout: Layout, rotation: Rotation | None = None, bias_HTS: jax.Array | None = None
     ) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``; without rotation or bias."""
         c = self.config
@@ -65,20 +66,27 @@ class Landmark(nnx.Module):
         def heads(y: jax.Array) -> jax.Array:
             return y.reshape(*y.shape[:2], c.heads, c.head_size)
 
-        def sees(query: Linear, key: Linear, value: Linear, x_BtD: jax.Array, window: int | None) -> jax.Array:
+        def sees(
+            query: Linear, key: Linear, value: Linear, x_BtD: jax.Array, window: int | None, queries: jax.Array | None
+        ) -> jax.Array:
             return attend(
                 heads(query(x_BtD)),
                 heads(key(x_BTD)),
                 heads(value(x_BTD)),
-                lengths_B=lengths_B,
+                layout=layout,
                 causal=False,
                 scale=c.head_size**-0.5,
                 window=window,
                 landmarks=int(c.first),
+                queries=queries,
             )
 
-        y_BTHh = sees(self.query, self.key, self.value, x_BTD, c.window)
+        y_BTHh = sees(self.query, self.key, self.value, x_BTD, c.window, None)
         if not c.first:
             return self.out(y_BTHh.reshape(x_BTD.shape))
-        first_B1Hh = sees(self.first_query, self.first_key, self.first_value, x_BTD[:, :1], None)
-        return self.out(jnp.concatenate([first_B1Hh, y_BTHh[:, 1:]], axis=1).reshape(x_BTD.shape))
+        first_BM = layout.first_BM
+        first_BMHh = sees(
+            self.first_query, self.first_key, self.first_value, layout.at(x_BTD, first_BM), None, first_BM
+        )
+        is_first = (layout.position == 0)[..., None, None]
+        return self.out(jnp.where(is_first, layout.spread(first_BMHh), y_BTHh).reshape(x_BTD.shape))

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpool.models.attention import Turn, grown
+from jaxpool.models.attention import Rotation, grown
 from jaxpool.models.layers import Linear, RMSNorm
 from jaxpool.ops.attention import Implementation, Window, attend
+from jaxpool.ops.layout import Layout
 from jaxpool.ops.rope import rotate
 
 
@@ -98,26 +99,26 @@ class LatentAttention(nnx.Module):
     def __call__(
         self,
         x_BTD: jax.Array,
-        lengths_B: jax.Array,
-        turn: Turn | None = None,
+        layout: Layout,
+        rotation: Rotation | None = None,
         window: Window = None,
         bias_HTS: jax.Array | None = None,
     ) -> jax.Array:
-        """``[B, T, D] -> [B, T, D]``; arguments as in ``SelfAttention``, of which ``turn`` is needed."""
-        assert turn is not None, "a decoder with latent attention has rotary positions"
+        """``[B, T, D] -> [B, T, D]``; arguments as in ``SelfAttention``, of which ``rotation`` is needed."""
+        assert rotation is not None, "a decoder with latent attention has rotary positions"
         c, (n_rows, n_tokens, _) = self.config, x_BTD.shape
         q_BTX = self.query(x_BTD) if c.query_rank is None else self.query_out(self.query_norm(self.query_in(x_BTD)))
         q_BTHh = q_BTX.reshape(n_rows, n_tokens, c.heads, c.head_size)
         latent_BTX, shared_BTh = jnp.split(self.latent_in(x_BTD), (c.rank,), axis=-1)
         kv_BTHh = self.expand(self.latent_norm(latent_BTX)).reshape(n_rows, n_tokens, c.heads, c.plain + c.value)
         k_BTHh, v_BTHv = jnp.split(kv_BTHh, (c.plain,), axis=-1)
-        shared_BT1h = rotate(shared_BTh[:, :, None], *turn, interleaved=c.interleaved)
-        turned_BTHh = rotate(q_BTHh[..., c.plain :], *turn, interleaved=c.interleaved)
+        shared_BT1h = rotate(shared_BTh[:, :, None], *rotation, interleaved=c.interleaved)
+        rotated_BTHh = rotate(q_BTHh[..., c.plain :], *rotation, interleaved=c.interleaved)
         y_BTHv = attend(
-            grown(jnp.concatenate([q_BTHh[..., : c.plain], turned_BTHh], axis=-1), c.query_growth),
+            grown(jnp.concatenate([q_BTHh[..., : c.plain], rotated_BTHh], axis=-1), c.query_growth, layout),
             jnp.concatenate([k_BTHh, jnp.broadcast_to(shared_BT1h, (*k_BTHh.shape[:3], c.rotated))], axis=-1),
             v_BTHv,
-            lengths_B=lengths_B,
+            layout=layout,
             causal=c.causal,
             scale=c.scale,
             window=window,

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpool.models.convolution import neighbours, real
 from jaxpool.models.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, param, scan_layers, stacked
 from jaxpool.ops.attention import Implementation, attend
+from jaxpool.ops.layout import Layout
 
 TORCH_EPS = 1e-5
 """Epsilon of the norms that transformers makes without passing the config's on."""
@@ -130,7 +130,7 @@ class Layer(nnx.Module):
         self.leave = Projection(c.inner, c.width, c, dtype, c.norm_eps) if c.bottleneck else None
         self.config, self.implementation = c, implementation
 
-    def __call__(self, x_BTD: jax.Array, lengths_B: jax.Array) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``."""
         c, shape = self.config, (*x_BTD.shape[:2], self.config.heads, self.config.head_size)
         narrow_BTN = x_BTD if self.enter is None else self.enter(x_BTD)
@@ -140,7 +140,7 @@ class Layer(nnx.Module):
             self.query(for_query).reshape(shape),
             self.key(for_query).reshape(shape),
             self.value(for_value).reshape(shape),
-            lengths_B=lengths_B,
+            layout=layout,
             causal=False,
             scale=c.head_size**-0.5,
             implementation=self.implementation,
@@ -167,13 +167,13 @@ class MobileBert(nnx.Module):
         self.layers = stacked(lambda: Layer(c, dtype, implementation), c.layers)
         self.config = c
 
-    def __call__(self, ids_BT: jax.Array, types_BT: jax.Array, lengths_B: jax.Array) -> jax.Array:
-        """Hidden states ``[B, T, D]`` of int32 token ids and segment types, rows right-padded to T."""
+    def __call__(self, ids_BT: jax.Array, types_BT: jax.Array, layout: Layout) -> jax.Array:
+        """Hidden states ``[B, T, D]`` of int32 token ids and segment types."""
         x_BTE = self.tokens(ids_BT)
         if self.config.trigram:
             # The next token, the token, the one before it; zeros beyond the ends.
-            around_BTWE = neighbours(real(x_BTE, lengths_B), 3)[:, :, ::-1]
+            around_BTWE = layout.neighbours(x_BTE, 3)[:, :, ::-1]
             x_BTE = around_BTWE.reshape(*ids_BT.shape, -1)
         x_BTD = x_BTE if self.project is None else self.project(x_BTE)
-        x_BTD = x_BTD + self.positions(jnp.arange(ids_BT.shape[1])) + self.types(types_BT)
-        return scan_layers(self.layers, self.norm(x_BTD), lambda layer, x, _: layer(x, lengths_B))
+        x_BTD = x_BTD + self.positions(layout.position) + self.types(types_BT)
+        return scan_layers(self.layers, self.norm(x_BTD), lambda layer, x, _: layer(x, layout))

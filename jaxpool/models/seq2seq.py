@@ -20,6 +20,7 @@ from jaxpool.models.layers import Embedding, Linear, scan_layers, stacked
 from jaxpool.models.mlp import MlpConfig
 from jaxpool.models.norms import Norm, NormConfig
 from jaxpool.ops.attention import Implementation, attend
+from jaxpool.ops.layout import Layout
 from jaxpool.ops.relative import bias_by_distance, buckets
 
 
@@ -116,14 +117,14 @@ class CrossAttention(nnx.Module):
         self.out = Linear(inner, c.width, ("heads", "embed"), bias=c.out_bias, dtype=dtype, units=c.heads)
         self.config, self.implementation = c, implementation
 
-    def __call__(self, x_BTD: jax.Array, memory_BSD: jax.Array, lengths_B: jax.Array) -> jax.Array:
-        """``[B, T, D] -> [B, T, D]``; ``lengths_B`` are those of ``memory_BSD``, what the encoder made."""
+    def __call__(self, x_BTD: jax.Array, memory_BSD: jax.Array, layout: Layout) -> jax.Array:
+        """``[B, T, D] -> [B, T, D]``; ``memory_BSD`` is what the encoder made of the same texts."""
         shape = (*x_BTD.shape[:2], self.config.heads, self.config.head_size)
         y_BTHh = attend(
             self.query(x_BTD).reshape(shape),
             self.key(memory_BSD).reshape(shape),
             self.value(memory_BSD).reshape(shape),
-            lengths_B=lengths_B,
+            layout=layout,
             causal=False,
             scale=self.config.scale,
             implementation=self.implementation,
@@ -152,18 +153,18 @@ class Layer(nnx.Module):
     def __call__(
         self,
         x_BTD: jax.Array,
-        lengths_B: jax.Array,
+        layout: Layout,
         memory_BTD: jax.Array | None,
         bias: Callable[[Embedding], jax.Array],
         bias_HTS: jax.Array | None,
     ) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``; ``bias`` turns a table of this layer into a bias, in place of ``bias_HTS``."""
         bias_HTS = bias_HTS if self.relative is None else bias(self.relative)
-        x_BTD = self._add(x_BTD, self.attention_norm, lambda x: self.attention(x, lengths_B, bias_HTS=bias_HTS))
+        x_BTD = self._add(x_BTD, self.attention_norm, lambda x: self.attention(x, layout, bias_HTS=bias_HTS))
         if self.cross is not None and self.cross_norm is not None and memory_BTD is not None:
             cross = self.cross
-            x_BTD = self._add(x_BTD, self.cross_norm, lambda x: cross(x, memory_BTD, lengths_B))
-        return self._add(x_BTD, self.mlp_norm, lambda x: self.mlp(x, lengths_B))
+            x_BTD = self._add(x_BTD, self.cross_norm, lambda x: cross(x, memory_BTD, layout))
+        return self._add(x_BTD, self.mlp_norm, lambda x: self.mlp(x, layout))
 
     def _add(self, x_BTD: jax.Array, norm: Norm, run: Callable[[jax.Array], jax.Array]) -> jax.Array:
         return x_BTD + run(norm(x_BTD)) if self.pre_norm else norm(x_BTD + run(x_BTD))
@@ -182,11 +183,11 @@ class Stack(nnx.Module):
         self.norm = Norm(c.norm, (c.width,), dtype) if c.final_norm else None
         self.config, self.two_sided = c, not side.attention.causal
 
-    def __call__(self, x_BTD: jax.Array, lengths_B: jax.Array, memory_BTD: jax.Array | None = None) -> jax.Array:
+    def __call__(self, x_BTD: jax.Array, layout: Layout, memory_BTD: jax.Array | None = None) -> jax.Array:
         """Hidden states ``[B, T, D]`` from token embeddings, and for the decoder from what the encoder made."""
         c, n_tokens = self.config, x_BTD.shape[1]
         if self.positions is not None:
-            x_BTD = x_BTD + self.positions(jnp.arange(n_tokens) + c.position_offset)
+            x_BTD = x_BTD + self.positions(layout.position + c.position_offset)
         if self.embedding_norm is not None:
             x_BTD = self.embedding_norm(x_BTD)
 
@@ -196,7 +197,7 @@ class Stack(nnx.Module):
             return bias_by_distance(table.table[...], bucket_N)
 
         bias_HTS = None if self.relative is None else bias(self.relative)
-        x_BTD = scan_layers(self.layers, x_BTD, lambda layer, x, _: layer(x, lengths_B, memory_BTD, bias, bias_HTS))
+        x_BTD = scan_layers(self.layers, x_BTD, lambda layer, x, _: layer(x, layout, memory_BTD, bias, bias_HTS))
         return x_BTD if self.norm is None else self.norm(x_BTD)
 
 
@@ -209,21 +210,22 @@ class Seq2Seq(nnx.Module):
         self.decoder = None if config.decoder is None else Stack(config, config.decoder, dtype, implementation)
         self.config = config
 
-    def __call__(self, ids_BT: jax.Array, types_BT: jax.Array | None, lengths_B: jax.Array) -> jax.Array:
+    def __call__(self, ids_BT: jax.Array, types_BT: jax.Array | None, layout: Layout) -> jax.Array:
         """The last side's hidden states ``[B, T, D]`` of int32 token ids; ``types_BT`` is not used."""
         scale = self.config.embedding_scale
-        memory_BTD = self.encoder(self.tokens(ids_BT) * scale, lengths_B)
+        memory_BTD = self.encoder(self.tokens(ids_BT) * scale, layout)
         if self.decoder is None:
             return memory_BTD
-        return self.decoder(self.tokens(shifted(ids_BT, lengths_B, self.config)) * scale, lengths_B, memory_BTD)
+        return self.decoder(self.tokens(shifted(ids_BT, layout, self.config)) * scale, layout, memory_BTD)
 
 
-def shifted(ids_BT: jax.Array, lengths_B: jax.Array, config: Seq2SeqConfig) -> jax.Array:
+def shifted(ids_BT: jax.Array, layout: Layout, config: Seq2SeqConfig) -> jax.Array:
     """What the decoder reads: the text one token later, behind its first token as ``Seq2SeqConfig.start`` says."""
     if config.start is not None:
-        first_B1 = jnp.full((len(ids_BT), 1), config.start, ids_BT.dtype)
+        first_BM = jnp.full_like(layout.lengths_BM, config.start)
     else:
-        real_BT = (jnp.arange(ids_BT.shape[1])[None, :] < lengths_B[:, None]) & (ids_BT != config.padding_id)
-        last_B = jnp.maximum(real_BT.sum(1) - 1, 0)  # as transformers counts, wherever padding tokens stand
-        first_B1 = jnp.take_along_axis(ids_BT, last_B[:, None], axis=1)
-    return jnp.concatenate([first_B1, ids_BT[:, :-1]], axis=1)
+        # The count of tokens that are not padding, less one: as transformers finds it, wherever padding tokens stand.
+        padding = -1 if config.padding_id is None else config.padding_id
+        counted_BM = layout.total(jnp.not_equal(ids_BT, padding)).astype(jnp.int32)
+        first_BM = layout.at(ids_BT, layout.first_BM + jnp.maximum(counted_BM - 1, 0))
+    return layout.delayed(ids_BT, first_BM)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+
+from jaxpool.ops.layout import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,15 +27,18 @@ class Alibi:
     bfloat16: bool = False
 
 
-def biases(alibi: Alibi, length: int) -> np.ndarray:
-    """What is added to the score of each key: float32 ``[H, 1, S]``.
+def biases(alibi: Alibi, layout: Layout) -> jax.Array:
+    """What is added to the score of each key: float32 ``[H, 1, S]``, ``[B, H, 1, S]`` where packed.
 
-    It counts positions from the first key, not from the query: a softmax does not see the difference.
+    It counts positions from the text's first key, not from the query: a softmax does not see the difference.
     """
     slopes = np.asarray(alibi.slopes, np.float32)
     if alibi.bfloat16:
         slopes = slopes.astype(ml_dtypes.bfloat16).astype(np.float32)
-    bias_HS = slopes[:, None] * np.arange(length, dtype=np.float32)
+    bias_HS = slopes[:, None] * np.arange(layout.width, dtype=np.float32)
     if alibi.bfloat16:
         bias_HS = bias_HS.astype(ml_dtypes.bfloat16).astype(np.float32)
-    return (bias_HS * np.float32(alibi.scale))[:, None]
+    bias = jnp.asarray(bias_HS * np.float32(alibi.scale))
+    if not layout.is_packed:
+        return bias[:, None]
+    return jnp.moveaxis(bias[:, layout.position], 0, 1)[:, :, None]

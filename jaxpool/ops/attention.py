@@ -13,6 +13,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from jaxpool.ops.layout import Layout
+
 Implementation = Literal["xla", "cudnn"]
 Window = int | jax.Array | None
 
@@ -46,7 +48,7 @@ def attend(
     k_BSKh: jax.Array,
     v_BSKh: jax.Array,
     *,
-    lengths_B: jax.Array,
+    layout: Layout,
     causal: bool,
     scale: float,
     window: Window = None,
@@ -54,31 +56,34 @@ def attend(
     bias_HTS: jax.Array | None = None,
     softcap: float | None = None,
     sinks_H: jax.Array | None = None,
+    queries: jax.Array | None = None,
     implementation: Implementation = "xla",
 ) -> jax.Array:
-    """Scaled dot-product attention over right-padded rows, with grouped key/value heads.
+    """Scaled dot-product attention within each text, with grouped key/value heads.
 
     Args:
         q_BTHh: queries; H must be a multiple of K.
         k_BSKh: keys.
         v_BSKh: values; their heads may be of another size.
-        lengths_B: number of real tokens per row (at least 1); keys beyond it are never seen. Queries beyond it
-            yield finite numbers of no meaning.
+        layout: where the texts lie. A query sees keys of its own text only; queries of padding yield finite numbers
+            of no meaning.
         causal: a query sees only keys at or before its own position.
         scale: factor on the scores.
         window: a query sees keys less than this many positions away (before, and after unless causal); None for
             no limit. May be a traced scalar, so that layers of different windows share one program.
-        landmarks: so many first keys are seen whatever the window.
-        bias_HTS: added to the scores after scaling (relative positions, ALiBi), float32; T may be 1 if it is the
-            same for every query.
+        landmarks: so many first keys of a text are seen whatever the window.
+        bias_HTS: added to the scores after scaling (relative positions, ALiBi), float32, perhaps with rows in front,
+            ``[B, H, T, S]``; T may be 1 if it is the same for every query.
         softcap: scores become ``softcap * tanh(score / softcap)`` before the bias; None for no cap.
         sinks_H: per head, the score of a key without value: attention that goes nowhere (gpt-oss).
+        queries: index in its row of each query, int32 ``[B, T]``, if they are a few of the row's tokens; None: all.
         implementation: see ``choose``.
 
     Returns:
         ``[B, T, H, h]``, h that of the values, in the dtype of the queries.
     """
     plain = bias_HTS is None and softcap is None and sinks_H is None and v_BSKh.shape == k_BSKh.shape and not landmarks
+    plain = plain and queries is None and not layout.is_packed
     if implementation == "cudnn" and plain and (window is None or isinstance(window, int)):
         return jax.nn.dot_product_attention(
             q_BTHh,
@@ -86,15 +91,15 @@ def attend(
             v_BSKh,
             scale=scale,
             is_causal=causal,
-            key_value_seq_lengths=lengths_B,
-            query_seq_lengths=lengths_B,
+            key_value_seq_lengths=layout.lengths_B,
+            query_seq_lengths=layout.lengths_B,
             local_window_size=None if window is None else (window - 1, 0 if causal else window - 1),
             implementation="cudnn",
         )
     n_tokens = q_BTHh.shape[1]
     dense = partial(
         _dense,
-        lengths_B=lengths_B,
+        layout=layout,
         causal=causal,
         window=window,
         landmarks=landmarks,
@@ -102,15 +107,15 @@ def attend(
         softcap=softcap,
         sinks_H=sinks_H,
     )
-    if n_tokens <= 2 * QUERY_BLOCK or n_tokens % QUERY_BLOCK:
-        return dense(q_BTHh, k_BSKh, v_BSKh, jnp.arange(n_tokens), bias_HTS)
+    if queries is not None or n_tokens <= 2 * QUERY_BLOCK or n_tokens % QUERY_BLOCK:
+        return dense(q_BTHh, k_BSKh, v_BSKh, queries, bias_HTS)
     starts = jnp.arange(0, n_tokens, QUERY_BLOCK)
 
     def block(start: jax.Array) -> jax.Array:
         q_BtHh = jax.lax.dynamic_slice_in_dim(q_BTHh, start, QUERY_BLOCK, axis=1)
         bias_HtS = bias_HTS
-        if bias_HTS is not None and bias_HTS.shape[1] > 1:
-            bias_HtS = jax.lax.dynamic_slice_in_dim(bias_HTS, start, QUERY_BLOCK, axis=1)
+        if bias_HTS is not None and bias_HTS.shape[-2] > 1:
+            bias_HtS = jax.lax.dynamic_slice_in_dim(bias_HTS, start, QUERY_BLOCK, axis=bias_HTS.ndim - 2)
         return dense(q_BtHh, k_BSKh, v_BSKh, start + jnp.arange(QUERY_BLOCK), bias_HtS)
 
     blocks_NBtHh = jax.lax.map(block, starts)
@@ -121,10 +126,10 @@ def _dense(
     q_BTHh: jax.Array,
     k_BSKh: jax.Array,
     v_BSKh: jax.Array,
-    q_position_T: jax.Array,
+    queries: jax.Array | None,
     bias_HTS: jax.Array | None,
     *,
-    lengths_B: jax.Array,
+    layout: Layout,
     causal: bool,
     window: Window,
     landmarks: int,
@@ -144,14 +149,7 @@ def _dense(
         scores_BHTS = softcap * jnp.tanh(scores_BHTS / softcap)
     if bias_HTS is not None:
         scores_BHTS += bias_HTS
-    k_position_S = jnp.arange(k_BSKh.shape[1])
-    ahead_TS = q_position_T[:, None] - k_position_S[None, :]
-    seen_BTS = (k_position_S[None, :] < lengths_B[:, None])[:, None, :]
-    if causal:
-        seen_BTS = seen_BTS & (ahead_TS >= 0)
-    if window is not None:
-        near_TS = (ahead_TS if causal else jnp.abs(ahead_TS)) < window
-        seen_BTS = seen_BTS & (near_TS | (k_position_S < landmarks)[None, :])
+    seen_BTS = visible(layout, queries, causal=causal, window=window, landmarks=landmarks)
     scores_BHTS = jnp.where(seen_BTS[:, None], scores_BHTS, NEVER)
     if sinks_H is None:
         weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1)
@@ -163,3 +161,23 @@ def _dense(
     weights_BKXS = weights_BHTS.reshape(scores_BKXS.shape).astype(q_BTHh.dtype)
     y_BKXh = jnp.einsum("bkxs,bksh->bkxh", weights_BKXS, v_BKSh)
     return y_BKXh.reshape(n_rows, n_heads, n_queries, -1).transpose(0, 2, 1, 3)
+
+
+def visible(
+    layout: Layout, queries: jax.Array | None, *, causal: bool, window: Window = None, landmarks: int = 0
+) -> jax.Array:
+    """Bool ``[B, T, S]``, or ``[B, 1, S]``, as ``attend`` says; queries ``[T]`` or ``[B, T]``, or None for all."""
+    seen_BTS = layout.seen(queries)
+    if not causal and window is None:
+        return seen_BTS
+    key_S = jnp.arange(layout.width)
+    # Two tokens of one text are as far apart as their places in the row.
+    ahead_TS = (key_S if queries is None else queries)[..., :, None] - key_S
+    if causal:
+        seen_BTS = seen_BTS & (ahead_TS >= 0)
+    if window is not None:
+        near_TS = (ahead_TS if causal else jnp.abs(ahead_TS)) < window
+        if landmarks:
+            near_TS = near_TS | (layout.position < landmarks)[..., None, :]
+        seen_BTS = seen_BTS & near_TS
+    return seen_BTS

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpool.ops.layout import Layout
+
 RopeKind = Literal["default", "linear", "dynamic", "yarn", "longrope", "llama3", "proportional"]
 
 
@@ -92,37 +94,41 @@ def _yarn(rope: Rope, base: np.ndarray) -> np.ndarray:
     return (base / rope.factor * ramp + base * (1 - ramp)).astype(np.float32)
 
 
-def _dynamic(rope: Rope, lengths_B: jax.Array) -> jax.Array:
-    """Frequencies ``[B, R]`` whose base grows with the row's length beyond the original one."""
-    length_B = jnp.maximum(lengths_B, rope.original_length).astype(jnp.float32)
-    grown_B = rope.factor * length_B / rope.original_length - (rope.factor - 1)
-    theta_B = rope.theta * grown_B ** (rope.size / (rope.size - 2))
-    return 1.0 / theta_B[:, None] ** (jnp.arange(0, rope.size, 2, dtype=jnp.float32) / rope.size)
+def _dynamic(rope: Rope, lengths: jax.Array) -> jax.Array:
+    """Frequencies ``[..., R]`` whose base grows with the text's length beyond the original one."""
+    length = jnp.maximum(lengths, rope.original_length).astype(jnp.float32)
+    grown = rope.factor * length / rope.original_length - (rope.factor - 1)
+    theta = rope.theta * grown ** (rope.size / (rope.size - 2))
+    return 1.0 / theta[..., None] ** (jnp.arange(0, rope.size, 2, dtype=jnp.float32) / rope.size)
 
 
-def angles(rope: Rope, length: int, lengths_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines of positions 0 to ``length - 1``, float32: ``[T, R]``, shared by all rows.
+def angles(rope: Rope, layout: Layout) -> tuple[jax.Array, jax.Array]:
+    """Cosines and sines of every token's place in its text, float32: ``[T, R]``, shared by all rows.
 
-    ``[B, T, R]`` where a scaling depends on the text's own length (never on its neighbours', nor on padding).
+    ``[B, T, R]`` where rows are packed, or a scaling depends on the text's own length (never on its neighbours', nor
+    on padding).
     """
-    position_T = jnp.arange(length, dtype=jnp.float32)
-    if rope.kind not in ("dynamic", "longrope") or length <= rope.original_length:
-        angle = position_T[:, None] * frequencies(rope)
+    position = layout.position.astype(jnp.float32)
+    if rope.kind not in ("dynamic", "longrope") or layout.width <= rope.original_length:
+        angle = position[..., None] * frequencies(rope)
     else:
         if rope.kind == "dynamic":
-            frequency_BR = _dynamic(rope, lengths_B)
+            frequency_BMR = _dynamic(rope, layout.lengths_BM)
         else:
-            is_long_B = lengths_B[:, None] > rope.original_length
-            frequency_BR = jnp.where(is_long_B, frequencies(rope, long=True), frequencies(rope))
-        angle = position_T[None, :, None] * frequency_BR[:, None, :]
+            is_long_BM = layout.lengths_BM[..., None] > rope.original_length
+            frequency_BMR = jnp.where(is_long_BM, frequencies(rope, long=True), frequencies(rope))
+        angle = position[..., None] * layout.spread(frequency_BMR)
     return jnp.cos(angle) * rope.attention_factor, jnp.sin(angle) * rope.attention_factor
 
 
-def sinusoids(length: int, width: int) -> jax.Array:
-    """Fixed positions to add to embeddings, sines first (Vaswani et al. 2017, arXiv:1706.03762): float32 ``[T, D]``."""
+def sinusoids(position: jax.Array, width: int) -> jax.Array:
+    """Fixed positions to add to embeddings, sines first (Vaswani et al. 2017, arXiv:1706.03762).
+
+    float32 ``[..., D]`` of integers ``[...]``.
+    """
     frequency = 1.0 / np.float32(10000) ** (np.arange(0, width, 2, dtype=np.float32) / np.float32(width))
-    angle = jnp.arange(length, dtype=jnp.float32)[:, None] * frequency
-    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)[:, : width // 2]], axis=-1)
+    angle = position.astype(jnp.float32)[..., None] * frequency
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)[..., : width // 2]], axis=-1)
 
 
 def rotate(x_BTNh: jax.Array, cos: jax.Array, sin: jax.Array, *, interleaved: bool = False) -> jax.Array:

@@ -1,7 +1,8 @@
 """Selective state spaces (Mamba-1; Gu and Dao 2023, arXiv:2312.00752) and the short convolution before them.
 
 Shape letters: B rows, T tokens, I inner channels, N state size per channel, L convolution taps, C chunks, Q tokens
-of a chunk. Everything is causal, so right padding needs no mask: it cannot reach a real token.
+of a chunk. Everything is causal, so right padding needs no mask: it cannot reach a real token. Where rows hold several
+texts, the state is forgotten at the beginning of each.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+
+from jaxpool.ops.layout import Layout
 
 CHUNK = 16
 """Tokens per step of the chunked form: enough work to fill a device, little enough memory (see ``_chunked``)."""
@@ -23,18 +26,20 @@ class Steps(NamedTuple):
         dt: step sizes, not negative, ``[T, B, I]``.
         b: what of the input enters each state, ``[T, B, N]``.
         c: what of each state is read, ``[T, B, N]``.
+        begins: bool, where the state before is forgotten, ``[T, B, 1]``; None: nowhere.
     """
 
     x: jax.Array
     dt: jax.Array
     b: jax.Array
     c: jax.Array
+    begins: jax.Array | None = None
 
 
 def selective_scan(
-    x_BTI: jax.Array, dt_BTI: jax.Array, a_NI: jax.Array, b_BTN: jax.Array, c_BTN: jax.Array
+    x_BTI: jax.Array, dt_BTI: jax.Array, a_NI: jax.Array, b_BTN: jax.Array, c_BTN: jax.Array, layout: Layout
 ) -> jax.Array:
-    """``h_t = exp(dt_t a) h_(t-1) + dt_t b_t x_t``, ``y_t = c_t h_t``, from ``h = 0``.
+    """``h_t = exp(dt_t a) h_(t-1) + dt_t b_t x_t``, ``y_t = c_t h_t``, from ``h = 0`` where a text begins.
 
     One token after another on the CPU, where the state stays in the cache; in chunks elsewhere, where a step of one
     token is too small to fill the device. Both compute in float32 and agree to rounding.
@@ -45,11 +50,14 @@ def selective_scan(
         a_NI: decay rates, negative. A state of size N for every channel; channels last, since they are many.
         b_BTN: input weights.
         c_BTN: output weights.
+        layout: where texts begin.
 
     Returns:
         float32 ``[B, T, I]``.
     """
-    steps = Steps(*(jnp.moveaxis(v, 1, 0).astype(jnp.float32) for v in (x_BTI, dt_BTI, b_BTN, c_BTN)))
+    begins_BT = layout.begins_BT
+    x, dt, b, c = (jnp.moveaxis(v, 1, 0).astype(jnp.float32) for v in (x_BTI, dt_BTI, b_BTN, c_BTN))
+    steps = Steps(x, dt, b, c, None if begins_BT is None else begins_BT.T[:, :, None])
     y_TBI = jax.lax.platform_dependent(steps, a_NI.astype(jnp.float32), cpu=serial, default=chunked)
     return jnp.moveaxis(y_TBI, 0, 1)
 
@@ -91,7 +99,8 @@ def _zero(steps: Steps, a_NI: jax.Array) -> jax.Array:
 
 
 def _decay(token: Steps, a_NI: jax.Array) -> jax.Array:
-    return jnp.exp(token.dt[..., None, :] * a_NI)
+    decay = jnp.exp(token.dt[..., None, :] * a_NI)
+    return decay if token.begins is None else jnp.where(token.begins[..., None], 0.0, decay)
 
 
 def _entry(token: Steps) -> jax.Array:
@@ -102,11 +111,10 @@ def _read(h: jax.Array, token: Steps) -> jax.Array:
     return jnp.sum(h * token.c[..., :, None], axis=-2)
 
 
-def causal_conv(x_BTI: jax.Array, kernel_LI: jax.Array, bias_I: jax.Array | None) -> jax.Array:
-    """Each channel's own convolution over the last L tokens: ``[B, T, I]`` in the dtype of ``x_BTI``."""
-    taps, n_tokens = kernel_LI.shape[0], x_BTI.shape[1]
-    padded = jnp.pad(x_BTI, ((0, 0), (taps - 1, 0), (0, 0)))
-    y_BTI = padded[:, :n_tokens] * kernel_LI[0]
-    for i in range(1, taps):
-        y_BTI = y_BTI + padded[:, i : i + n_tokens] * kernel_LI[i]
+def causal_conv(x_BTI: jax.Array, kernel_LI: jax.Array, bias_I: jax.Array | None, layout: Layout) -> jax.Array:
+    """Each channel's own convolution over a text's last L tokens: ``[B, T, I]`` in the dtype of ``x_BTI``."""
+    first_BTI, *others = layout.trail(x_BTI, kernel_LI.shape[0])
+    y_BTI = first_BTI * kernel_LI[0]
+    for tap_BTI, kernel_I in zip(others, kernel_LI[1:]):
+        y_BTI = y_BTI + tap_BTI * kernel_I
     return y_BTI if bias_I is None else y_BTI + bias_I

@@ -76,7 +76,7 @@ def compare_hidden(folder: Path, config: Any, ids: list[list[int]]) -> tuple[np.
     """Hidden states of every real token are within 1e-4 of torch's; returns ours, ``[B, T, D]``, and theirs."""
     model = backbone(folder, config)
     inputs = batch(ids)
-    ours = np.asarray(jax.jit(lambda m, x: m.backbone(x.ids, x.types, x.lengths))(model, inputs))
+    ours = np.asarray(jax.jit(lambda m, x: m.backbone(x.ids, x.types, x.layout))(model, inputs))
     theirs = torch_hidden(folder, config, ids)
     for row, hidden in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(row[: len(hidden)], hidden, atol=1e-4, rtol=0)

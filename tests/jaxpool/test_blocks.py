@@ -14,6 +14,7 @@ from transformers import AutoConfig
 
 from jaxpool import sharding
 from jaxpool.ops.attention import QUERY_BLOCK, attend
+from jaxpool.ops.layout import Layout
 from jaxpool.programs import abstract
 from jaxpool.resolve import resolve
 from jaxpool_conversions.heads import find_head
@@ -50,7 +51,8 @@ def test_hidden_states_after_one_block(model_type: str, tmp_path: Path) -> None:
         module = abstract(spec)
         arrays = load(reader, spec.family.table, spec.source, sharding.targets(module, sharding.make_mesh()))
     module = jax.tree.unflatten(jax.tree.structure(module), list(arrays.values()))
-    ours = jax.jit(lambda m, x: m.backbone(x, jnp.zeros_like(x), jnp.full(len(x), x.shape[1])))(module, jnp.array(ids))
+    layout = Layout.padded(jnp.array([19, 19]), 19)
+    ours = jax.jit(lambda m, x: m.backbone(x, jnp.zeros_like(x), layout))(module, jnp.array(ids))
     assert np.abs(theirs).max() > 0.5
     np.testing.assert_allclose(ours, theirs, atol=1e-5, rtol=0)
 
@@ -63,7 +65,8 @@ def test_attend_equals_the_formula(causal: bool, window: int | None, length: int
     rng = np.random.default_rng(0)
     q, k, v = (rng.normal(size=(2, length, heads, 8)).astype(np.float32) for heads in (4, 2, 2))
     lengths = np.array([length, length - 2])
-    out = jax.jit(lambda *x: attend(*x, lengths_B=lengths, causal=causal, scale=0.3, window=window))(q, k, v)
+    layout = Layout.padded(jnp.array(lengths), length)
+    out = jax.jit(lambda *x: attend(*x, layout=layout, causal=causal, scale=0.3, window=window))(q, k, v)
     far = np.arange(length)[:, None] - np.arange(length)[None, :]
     for row in range(2):
         seen = np.broadcast_to(np.arange(length) < lengths[row], (length, length))

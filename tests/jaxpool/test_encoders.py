@@ -18,16 +18,17 @@ from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_po
 
 from jaxpool import LLM, PoolerConfig, PoolingParams
 from jaxpool.models.deberta import skew, table_rows
+from jaxpool.ops.layout import Layout
 from jaxpool.pooling import pool
 
 
 def test_eos_pooling_takes_the_last_end_among_real_tokens() -> None:
     hidden = jnp.arange(4 * 6.0).reshape(4, 6, 1)
     ends = jnp.array([[0, 1, 0, 1, 0, 0], [1, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0]], bool)
-    lengths = jnp.array([6, 3, 2, 6])
-    assert pool(hidden, lengths, "EOS", ends)[:, 0].tolist() == [3.0, 6.0, 13.0, 23.0]
+    layout = Layout.padded(jnp.array([6, 3, 2, 6]), 6)
+    assert pool(hidden, layout, "EOS", ends)[:, 0, 0].tolist() == [3.0, 6.0, 13.0, 23.0]
     with pytest.raises(ValueError, match="needs ends_BT"):
-        pool(hidden, lengths, "EOS")
+        pool(hidden, layout, "EOS")
 
 
 def logits(folder: Path, ids: list[list[int]], **options: Any) -> np.ndarray:

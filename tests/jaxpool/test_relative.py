@@ -10,6 +10,7 @@ from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from jaxpool.ops.attention import attend
+from jaxpool.ops.layout import Layout
 from jaxpool.ops.relative import bias_by_distance, buckets
 
 
@@ -43,7 +44,9 @@ def test_attention_in_blocks_adds_each_query_its_own_bias(queries: int) -> None:
     length, heads, size = 1536, 2, 4
     q, k, v = (rng.normal(size=(1, length, heads, size)).astype(np.float32) for _ in range(3))
     bias = rng.normal(size=(heads, queries, length)).astype(np.float32)
-    ours = attend(q, k, v, lengths_B=jnp.array([1500]), causal=False, scale=0.5, bias_HTS=jnp.asarray(bias))
+    ours = attend(
+        q, k, v, layout=Layout.padded(jnp.array([1500]), length), causal=False, scale=0.5, bias_HTS=jnp.asarray(bias)
+    )
     scores = np.einsum("bthi,bshi->bhts", q, k) * 0.5 + bias[None]
     scores[..., 1500:] = -np.inf
     weights = np.exp(scores - scores.max(-1, keepdims=True))

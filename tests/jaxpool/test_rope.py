@@ -11,6 +11,7 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from jaxpool.ops.alibi import Alibi, biases
+from jaxpool.ops.layout import Layout
 from jaxpool.ops.rope import angles, rotate
 from jaxpool_conversions.families.alibi import slopes
 from jaxpool_conversions.families.fields import Fields
@@ -37,20 +38,20 @@ def config(kind: str) -> LlamaConfig:
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_row_turns_as_transformers_turns_it_alone(kind: str) -> None:
     made, lengths = config(kind), [1, 16, 17, 40]
-    turn = angles(rope(Fields(made), SIZE, partial=True), 40, jnp.array(lengths))
+    rotation = angles(rope(Fields(made), SIZE, partial=True), Layout.padded(jnp.array(lengths), 40))
     for row, length in enumerate(lengths):
         frequency, factor = ROPE_INIT_FUNCTIONS[kind](made, seq_len=length)
         angle = np.arange(length)[:, None] * frequency.numpy()
-        for ours, theirs in zip(turn, (np.cos(angle), np.sin(angle))):
+        for ours, theirs in zip(rotation, (np.cos(angle), np.sin(angle))):
             mine = np.asarray(ours if ours.ndim == 2 else ours[row])[:length]
             np.testing.assert_allclose(mine, theirs * factor, atol=3e-6)
 
 
 def test_only_scalings_by_length_cost_a_table_per_row() -> None:
     for kind in KINDS:
-        cos, _ = angles(rope(Fields(config(kind)), SIZE, partial=True), 40, jnp.array([3, 40]))
+        cos, _ = angles(rope(Fields(config(kind)), SIZE, partial=True), Layout.padded(jnp.array([3, 40]), 40))
         assert cos.ndim == (3 if kind in ("dynamic", "longrope") else 2)
-        cos, _ = angles(rope(Fields(config(kind)), SIZE, partial=True), 16, jnp.array([3, 16]))
+        cos, _ = angles(rope(Fields(config(kind)), SIZE, partial=True), Layout.padded(jnp.array([3, 16]), 16))
         assert cos.ndim == 2, "no row is longer than what the model was trained on"
 
 
@@ -75,4 +76,6 @@ def test_alibi_as_bloom_and_falcon_build_it(heads: int) -> None:
     mask = torch.ones(1, 50, dtype=torch.long)
     for build, rounded in ((bloom, False), (falcon, True)):
         theirs = build(mask, heads, torch.float32).numpy()
-        np.testing.assert_allclose(biases(Alibi(slopes(heads), bfloat16=rounded), 50), theirs, rtol=1e-6)
+        np.testing.assert_allclose(
+            biases(Alibi(slopes(heads), bfloat16=rounded), Layout.padded(jnp.ones(3), 50)), theirs, rtol=1e-6
+        )

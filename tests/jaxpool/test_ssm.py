@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxpool.ops.layout import Layout
 from jaxpool.ops.ssm import CHUNK, Steps, causal_conv, chunked, selective_scan, serial
 
 
@@ -19,7 +22,7 @@ def steps(n_tokens: int, rows: int = 2, inner: int = 6, states: int = 3) -> tupl
 
 def by_hand(tokens: Steps, a_NI: jax.Array) -> np.ndarray:
     """The definition, one number after another, in float64."""
-    x, dt, b, c, a = (np.asarray(v, np.float64) for v in (*tokens, a_NI))
+    x, dt, b, c, a = (np.asarray(v, np.float64) for v in (*tokens[:4], a_NI))
     y, h = np.zeros(x.shape), np.zeros((x.shape[1], *a.shape))
     for t in range(len(x)):
         for row, state, channel in np.ndindex(h.shape):
@@ -52,9 +55,14 @@ def test_each_platform_compiles_its_own_form() -> None:
     shapes = [
         jax.ShapeDtypeStruct(size, jnp.float32) for size in ((2, 64, 6), (2, 64, 6), (3, 6), (2, 64, 3), (2, 64, 3))
     ]
-    trips = {}
+    layout, trips = Layout.padded(jnp.array([64, 64]), 64), {}
     for platform in ("cpu", "tpu", "cuda"):
-        text = jax.jit(selective_scan).trace(*shapes).lower(lowering_platforms=(platform,)).as_text()
+        text = (
+            jax.jit(partial(selective_scan, layout=layout))
+            .trace(*shapes)
+            .lower(lowering_platforms=(platform,))
+            .as_text()
+        )
         assert text.count("stablehlo.while") == 1, "one form, not both behind a switch"
         trips[platform] = next(n for n in (64, 64 // CHUNK) if f"dense<{n}> : tensor<i32>" in text)
     assert trips == {"cpu": 64, "tpu": 64 // CHUNK, "cuda": 64 // CHUNK}
@@ -63,7 +71,8 @@ def test_each_platform_compiles_its_own_form() -> None:
 def test_convolution_is_causal_and_channels_keep_to_themselves() -> None:
     rng = np.random.default_rng(0)
     x_BTI, kernel_LI, bias_I = (rng.normal(size=size).astype(np.float32) for size in ((2, 9, 4), (3, 4), (4,)))
-    y_BTI = np.asarray(causal_conv(jnp.asarray(x_BTI), jnp.asarray(kernel_LI), jnp.asarray(bias_I)))
+    layout = Layout.padded(jnp.array([9, 9]), 9)
+    y_BTI = np.asarray(causal_conv(jnp.asarray(x_BTI), jnp.asarray(kernel_LI), jnp.asarray(bias_I), layout))
     for row, token, channel in np.ndindex(y_BTI.shape):
         past = [kernel_LI[2 - i, channel] * x_BTI[row, token - i, channel] for i in range(3) if token >= i]
         np.testing.assert_allclose(y_BTI[row, token, channel], sum(past) + bias_I[channel], atol=1e-5)
