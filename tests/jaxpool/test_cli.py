@@ -91,8 +91,10 @@ def test_a_pipe_with_blank_lines_stays_in_line(
     got = lines(out)
     assert [one["index"] for one in got] == [0, 1, 2, 3, 4]
     assert [got[i]["probs"] for i in (0, 2, 4)] == [one["probs"] for one in expected]
-    assert got[1] == {"index": 1, "text": "", "label": None, "probs": None}
-    assert err == "jaxpool: 2 blank texts have no label\n"
+    assert main(["classify", "--model", BERT, ""]) == 0
+    [empty] = lines(capsys.readouterr().out)
+    assert got[1] == {**empty, "index": 1, "probs": pytest.approx(empty["probs"])}, "as the library and the server do"
+    assert err == "jaxpool: 2 blank texts, which the model labels all the same\n"
 
 
 def test_a_table_in_and_a_table_out(tmp_path: Path, capsys: pytest.CaptureFixture[str], expected: list[dict]) -> None:
@@ -101,11 +103,15 @@ def test_a_table_in_and_a_table_out(tmp_path: Path, capsys: pytest.CaptureFixtur
         csv.writer(file).writerows([("id", "body"), *enumerate(TEXTS)])
     target.write_text("an older result\n")
     arguments = ["--input", str(source), "--text-column", "body", "--encoding", "cp1252", "--output", str(target)]
-    assert main(["classify", "--model", BERT, *arguments]) == 0
-    assert capsys.readouterr().out == ""
+    assert f"{target} exists already" in failure(capsys, "classify", "--model", BERT, *arguments)
+    assert target.read_text() == "an older result\n"
+    assert main(["classify", "--model", BERT, *arguments, "--force"]) == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"jaxpool: wrote {target} (3 results)\n")
     with target.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["index", "text", "label", "probs_negative", "probs_neutral", "probs_positive"]
+    assert [row["id"] for row in rows] == ["0", "1", "2"]
+    assert list(rows[0]) == ["index", "text", "id", "label", "probs_negative", "probs_neutral", "probs_positive"]
     for row, want in zip(rows, expected, strict=True):
         assert (row["text"], row["label"]) == (want["text"], want["label"])
         assert {name: float(row[f"probs_{name}"]) for name in ("negative", "neutral", "positive")} == want["probs"]
@@ -166,9 +172,8 @@ def test_too_long_texts(capsys: pytest.CaptureFixture[str], tmp_path: Path, monk
         (["--input", "empty.txt"], "empty.txt holds no texts"),
         (["--input", "in.parquet"], "has suffix .parquet; jaxpool reads .txt"),
         (["--input", "in.txt", "--encoding", "klingon"], "unknown text encoding 'klingon'"),
-        (["text", ""], "text 2 is blank"),
         (["text", "--output", "gone/out.csv"], "there is no folder gone"),
-        (["text", "--output", "out.xlsx"], "results are written as .jsonl or .csv"),
+        (["text", "--output", "out.xlsx"], "results are written as .jsonl, .json, .csv and .tsv"),
         (["text", "--model", "./nowhere"], "There is no folder ./nowhere"),
         (["text", "--model", "."], "has no config.json"),
     ],

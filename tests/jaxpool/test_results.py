@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxpool import results
+from jaxpool import results, terminal
 from jaxpool.errors import JaxpoolError, ValidationError
 
 RESULT = {"index": 0, "text": 'a "quoted",\ntext', "label": "x", "labels": ["x", "y"], "probs": {"x": 0.75, "y": 0.25}}
@@ -82,7 +82,8 @@ def test_a_file_that_cannot_grow_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("", "it is a folder"), ("gone/a.csv", "there is no folder"), ("a.txt", "as .jsonl or .csv")]
+    ("name", "words"),
+    [("", "it is a folder"), ("gone/a.csv", "there is no folder"), ("a.txt", "results are written as ")],
 )
 def test_impossible_paths(tmp_path: Path, name: str, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
@@ -102,9 +103,9 @@ def test_the_table_fits_the_terminal(
             "label": "negative",
             "probs": {"negative": 1.0, "positive": 0.0},
         },
-        {"text": " ", "label": None, "probs": None},
+        {"text": " ", "label": "negative", "probs": {"negative": 0.75, "positive": 0.25}},
     ]
-    results.print_table(many, "probs")
+    terminal.print_table(many, "probs")
     wide = capsys.readouterr().out
     assert max(map(len, wide.splitlines())) <= columns
     if columns == 100:
@@ -112,5 +113,5 @@ def test_the_table_fits_the_terminal(
         assert "[red]not markup[/red] 日本語 | b" in wide
         assert wide.index("positive ███████████████▊  98.2%") < wide.index("negative ▎                  1.8%")
         assert "negative ████████████████ 100.0%" in wide
-    results.print_table([{**one, "logits": one["probs"]} for one in many], "logits", most=1)
+    terminal.print_table([{**one, "logits": one["probs"]} for one in many], "logits", most=1)
     assert "positive    0.9823" in capsys.readouterr().out

@@ -112,7 +112,7 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none.txt").endswith("none.txt does not exist")
     (tmp_path / "folder.txt").mkdir()
     assert refusal(tmp_path / "folder.txt").endswith("is a folder, not a file")
-    assert "has suffix .parquet; jaxpool reads .txt, .jsonl, .csv and .tsv" in refusal(tmp_path / "a.parquet")
+    assert "has suffix .parquet; jaxpool reads .txt, .jsonl, .json, .csv and .tsv" in refusal(tmp_path / "a.parquet")
     assert "has no suffix" in refusal(tmp_path / "a")
 
 
@@ -178,7 +178,7 @@ def test_memory_stays_flat_and_progress_is_told(tmp_path: Path) -> None:
 
 
 def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(textfiles, "_LONGEST", 1000)
+    monkeypatch.setattr(textfiles, "LONGEST", 1000)
     monkeypatch.setattr(textfiles, "_CHUNK", 100)
     path = write(tmp_path, "a.txt", "ok\n" + "x" * 5000)
     assert "line 2 has more than 1,000 characters" in refusal(path)
