@@ -1,4 +1,4 @@
-"""``jaxpool classify`` among a user's files: nothing is overwritten unasked, nothing left behind, any stream will do."""
+"""``jaxpool classify`` among a user's files: nothing overwritten unasked, nothing left behind, any stream will do."""
 
 from __future__ import annotations
 
