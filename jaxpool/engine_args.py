@@ -153,8 +153,9 @@ def check_engine_args(given: Mapping[str, Any], named: set[str]) -> None:
             continue
         if name not in REFUSED:
             near = difflib.get_close_matches(name, [*named, *IGNORED, *REFUSED], n=1, cutoff=0.7)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise TypeError(
-                f"LLM() got an unexpected keyword argument {name!r}{f' (did you mean {near[0]!r}?)' if near else ''}; it takes {', '.join(sorted(named))} "
+                f"LLM() got an unexpected keyword argument {name!r}{hint}; it takes {', '.join(sorted(named))} "
                 f"and accepts without effect {', '.join(sorted(IGNORED))}."
             )
         harmless, reason = REFUSED[name]

@@ -206,10 +206,43 @@ def test_mistakes_show_before_a_model_is_loaded(
         (["text", "--hf-overrides", "[1]"], "must be a JSON object, not [1]"),
         (["text", "--hf-overrides", "{"], "is not JSON"),
         (["text", "--dtype", "int3"], "invalid choice: 'int3'"),
+        (["text", "--topk", "3"], "jaxpool classify: error: unrecognized arguments: --topk 3; did you mean --top-k?"),
+        (["text", "--outptu=x"], "unrecognized arguments: --outptu=x; did you mean --output?"),
+        (["text", "--delimiter", ";"], "belong to --input or a pipe"),
+        (["--input", "x.csv", "--delimiter", "ab"], "must be one character, or 'tab', not 'ab'"),
     ],
 )
 def test_wrong_usage_exits_with_two(capsys: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:
     assert words in failure(capsys, "classify", *arguments, code=2)
+
+
+def test_usage_is_that_of_the_command_that_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, usage, message in (
+        (["clasify", "x"], "usage: jaxpool [-h]", "no command 'clasify' (classify, fit, "),
+        (["bench"], "usage: jaxpool bench serve [--model MODEL", "the following arguments are required: serve"),
+        (["classify", "x", "--topk", "1"], "usage: jaxpool classify [TEXT ...]", "did you mean --top-k?"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(words)
+        err = capsys.readouterr().err
+        assert err.startswith(usage)
+        assert message in err
+    with pytest.raises(SystemExit, match="2"):
+        main(["clasify"])
+    assert "did you mean classify?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_every_command_and_option(capsys: pytest.CaptureFixture[str], shell: str) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for word in (*COMMANDS, "on-error", "label-column", "served-model-name"):
+        assert word in script
+    if shell == "bash":
+        ask = "COMP_WORDS=(jaxpool cl); COMP_CWORD=1; _shtab_jaxpool; echo ${COMPREPLY[@]}"
+        ask += "; COMP_WORDS=(jaxpool classify --on); COMP_CWORD=2; _shtab_jaxpool; echo ${COMPREPLY[@]}"
+        done = subprocess.run(["bash", "-c", script + ask], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["classify", "--on-error"]
 
 
 def test_a_full_disk_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from pathlib import Path
 
@@ -115,3 +116,38 @@ def test_the_table_fits_the_terminal(
         assert "negative ████████████████ 100.0%" in wide
     terminal.print_table([{**one, "logits": one["probs"]} for one in many], "logits", most=1)
     assert "positive    0.9823" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["probs", "logits"])
+def test_thirty_columns_still_have_label_and_score(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    scores = {"negative": 0.0177, "neutral": 0.0, "positive": 0.9823}
+    terminal.print_table([{"text": "long " * 50, "label": "positive", kind: scores}], kind)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 30
+    assert "positive" in out
+    assert ("98.2%" if kind == "probs" else "0.9823") in out
+
+
+def test_texts_have_no_power_over_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "\x1b[31mred\x1b]0;title\x07 \x9b2J \u202eflip \x7f 👩\u200d🔬 é"
+    terminal.print_table([{"text": hostile, "label": "\x1b[5m", "probs": {"\x1b[5m": 1.0}}], "probs")
+    out = capsys.readouterr().out
+    assert not {"\x1b", "\x07", "\x9b", "\x7f", "\u202e"} & set(out)
+    assert "\\x1b[5m" in out
+    shown = terminal.printable(hostile)
+    assert shown == "\\x1b[31mred\\x1b]0;title\\x07 \\x9b2J \\u202eflip \\x7f 👩\u200d🔬 é"
+
+
+def test_arrays_and_tabs(tmp_path: Path) -> None:
+    for count in range(3):
+        target = tmp_path / f"{count}.json"
+        with results.open_file(target, []) as write:
+            for _ in range(count):
+                write(RESULT)
+        assert json.loads(target.read_text()) == [RESULT] * count
+    with results.open_file(tmp_path / "a.tsv", ["text", "label"]) as write:
+        write(RESULT)
+    assert (tmp_path / "a.tsv").read_text().splitlines()[0] == "text\tlabel"
