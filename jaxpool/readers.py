@@ -94,15 +94,14 @@ def json_array(source: Source) -> Iterator[Record]:
         """Reads at least as much again as is waiting, so that a long entry is not tried once per piece."""
         nonlocal text, at
         text, at = text[at:], 0
-        wanted = max(2 * len(text), 1)
-        while len(text) < wanted:
-            piece = next(pieces, None)
-            if piece is None:
-                return False
+        before = len(text)
+        for piece in pieces:
             text += piece
+            if len(text) > 2 * before:
+                break
         if len(text) > 4 * LONGEST:
             raise InputFileError(f"{source.name}: entry {number + 1} has more than {LONGEST:,} characters; is it JSON?")
-        return True
+        return len(text) > before
 
     def fail(reason: str) -> InputFileError:
         return InputFileError(f"{source.name}: entry {number + 1} {reason}; the file must be one JSON array of objects")
@@ -132,14 +131,14 @@ def json_array(source: Source) -> Iterator[Record]:
         else:
             try:
                 value, end = decoder.raw_decode(text, at)
-                whole = end < len(text)  # else a number might go on
             except (ValueError, RecursionError) as error:
                 if more():
                     continue
                 raise fail(f"is not JSON ({_detail(error)})") from error
-            if not whole and more():
+            length = end - at
+            if end == len(text) and more():  # a number might go on
                 continue
-            number, at, expected = number + 1, end, ", or ]"
+            number, at, expected = number + 1, at + length, ", or ]"
             if isinstance(value, str) and len(source.columns) == 1:
                 value = {source.columns[0]: value}
             yield _json_record(source, number, value, "every entry")

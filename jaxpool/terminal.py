@@ -68,7 +68,8 @@ def print_table(results: Sequence[Result], kind: str, most: int | None = None) -
     # Left to itself, rich lets a long text take the room of label and score.
     table.add_column("text", width=max(min(texts, room), 1), no_wrap=True, overflow="ellipsis")
     table.add_column("label", width=labels, no_wrap=True, overflow="ellipsis")
-    table.add_column("probability" if kind == "probs" else "logit", min_width=width, no_wrap=True)
+    header = ("probability" if width >= len("probability") else "prob") if kind == "probs" else "logit"
+    table.add_column(header, width=max(width, len(header)), no_wrap=True)
     for (text, label, _), lines in zip(rows, drawn):
         table.add_row(text, label, Text("\n").join(lines))
     console.print(table)
