@@ -153,10 +153,10 @@ def check_engine_args(given: Mapping[str, Any], named: set[str]) -> None:
             continue
         if name not in REFUSED:
             near = difflib.get_close_matches(name, [*named, *IGNORED, *REFUSED], n=1, cutoff=0.7)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            hint = f" Did you mean {near[0]!r}?" if near else ""
             raise TypeError(
-                f"LLM() got an unexpected keyword argument {name!r}{hint}; it takes {', '.join(sorted(named))} "
-                f"and accepts without effect {', '.join(sorted(IGNORED))}."
+                f"LLM() got an unexpected keyword argument {name!r}; it takes {', '.join(sorted(named))} "
+                f"and accepts without effect {', '.join(sorted(IGNORED))}.{hint}"
             )
         harmless, reason = REFUSED[name]
         if value not in harmless:

@@ -69,7 +69,7 @@ def split(prompts: Any) -> Sequence[Any]:
         try:
             prompts = list(prompts)
         except TypeError as error:
-            raise TypeError(f"{NOT_A_PROMPT}, or several of them, not {type(prompts).__name__}") from error
+            raise TypeError(f"object of type {type(prompts).__name__!r} has no len()") from error  # vLLM's words
     if len(prompts) == 0:
         raise ValidationError("You must pass at least one prompt")
     if isinstance(prompts, list) and all(isinstance(item, int | np.integer) for item in prompts):
