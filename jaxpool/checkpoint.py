@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxpool import own_code
-from jaxpool.errors import CheckpointError, ConfigError
+from jaxpool.errors import CheckpointError, ConfigError, ValidationError
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 Overrides = Mapping[str, Any] | Callable[[Any], Any] | None
+
+OUR_FIELDS = {
+    *("classifier_from_token", "method", "is_original_qwen3_reranker", "head_dtype"),
+    *("is_matryoshka", "matryoshka_dimensions", "sentence_transformers", "sbert_ce_default_activation_function"),
+    *("is_causal", "use_bidirectional_attention", "quantization_config", "compression_config", "auto_map"),
+    *("pooler_hidden_size", "padding_id", "temperature"),
+}
+"""Fields that jaxpool reads though few of transformers' classes have them."""
 
 logger = logging.getLogger(__name__)
 # transformers advises everyone without PyTorch to install it; we do not want it.
@@ -53,10 +63,12 @@ def locate(
 
     Raises:
         CheckpointError: no such folder, no ``config.json`` in it, or a hub id that cannot be had.
+        ValidationError: a ``revision`` of what is no hub model.
 
     ``HF_HUB_OFFLINE=1`` and ``HF_ENDPOINT`` are honoured.
     """
     if model is None:
+        _refuse_revision(revision, "the embedded model")
         if not (DEFAULT_MODEL / "config.json").is_file():
             raise CheckpointError(
                 f"The embedded model is missing from {DEFAULT_MODEL}; reinstall jaxpool or name a model."
@@ -65,6 +77,7 @@ def locate(
     name = os.fspath(model)
     folder = Path(name).expanduser()
     if folder.is_dir():
+        _refuse_revision(revision, f"the folder {name}")
         if weights and not (folder / "config.json").is_file():
             raise CheckpointError(f"The folder {name} has no config.json, so it is not a checkpoint.")
         return folder
@@ -73,6 +86,11 @@ def locate(
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise CheckpointError(f"There is no folder {name}.")
     return _download(name, revision, token, cache_dir, weights)
+
+
+def _refuse_revision(revision: str | None, what: str) -> None:
+    if revision is not None:
+        raise ValidationError(f"revision={revision!r} is of a hub model, but {what} has no revisions; leave it out.")
 
 
 def _download(
@@ -137,7 +155,8 @@ def read_config(folder: Path, hf_overrides: Overrides = None, trust_remote_code:
 
     Args:
         folder: the checkpoint folder.
-        hf_overrides: values that replace the file's; a dict for a sub-configuration is merged into it.
+        hf_overrides: values that replace the file's; a dict for a sub-configuration is merged into it. A name that
+            neither the file nor transformers' class nor jaxpool knows is refused: nothing would read it.
             A callable gets the finished configuration and returns the one to use.
         trust_remote_code: without effect; jaxpool never runs a checkpoint's own code.
 
@@ -198,10 +217,38 @@ def _build(data: dict[str, Any], overrides: dict[str, Any]) -> PretrainedConfig:
     merged = own_code.translated(_merge(data, overrides, config_class))
     for part in (merged, *(merged.get(name) for name in config_class.sub_configs)):
         _check_sizes(part if isinstance(part, Mapping) else {})
-    try:
-        return config_class.from_dict(merged)
-    except Exception as error:  # transformers raises a dozen kinds here, all of them about bad values
-        raise ConfigError(f"config.json has a value that {config_class.__name__} refuses: {error}") from error
+
+    def made(values: dict[str, Any]) -> PretrainedConfig:
+        try:
+            return config_class.from_dict(values)
+        except Exception as error:  # transformers raises a dozen kinds here, all of them about bad values
+            raise ConfigError(f"config.json has a value that {config_class.__name__} refuses: {error}") from error
+
+    config = made(dict(merged))
+    for name in _check_read(config, overrides, data):
+        if made({key: value for key, value in merged.items() if key != name}).to_dict() == config.to_dict():
+            raise ConfigError(f"hf_overrides has {name}={overrides[name]!r}, which changes nothing in this model")
+    return config
+
+
+def _check_read(config: Any, overrides: Mapping[str, Any], data: Mapping[str, Any], within: str = "") -> list[str]:
+    """Refuses overrides that came to lie in the configuration without anyone to read them.
+
+    Returns:
+        the names that are not in the configuration: another way to say something, or nothing.
+    """
+    declared = {one.name for one in fields(config)} | set(dir(type(config))) | set(config.attribute_map) | OUR_FIELDS
+    gone = []
+    for name, value in overrides.items():
+        if name not in declared and name not in vars(config):
+            gone.append(name)
+        elif name not in declared and name not in data:
+            near = difflib.get_close_matches(name, {*declared, *data}, n=1, cutoff=0.8)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ConfigError(f"hf_overrides has {within}{name}={value!r}, which nothing reads{hint}")
+        if name in config.sub_configs and isinstance(value, Mapping):
+            _check_read(getattr(config, name), value, data.get(name) or {}, f"{within}{name}.")
+    return gone
 
 
 def _check_sizes(config: Mapping[str, Any]) -> None:

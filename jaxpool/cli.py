@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import difflib
 import importlib
 import logging
 import os
+import re
+import signal
 import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 from jaxpool.errors import JaxpoolError
 
@@ -23,6 +27,7 @@ Classify text with any Hugging Face checkpoint, in JAX, on TPU, GPU or CPU.
   jaxpool convert my-model my-model-store
   jaxpool serve --model my-model-store --port 8000
   jaxpool bench serve --model my-model-store
+  jaxpool completion bash > ~/.local/share/bash-completion/completions/jaxpool
 """
 COMMANDS = {
     "classify": ("jaxpool.classify", "label texts from the command line, a pipe or a file"),
@@ -30,11 +35,22 @@ COMMANDS = {
     "convert": ("jaxpool.convert", "write a checkpoint as a store that opens faster"),
     "serve": ("jaxpool_serving.command", "answer POST /classify over HTTP"),
     "bench": ("jaxpool_serving.bench.command", "measure a server under load"),
+    "completion": ("jaxpool.completion", "write a script that completes commands in your shell"),
 }
 """Command -> (module with ``add_arguments`` and ``main``, imported by name when needed; what it does)."""
 EPILOG = "Without --model, the English sentiment model inside jaxpool is used."
 INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended
 PIPE_CLOSED = 141
+CLEAN = {"classify", "fit", "convert"}
+"""Commands that SIGTERM and SIGHUP end as Ctrl-C does, so that nothing half written stays; the server has its ways."""
+
+
+class Ended(BaseException):
+    """A signal asks us to end; what is under way cleans up."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.code = 128 + number
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,16 +66,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if argv is None else list(argv)
     debug = "--debug" in words
+    _reserve_streams()
     try:
-        args = parser(words).parse_args(words or ["--help"])
+        args = _parse(words)
         _quieten(debug)
+        if argv is None and _named(words) in CLEAN:
+            _end_cleanly()
         code: int = args.run(args)
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # The interpreter flushes standard output once more at exit; give it somewhere to go.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _abandon_output()
         return PIPE_CLOSED
+    except Ended as ended:
+        os._exit(ended.code)
     except KeyboardInterrupt:
         print("\njaxpool: interrupted", file=sys.stderr, flush=True)
         if argv is None:
@@ -69,10 +90,73 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         print(f"jaxpool: {_sentence(error)}", file=sys.stderr)
+        try:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+        except OSError:
+            _abandon_output()
         return 1
 
 
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    """The arguments; a wrong one ends the process with the usage of the command that was meant."""
+    top = parser(words)
+    args, unknown = top.parse_known_args(words or ["--help"])
+    if unknown:
+        flags = [option for action in args.command._actions for option in action.option_strings]
+        hint = _meant(unknown[0].partition("=")[0], flags)
+        args.command.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
+    return args
+
+
+def _meant(word: str, known: Sequence[str]) -> str:
+    """What ``word`` was probably meant to be, as the end of a message."""
+    # --topk is --top-k; letters alone decide
+    alike = [one for one in known if one.replace("-", "") == word.replace("-", "").replace("_", "")]
+    found = alike or difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def _reserve_streams() -> None:
+    """Gives closed standard streams somewhere to go: else a file that is opened takes their number, and their output.
+
+    ``sys.stdout`` stays None where it was: results are not thrown away in silence.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - an open file has no path
+
+
+def _end_cleanly() -> None:
+    """SIGTERM and SIGHUP raise `Ended` where the program is, once; the next one ends it at once."""
+
+    def end(number: int, _frame: object) -> None:
+        for one in signals:
+            signal.signal(one, signal.SIG_DFL)
+        raise Ended(number)
+
+    named = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    signals = [one for one in named if signal.getsignal(one) is not signal.SIG_IGN]  # nohup ignores SIGHUP
+    for one in signals:
+        signal.signal(one, end)
+
+
+def _abandon_output() -> None:
+    """The interpreter flushes standard output once more at exit; gives it somewhere to go."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _sentence(error: Exception) -> str:
+    from jaxpool.terminal import printable
+
+    return "\n".join(map(printable, _reason(error).split("\n")))
+
+
+def _reason(error: Exception) -> str:
     if isinstance(error, JaxpoolError | NotImplementedError):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
@@ -92,28 +176,35 @@ def _quieten(debug: bool) -> None:
     logging.getLogger("jaxpool").setLevel(logging.WARNING)
 
 
-def parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
-    """The command line's grammar; only the command that ``argv`` names has its options declared."""
+def parser(argv: Sequence[str] = (), *, everything: bool = False) -> argparse.ArgumentParser:
+    """The command line's grammar.
+
+    Only the command that ``argv`` names has its options declared; with ``everything`` all that are installed have.
+    """
     from jaxpool import __version__
 
-    top = argparse.ArgumentParser(
-        "jaxpool", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    top = _Parser("jaxpool", description=DESCRIPTION, epilog=EPILOG, formatter_class=_Formatter)
     top.add_argument("--version", action="version", version=f"jaxpool {__version__}")
     commands = top.add_subparsers(
         title="commands (jaxpool COMMAND --help tells more)", metavar="COMMAND", required=True
     )
-    named = next((word for word in argv if not word.startswith("-")), None)
+    named = _named(argv)
     for name, (module, about) in COMMANDS.items():
         command = commands.add_parser(name, help=about, formatter_class=_Formatter)
         command.description = f"{about[0].upper()}{about[1:]}."
-        if name == named:
-            room = _room(module)
-            room.add_arguments(command)
-            command.set_defaults(run=room.main)
+        if name == named or everything:
+            with contextlib.suppress(*[NotInstalledError] * everything):
+                room = _room(module)
+                room.add_arguments(command)
+                command.set_defaults(run=room.main)
         command.add_argument("--debug", action="store_true", help="show logs, and tracebacks of errors")
-        command.set_defaults(usage=command.error)
+        command.set_defaults(usage=command.error, command=command)
     return top
+
+
+def _named(words: Sequence[str]) -> str | None:
+    """The command among the arguments."""
+    return next((word for word in words if not word.startswith("-")), None)
 
 
 def _room(module: str) -> Any:
@@ -124,9 +215,24 @@ def _room(module: str) -> Any:
         package = (error.name or "").partition(".")[0]
         if package.startswith("jaxpool"):
             raise
-        raise JaxpoolError(
+        raise NotInstalledError(
             f"the package {package!r} is not installed; get it with: pip install 'jaxpool[serve]'"
         ) from error
+
+
+class NotInstalledError(JaxpoolError):
+    """A command needs a package that is not there."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says which command was probably meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Usage, message, exit code 2."""
+        wrong = re.search(r"argument COMMAND: invalid choice: '(.*?)' ", message)
+        if wrong:
+            message = f"there is no command {wrong[1]!r} ({', '.join(COMMANDS)}){_meant(wrong[1], list(COMMANDS))}"
+        super().error(message)
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):

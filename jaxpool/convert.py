@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from jaxpool.destinations import check_folder, probe, reason
 from jaxpool.errors import CheckpointError, ValidationError
 from jaxpool.options import model_options
 
@@ -31,7 +32,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.description = DESCRIPTION
     command.add_argument("source", metavar="SRC", help="checkpoint folder or hub id")
     command.add_argument("target", metavar="DST", type=Path, help="folder to write")
-    command.add_argument("--force", action="store_true", help="replace DST if it exists")
+    command.add_argument("--force", action="store_true", help="replace DST if it is a store already")
     model_options(command, named=False)
 
 
@@ -66,15 +67,15 @@ def convert(
     Args:
         source: checkpoint folder or hub id.
         target: the folder to make.
-        force: replace an existing ``target``.
+        force: replace ``target`` if it is a store, never anything else.
         revision, dtype, convert, hf_overrides: as in ``LLM``.
 
     Raises:
-        ValidationError: ``target`` exists, or ``source`` is a store already.
+        ValidationError: ``target`` exists, or may not be replaced, or ``source`` is a store already.
         CheckpointError: or one of its kin: ``source`` cannot be opened, ``target`` cannot be written.
     """
-    if not force and (target.is_file() or (target.is_dir() and any(target.iterdir()))):
-        raise ValidationError(f"{target} exists already; choose another folder, or replace it with --force")
+    check_target(target, source, force)
+    probe(target.parent)
 
     import jax
 
@@ -128,12 +129,38 @@ def convert(
     with _replacing(target) as new:
         write_store(new, leaves, spec.source, meta, folder)
         config.save_pretrained(new)
+        check_target(target, source, force)  # minutes have passed
+
+
+def check_target(target: Path, source: str | os.PathLike[str], force: bool) -> None:
+    """Refuses to write where something would be lost: an existing folder is replaced by ``force`` if it is a store.
+
+    Raises:
+        ValidationError: ``target`` is not free, and why it stays.
+    """
+    from jaxpool_conversions.store import is_store, strays
+
+    check_folder(target, [Path(source).expanduser()] if Path(source).expanduser().exists() else [])
+    if not target.is_dir() or not any(target.iterdir()):
+        return
+    if not is_store(target):
+        raise ValidationError(
+            f"{target} exists already and is no store of jaxpool's, which is all that --force replaces; "
+            "choose another folder"
+        )
+    if not force:
+        raise ValidationError(f"{target} exists already; choose another folder, or replace this store with --force")
+    if foreign := strays(target):
+        raise ValidationError(
+            f"{target} is a store, but also holds {foreign[0]}, which jaxpool did not write and will not delete; "
+            "move it, or choose another folder"
+        )
 
 
 @contextlib.contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
     """A name beside ``target`` to write under; takes the place of ``target`` when the block ends well."""
-    target = target.absolute()
+    target = target.resolve()
     new, old = (target.with_name(f".{target.name}.{os.getpid()}.{state}") for state in ("new", "old"))
     try:
         yield new
@@ -143,7 +170,7 @@ def _replacing(target: Path) -> Iterator[Path]:
     except CheckpointError as error:
         raise CheckpointError(str(error).replace(str(new), str(target))) from error
     except OSError as error:
-        raise CheckpointError(f"{target} cannot be written: {error.strerror or error}") from error
+        raise CheckpointError(f"{target} cannot be written: {reason(error)}") from error
     finally:
         if old.exists() and not target.exists():
             old.rename(target)

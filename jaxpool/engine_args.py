@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 NO_CACHE = "there is no key-value cache: every prompt is read once"
 NO_GENERATION = "nothing is generated"
@@ -77,6 +78,65 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
 """Would change results: the values that ask for nothing, and why any other is an error."""
 
 
+class EngineArgs(TypedDict, total=False):
+    """The names of both tables, for type checkers, which otherwise would take any misspelling for one of them."""
+
+    allowed_local_media_path: Any
+    allowed_media_domains: Any
+    attention_backend: Any
+    attention_config: Any
+    block_size: Any
+    calculate_kv_scales: Any
+    chat_template: Any
+    compilation_config: Any
+    cpu_offload_gb: Any
+    cuda_graph_sizes: Any
+    disable_cascade_attn: Any
+    disable_custom_all_reduce: Any
+    disable_log_stats: Any
+    disable_mm_preprocessor_cache: Any
+    disable_sliding_window: Any
+    distributed_executor_backend: Any
+    enable_chunked_prefill: Any
+    enable_expert_parallel: Any
+    enable_lora: Any
+    enable_prefix_caching: Any
+    enable_prompt_embeds: Any
+    enable_sleep_mode: Any
+    enforce_eager: Any
+    generation_config: Any
+    gpu_memory_utilization: Any
+    io_processor_plugin: Any
+    kv_cache_dtype: Any
+    kv_cache_memory_bytes: Any
+    limit_mm_per_prompt: Any
+    load_format: Any
+    logits_processors: Any
+    long_prefill_token_threshold: Any
+    max_logprobs: Any
+    max_num_partial_prefills: Any
+    max_num_seqs: Any
+    max_parallel_loading_workers: Any
+    max_seq_len_to_capture: Any
+    mm_processor_cache_gb: Any
+    mm_processor_kwargs: Any
+    model_impl: Any
+    num_gpu_blocks_override: Any
+    optimization_level: Any
+    override_generation_config: Any
+    pipeline_parallel_size: Any
+    quantization: Any
+    scheduler_cls: Any
+    scheduling_policy: Any
+    seed: Any
+    served_model_name: Any
+    skip_mm_profiling: Any
+    speculative_config: Any
+    swap_space: Any
+    tokenizer_mode: Any
+    use_tqdm_on_load: Any
+
+
 def check_engine_args(given: Mapping[str, Any], named: set[str]) -> None:
     """Accepts arguments that change nothing.
 
@@ -92,9 +152,11 @@ def check_engine_args(given: Mapping[str, Any], named: set[str]) -> None:
         if name in IGNORED:
             continue
         if name not in REFUSED:
+            near = difflib.get_close_matches(name, [*named, *IGNORED, *REFUSED], n=1, cutoff=0.7)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
             raise TypeError(
                 f"LLM() got an unexpected keyword argument {name!r}; it takes {', '.join(sorted(named))} "
-                f"and accepts without effect {', '.join(sorted(IGNORED))}."
+                f"and accepts without effect {', '.join(sorted(IGNORED))}.{hint}"
             )
         harmless, reason = REFUSED[name]
         if value not in harmless:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from jaxpool.destinations import check_folder, probe, reason
 from jaxpool.errors import CheckpointError, InputFileError, JaxpoolError, ValidationError
 from jaxpool.labelled import Labelled, check, label_order, read_labelled, split
 
@@ -68,6 +69,7 @@ def fit(
     Raises:
         InputFileError: a file cannot be read, or its labels make no sense.
         ValidationError: an option is wrong, or ``output`` is taken.
+        JaxpoolError: ``output`` cannot be written, which is tried before the training.
         CheckpointError: the checkpoint cannot be opened.
         EngineError: training diverged.
     """
@@ -76,6 +78,7 @@ def fit(
     recipe = recipe or Recipe()
     output = Path(output)
     _check_free(output)
+    probe(output.parent)
     training = train if isinstance(train, Labelled) else read_labelled(train, text_column, label_column)
     check(training)
     if validation is None:
@@ -121,6 +124,7 @@ def _run(
     with reader:
         network = programs.abstract(spec)
         leaves = load(reader, spec.family.table, spec.source, sharding.targets(network, sharding.make_mesh()))
+    probe(output.parent, sum(leaf.nbytes for leaf in leaves.values()))
     log(f"{'a fresh' if fresh else 'the existing'} head for {', '.join(spec.labels)}")
 
     longest = min(recipe.max_length or 512, spec.max_length)
@@ -168,9 +172,10 @@ def save(output: Path, leaves: Mapping[str, Any], spec: Spec, config: Any, token
     Raises:
         JaxpoolError: the files cannot be written.
     """
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
-    from jaxpool.vocabulary import TOKENIZER_FILES
+    from jaxpool.vocabulary import tokenizer_files
     from jaxpool_conversions.export import export
 
     config.architectures = [f"{spec.family.prefix_class}ForSequenceClassification"]
@@ -183,9 +188,8 @@ def save(output: Path, leaves: Mapping[str, Any], spec: Spec, config: Any, token
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as name:
             part = Path(name) / "checkpoint"
             part.mkdir()
-            for pattern in (*TOKENIZER_FILES, "special_tokens_map.json", "added_tokens.json", "*.jinja"):
-                for file in tokenizer_from.glob(pattern):
-                    shutil.copyfile(file, part / file.name)
+            for file in tokenizer_files(tokenizer_from):
+                shutil.copyfile(file, part / file.name)
             config.save_pretrained(part)
             # transformers refuses files that do not say which framework's layout they have.
             save_file(export(leaves, spec.family.table, spec.source), part / "model.safetensors", {"format": "pt"})
@@ -193,12 +197,13 @@ def save(output: Path, leaves: Mapping[str, Any], spec: Spec, config: Any, token
             if output.is_dir():
                 output.rmdir()
             part.rename(output)
-    except OSError as error:
-        raise JaxpoolError(f"cannot write {output}: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        raise JaxpoolError(f"cannot write {output}: {reason(error)}; nothing was left behind") from error
 
 
 def _check_free(output: Path) -> None:
-    if output.is_file() or (output.is_dir() and any(output.iterdir())):
+    check_folder(output)
+    if output.is_dir() and any(output.iterdir()):
         raise ValidationError(f"{output} exists already; choose another output folder, or remove it first.")
 
 
@@ -212,7 +217,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of ``jaxpool fit``."""
     from_recipe = argparse.SUPPRESS  # absent means: what Recipe says
     add = parser.add_argument
-    add("train", metavar="TRAIN", help="labelled texts: .jsonl, .csv or .tsv")
+    add("train", metavar="TRAIN", help="labelled texts: .jsonl, .json, .csv or .tsv, also .gz")
     add("output", metavar="OUTPUT", help="folder to write the checkpoint to; must not exist")
     add("--model", help="folder or hub id to start from, with or without a head (default: the embedded model)")
     add("--validation", metavar="FILE", help="held-out texts (default: a part of TRAIN)")

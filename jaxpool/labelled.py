@@ -83,11 +83,11 @@ def read_labelled(path: str | os.PathLike[str], text_column: str = "text", label
             text, label = row.values
             if not isinstance(text, str) or not text.strip():
                 raise InputFileError(
-                    f"{path}: line {row.line}: {text_column!r} is {text!r}; it must be a text that is not empty"
+                    f"{file.place(row)}: {text_column!r} is {text!r}; it must be a text that is not empty"
                 )
             if not isinstance(label, str | int) or not str(label).strip():
                 raise InputFileError(
-                    f"{path}: line {row.line}: {label_column!r} is {label!r}; a label is a string or a whole number"
+                    f"{file.place(row)}: {label_column!r} is {label!r}; a label is a string or a whole number"
                 )
             texts.append(text)
             labels.append(str(label))

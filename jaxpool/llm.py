@@ -7,13 +7,13 @@ import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 
 from jaxpool import remembered, tasks
 from jaxpool.checkpoint import locate
-from jaxpool.engine_args import check_engine_args
+from jaxpool.engine_args import EngineArgs, check_engine_args
 from jaxpool.errors import EngineError, ValidationError
 from jaxpool.outputs import (
     ClassificationRequestOutput,
@@ -23,7 +23,7 @@ from jaxpool.outputs import (
     ScoringRequestOutput,
 )
 from jaxpool.params import Adapters, Params, PoolerConfig, PoolingParams, broadcast
-from jaxpool.prompts import pairs, split, to_score
+from jaxpool.prompts import Prompts, pairs, split, to_score
 from jaxpool.tokens import Tokenizer
 from jaxpool.vocabulary import lower_cases, read_tokenizer
 
@@ -95,13 +95,15 @@ class LLM:
         max_num_batched_tokens: int | None = None,
         download_dir: str | os.PathLike[str] | None = None,
         compile: Literal["on_demand", "ahead", "behind"] = "on_demand",  # noqa: A002 - the name users know
-        **engine_args: Any,
+        **engine_args: Unpack[EngineArgs],
     ) -> None:
         check_engine_args(engine_args, set(LLM.__init__.__annotations__) - {"return", "engine_args"})
         pooler = PoolerConfig.of(pooler_config)
         hub: dict[str, Any] = {"token": hf_token, "cache_dir": download_dir}
         folder = locate(model, revision=revision, **hub)
         words = folder
+        if tokenizer is None and tokenizer_revision is not None:
+            raise ValidationError(f"tokenizer_revision={tokenizer_revision!r} needs a tokenizer=… from the hub.")
         if tokenizer is not None:
             words = locate(tokenizer, revision=tokenizer_revision, weights=False, **hub)
         if trust_remote_code:
@@ -144,7 +146,7 @@ class LLM:
 
     def classify(
         self,
-        prompts: Any,
+        prompts: Prompts,
         *,
         pooling_params: Params = None,
         use_tqdm: bool | Callable[..., Any] = True,
@@ -154,9 +156,11 @@ class LLM:
         """Classifies prompts.
 
         Args:
-            prompts: one prompt or a sequence of them. A prompt is a string, a list of token ids, or a dict:
-                ``{"prompt": text}``, with ``"text_pair"`` for models of two texts, or
-                ``{"prompt_token_ids": ids}``.
+            prompts: one prompt or several, in anything that has an order: a list, a generator, a column of a table, an
+                array; a table itself has them in its column ``text``. A prompt is a string, a list of token ids, or a
+                dict: ``{"prompt": text}`` or ``{"text": text}``, with ``"text_pair"`` for models of two texts, or
+                ``{"prompt_token_ids": ids}``. An empty string is what the tokenizer makes of it: special tokens, or
+                an error where there are none.
             pooling_params: for all prompts, or one per prompt.
             use_tqdm: whether to show a progress bar, or what to make one with.
             lora_request: must be None; adapters are not supported yet.
@@ -181,7 +185,7 @@ class LLM:
 
     def encode(
         self,
-        prompts: Any,
+        prompts: Prompts,
         pooling_params: Params = None,
         *,
         use_tqdm: bool | Callable[..., Any] = True,
@@ -258,7 +262,7 @@ class LLM:
 
     def embed(
         self,
-        prompts: Any,
+        prompts: Prompts,
         *,
         use_tqdm: bool | Callable[..., Any] = True,
         pooling_params: Params = None,
@@ -299,6 +303,15 @@ class LLM:
         """Stops the engine's threads and frees the device. Calling it again does nothing."""
         self._closed = True
         self.engine.close()
+
+    def __repr__(self) -> str:
+        labels = ", ".join(self.labels[:6]) + (", …" if len(self.labels) > 6 else "")
+        devices = self.engine.programs.mesh.devices
+        device = f"{devices.size} x " * (devices.size > 1) + devices.flat[0].device_kind
+        return (
+            f"LLM({self._name!r}, task={self.pooling_task!r}, labels=[{labels}], device={device!r}, "
+            f"dtype={self.engine.spec.dtype!r}{', closed' * self._closed})"
+        )
 
     def __enter__(self) -> LLM:
         return self

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -34,12 +34,12 @@ class ClassificationOutput:
 
     Attributes:
         probs: one number per label, in label order; logits where the activation is off.
-        label: name of the highest entry of ``probs``; None where it has none.
+        label: name of the highest entry of ``probs``; empty where ``from_base`` was given no names.
         labels: ``[label]``; for a multi-label model every label that is more likely than not, maybe none.
     """
 
     probs: list[float]
-    label: str | None = None
+    label: str = ""
     labels: list[str] = field(default_factory=list)
 
     @property
@@ -48,7 +48,13 @@ class ClassificationOutput:
         return len(self.probs)
 
     def __repr__(self) -> str:
-        return f"ClassificationOutput(num_classes={self.num_classes})"
+        return f"ClassificationOutput(num_classes={self.num_classes})"  # vLLM's
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        """What a notebook shows."""
+        probs = ", ".join(f"{value:.4g}" for value in self.probs)
+        several = f", labels={self.labels!r}" if self.labels != [self.label] else ""
+        printer.text(f"ClassificationOutput(label={self.label!r}{several}, probs=[{probs}])")
 
     @staticmethod
     def from_base(
@@ -105,6 +111,12 @@ class PoolingRequestOutput(Generic[Output]):
 
 class ClassificationRequestOutput(PoolingRequestOutput[ClassificationOutput]):
     """``PoolingRequestOutput`` of ``LLM.classify``."""
+
+    def _repr_pretty_(self, printer: Any, _cycle: bool) -> None:
+        """What a notebook shows: the result, and how long the prompt was."""
+        printer.text(f"ClassificationRequestOutput(request_id={self.request_id!r}, outputs=")
+        printer.pretty(self.outputs)
+        printer.text(f", {len(self.prompt_token_ids)} tokens)")
 
     @staticmethod
     def from_base(

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import logging
+import difflib
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +12,16 @@ import numpy as np
 
 from jaxpool.errors import ValidationError
 
-logger = logging.getLogger(__name__)
-
 NOT_A_PROMPT = "Prompt should be a string, list of tokens, or dictionary"
+HARMLESS = (
+    *("needs_detokenization", "return_tensors", "return_attention_mask", "return_token_type_ids", "verbose"),
+    *("return_length", "return_special_tokens_mask", "return_offsets_mapping"),
+)
+"""Options of transformers' tokenizers that do not change what the model reads."""
+KNOWN = (
+    *("max_length", "padding", "truncation", "truncation_side", "add_special_tokens", "do_lower_case"),
+    *("truncate_prompt_tokens", "pad_prompt_tokens"),
+)
 NOT_INTEGERS = "Token prompt should be a list of integers"
 
 
@@ -38,15 +44,51 @@ class TokensPrompt:
 Prompt = TextPrompt | TokensPrompt
 
 
+Prompts = str | Mapping[str, Any] | Iterable[Any]
+"""What ``LLM`` takes: a prompt or several of them, in any container that has an order."""
+
+
 def split(prompts: Any) -> Sequence[Any]:
-    """One entry per prompt. A string, a dict and a list of integers are one prompt; nothing is an error."""
+    """One entry per prompt. A string, a dict and a list of integers are one prompt; nothing is an error.
+
+    Several come as any iterable: a list, a generator, the keys of a dict, a numpy array (of two axes where it holds
+    token ids), an Arrow array, a pandas Series; a DataFrame or Arrow table has them in the columns ``text`` and, for
+    models of two texts, ``text_pair``.
+    """
     if isinstance(prompts, str | bytes | Mapping):
         return [prompts]
+    if isinstance(prompts, set | frozenset):
+        raise TypeError("A set of prompts has no order to give the results in; pass a list, as sorted(...) makes.")
+    if hasattr(prompts, "columns") and hasattr(prompts, "shape"):
+        prompts = _rows(prompts)
+    elif hasattr(prompts, "to_pylist"):  # Arrow's scalars are no Python values
+        prompts = prompts.to_pylist()
+    elif isinstance(prompts, np.ndarray) and prompts.ndim:
+        prompts = prompts.tolist() if prompts.dtype.kind in "UOT" or prompts.ndim == 1 else list(prompts)
+    elif not isinstance(prompts, list | tuple):
+        try:
+            prompts = list(prompts)
+        except TypeError as error:
+            raise TypeError(f"object of type {type(prompts).__name__!r} has no len()") from error  # vLLM's words
     if len(prompts) == 0:
         raise ValidationError("You must pass at least one prompt")
     if isinstance(prompts, list) and all(isinstance(item, int | np.integer) for item in prompts):
         return [prompts]
     return prompts
+
+
+def _rows(frame: Any) -> list[Any]:
+    """The rows of a pandas DataFrame or an Arrow table as prompts."""
+    names = getattr(frame, "column_names", None) or list(frame.columns)
+    if "text" not in names:
+        raise ValidationError(
+            f"The table has no column 'text'; its columns are {', '.join(map(str, names))}. Pass the one that holds "
+            "the texts, as in llm.classify(table['body'])."
+        )
+    first, second = (list(split(frame[name])) if name in names else None for name in ("text", "text_pair"))
+    if second is None:
+        return first or []
+    return [{"text": one, "text_pair": other} for one, other in zip(first or [], second)]
 
 
 def parse(prompt: Any) -> Prompt:
@@ -78,8 +120,10 @@ def _parse_mapping(prompt: Mapping[str, Any]) -> Prompt:
                 f"The prompt has {len(ids)} prompt_token_ids but {len(types)} token_type_ids; give one each."
             )
         return TokensPrompt(ids, types)
-    if "prompt" in prompt:
-        text, pair = prompt["prompt"], prompt.get("text_pair")
+    if "prompt" in prompt or "text" in prompt:  # vLLM's word, and that of our server
+        if "prompt" in prompt and "text" in prompt:
+            raise ValidationError("The prompt has both 'prompt' and 'text'; give one of them.")
+        text, pair = prompt.get("prompt", prompt.get("text")), prompt.get("text_pair")
         if not isinstance(text, str) or not isinstance(pair, str | None):
             raise TypeError("Prompt text should be a string")
         return TextPrompt(text, pair or None)  # transformers reads no pair where the second text is empty
@@ -154,7 +198,12 @@ class Options:
 
     @classmethod
     def parse(cls, kwargs: Mapping[str, Any] | None, max_length: int, lower: bool = False) -> Options:
-        """Reads ``tokenization_kwargs``; names that mean nothing here are logged once and ignored."""
+        """Reads ``tokenization_kwargs``.
+
+        Raises:
+            ValidationError: a name that means nothing here, or a value that is not possible.
+            TypeError: a count that is no whole number.
+        """
         if not kwargs:
             return cls(lower=lower)
         left = dict(kwargs)
@@ -165,11 +214,12 @@ class Options:
         side = left.pop("truncation_side", None)
         lower = bool(left.pop("do_lower_case", lower))
         special = bool(left.pop("add_special_tokens", True))
-        left.pop("needs_detokenization", None)
+        for name in HARMLESS:
+            left.pop(name, None)
         padding = left.pop("padding", None)
         if padding == "max_length":
             pad = length
-        elif padding not in (None, False, "do_not_pad"):
+        elif padding not in (None, False, "do_not_pad", True, "longest"):  # prompts are padded by themselves
             left["padding"] = padding
         truncation, strategy = left.pop("truncation", None), "longest_first"
         if truncation in (True, "longest_first", "only_first", "only_second"):
@@ -180,7 +230,11 @@ class Options:
         elif truncation is not None:
             left["truncation"] = truncation
         for name, value in left.items():
-            _warn_once(name, repr(value))
+            raise ValidationError(
+                f"tokenization_kwargs has {name}={value!r}, for which jaxpool has no use"
+                + (f"; did you mean {near[0]!r}?" if (near := difflib.get_close_matches(name, KNOWN, n=1)) else ""),
+                parameter=name,
+            )
         if side not in (None, "left", "right"):
             raise ValidationError(
                 "`truncation_side` must be either 'left' or 'right'.", parameter="truncation_side", value=side
@@ -202,8 +256,3 @@ def _limit(name: str, value: Any, max_length: int) -> int | None:
             value=value,
         )
     return max_length if value < 0 else operator.index(value)
-
-
-@functools.cache
-def _warn_once(name: str, value: str) -> None:
-    logger.warning("Ignoring the tokenization option %s=%s: jaxpool has no use for it.", name, value)

@@ -1,163 +1,104 @@
-"""Results out: JSON lines, CSV, a terminal table; files appear under their name only when complete."""
+"""Result files, which appear under their name only when complete."""
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import errno
-import json
+import gzip
+import io
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, TextIO
 
-from jaxpool.errors import JaxpoolError, ValidationError
+from jaxpool import destinations, formats
+from jaxpool.destinations import in_words, is_device
+from jaxpool.errors import ValidationError
+from jaxpool.writers import Result, Write
 
-Result = Mapping[str, Any]
-"""``index``, ``text``, maybe ``pair``, ``label``, for multi-label models ``labels``, and ``probs`` or ``logits``,
-which map label names to numbers."""
+__all__ = ["check_path", "is_device", "open_file"]
 
-
-def as_json(result: Result) -> str:
-    """One JSON line, readable in any script."""
-    return json.dumps(result, ensure_ascii=False, allow_nan=False)
+LOST = "no results were kept"
 
 
-def check_path(path: Path) -> None:
-    """Refuses a path that `open_file` could not write; call it before a model is loaded for nothing.
+def check_path(path: Path, *, force: bool = False, inputs: Sequence[os.stat_result] = ()) -> None:
+    """Refuses a path that `open_file` could not or should not write; call it before a model is loaded for nothing.
+
+    Args:
+        path: of the results.
+        force: an existing file may be replaced.
+        inputs: files that are being read; these are never replaced.
 
     Raises:
-        ValidationError: a folder, in a folder that does not exist, or neither ``.jsonl`` nor ``.csv``.
+        ValidationError: a folder, in a folder that does not exist, of no format that is written, an input, or an
+            existing file without ``force``.
     """
-    if path.is_dir():
-        raise ValidationError(f"cannot write to {path}: it is a folder; name a .jsonl or .csv file in it")
-    if not path.parent.is_dir():
-        raise ValidationError(f"cannot write {path}: there is no folder {path.parent}")
-    if path.suffix not in (".jsonl", ".csv") and not _is_device(path):
-        raise ValidationError(f"cannot write {path}: results are written as .jsonl or .csv")
+    destinations.check_file(path, force=force, inputs=inputs)
+    known = formats.of_path(path)
+    if (known is None or known.write is None) and not is_device(path):
+        raise ValidationError(
+            f"cannot write {path}: results are written as {formats.listed(formats.WRITTEN)} (also .gz)"
+        )
 
 
 @contextlib.contextmanager
-def open_file(path: Path, columns: Sequence[str]) -> Iterator[Callable[[Result], None]]:
+def open_file(path: Path, columns: Sequence[str]) -> Iterator[Write]:
     """Gives a function that writes one result; ``path`` appears, complete, when the block ends without error.
 
     Until then the results are in a hidden file beside it, which is removed when the block fails for whatever
-    reason, Ctrl-C included. An existing file is replaced; a device or pipe is written directly.
+    reason, Ctrl-C included. An existing file is replaced; a device or pipe is written directly, ``-`` is standard
+    output.
 
     Args:
-        path: ``.jsonl`` (one object per line) or ``.csv``.
-        columns: header of a ``.csv``; nested results are found under ``key_subkey``, lists are joined by ``;``,
-            what is absent stays empty.
+        path: its name tells the format; a device without one gets JSON lines.
+        columns: header of a table; nested results are found under ``key_subkey``.
 
     Raises:
         JaxpoolError: the file cannot be written (disk full, no permission).
     """
-    target = path.resolve()  # a symbolic link stays one
-    part = target if _is_device(target) else target.with_name(f".{target.name}.{os.getpid()}.part")
-    complete = False
-    file: TextIO | None = None
-    try:
-        with _in_words(path):
-            file = part.open("w", encoding="utf-8", newline="")
-            write = _writer(file, path.suffix, columns)
+    with contextlib.ExitStack() as stack:
+        number = destinations.descriptor(path)
+        if number is not None:
+            with in_words(path, LOST):
+                raw: IO[bytes] = os.fdopen(os.dup(number), "wb")
+        else:
+            part = path if is_device(path) else stack.enter_context(destinations.whole_file(path, LOST))
+            with in_words(path, LOST):
+                raw = part.open("wb")
+        write = stack.enter_context(_writing(raw, path, columns))
 
         def write_in_words(result: Result) -> None:
-            with _in_words(path):
+            with in_words(path, LOST):
                 write(result)
 
         yield write_in_words
-        with _in_words(path):
-            file.close()
-            if part is not target:
-                part.replace(target)
-        complete = True
-    finally:
-        if file is not None and not complete:
-            with contextlib.suppress(OSError):  # the error that brought us here is the one to report
-                file.close()
-            if part is not target:
-                part.unlink(missing_ok=True)
-
-
-def _is_device(path: Path) -> bool:
-    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 @contextlib.contextmanager
-def _in_words(path: Path) -> Iterator[None]:
+def _writing(raw: IO[bytes], path: Path, columns: Sequence[str]) -> Iterator[Write]:
+    """Encodes into ``raw`` and closes it, in words; after an error it is only closed."""
+    known = formats.of_path(path)
+    make = (known and known.write) or formats.FORMATS["jsonl"].write
+    assert make is not None
+    # no name and no time in it: equal results make equal files
+    packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if formats.packed(path) else None
+    # half of a surrogate pair, kept from the input, has no other form in UTF-8 than JSON's escape
+    file: TextIO = io.TextIOWrapper(
+        packed or raw,
+        encoding="utf-8",
+        errors="backslashreplace",
+        newline="",
+    )
+    ends = contextlib.ExitStack()
     try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = "the disk is full" if full else error.strerror or str(error)
-        raise JaxpoolError(f"cannot write {path}: {reason}; no results were kept") from error
-
-
-def _writer(file: TextIO, suffix: str, columns: Sequence[str]) -> Callable[[Result], None]:
-    if suffix != ".csv":
-        return lambda result: print(as_json(result), file=file)
-    table = csv.writer(file, lineterminator="\n")
-    table.writerow(columns)
-
-    def write(result: Result) -> None:
-        flat: dict[str, Any] = {}
-        for key, value in result.items():
-            if isinstance(value, Mapping):
-                flat |= {f"{key}_{sub}": number for sub, number in value.items()}
-            else:
-                flat[key] = ";".join(value) if isinstance(value, list) else value
-        table.writerow([flat.get(column) for column in columns])
-
-    return write
-
-
-def print_table(results: Sequence[Result], kind: str, most: int | None = None) -> None:
-    """A table of results on the terminal: text, label, and a bar per label shown.
-
-    Args:
-        results: see `Result`.
-        kind: ``probs`` (drawn as bars) or ``logits`` (numbers only).
-        most: labels shown of each result, highest first; None shows all.
-    """
-    from rich.cells import cell_len
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    rows = []
-    for result in results:
-        words = " ".join(result["text"].split())
-        if "pair" in result:
-            words += " | " + " ".join(result["pair"].split())
-        label = ", ".join(result["labels"]) if "labels" in result else result["label"]
-        scores = sorted((result[kind] or {}).items(), key=lambda score: -score[1])[:most]
-        rows.append((Text(words), Text(label or "-", style="bold"), scores))
-    name_width = max((cell_len(name) for *_, scores in rows for name, _ in scores), default=0)
-    drawn = [[_score(name, value, kind, name_width) for name, value in scores] for *_, scores in rows]
-
-    console = Console()
-    bars = max((line.cell_len for lines in drawn for line in lines), default=0)
-    labels = min(max((label.cell_len for _, label, _ in rows), default=0), 40)
-    texts = max((text.cell_len for text, *_ in rows), default=0)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    # Left to itself, rich lets a long text take the bars' room.
-    room = max(console.width - bars - labels - 3 * 2, 8)
-    table.add_column("text", width=max(min(texts, room), 4), no_wrap=True, overflow="ellipsis")
-    table.add_column("label", width=max(labels, 5), no_wrap=True, overflow="ellipsis")
-    table.add_column("probability" if kind == "probs" else "logit", min_width=bars, no_wrap=True)
-    for (text, label, _), lines in zip(rows, drawn):
-        table.add_row(text, label, Text("\n").join(lines))
-    console.print(table)
-
-
-_BAR = 16  # characters of a full bar
-
-
-def _score(name: str, value: float, kind: str, width: int) -> Any:
-    from rich.text import Text
-
-    if kind != "probs":
-        return Text.assemble(f"{name:<{width}} ", f"{value:9.4f}")
-    eighths = round(min(max(value, 0.0), 1.0) * _BAR * 8)
-    bar = "█" * (eighths // 8) + (" ▏▎▍▌▋▊▉"[eighths % 8] if eighths % 8 else "")
-    return Text.assemble(f"{name:<{width}} ", (f"{bar:<{_BAR}}", "cyan"), f" {value:6.1%}")
+        with in_words(path, LOST):
+            write = ends.enter_context(make(file, columns))
+        yield write
+        with in_words(path, LOST):
+            ends.close()
+            file.close()
+            raw.close()
+    except BaseException:
+        for one in (file, raw):
+            with contextlib.suppress(OSError):  # the error that brought us here is the one to report
+                one.close()
+        raise

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from jaxpool.errors import ValidationError
@@ -14,7 +14,7 @@ from jaxpool.errors import ValidationError
 if TYPE_CHECKING:
     from jaxpool.llm import LLM
     from jaxpool.outputs import ClassificationOutput
-    from jaxpool.results import Result
+    from jaxpool.writers import Result
 
 CHUNK = 4096
 """Texts planned together: enough that full buckets are the rule, few enough to hold in memory twice."""
@@ -29,12 +29,16 @@ class Item:
         pair: a second text, for models that read two.
         where: what an error calls it.
         end: bytes of its file that had been read when it was, for progress.
+        others: what else its record holds, passed on to the result.
+        problem: why it cannot be classified; empty where nothing is known to be wrong.
     """
 
     text: str
     pair: str | None = None
     where: str = "the text"
     end: int = 0
+    others: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
 
     @property
     def blank(self) -> bool:
@@ -55,11 +59,12 @@ def classify(
     truncate: bool = False,
     top_k: int | None = None,
     advance: Callable[[int, float], object] = lambda _texts, _read: None,
+    skip: Callable[[Item], object] | None = None,
 ) -> Iterator[Result]:
     """Classifies a stream.
 
-    While a chunk computes, a thread reads and tokenises the next one. A blank text gets a result without a label,
-    so that results line up with what came in.
+    While a chunk computes, a thread reads and tokenises the next one. An empty text is what the tokenizer makes of
+    it, as everywhere: special tokens, or an error where there are none.
 
     Args:
         llm: the model.
@@ -68,9 +73,10 @@ def classify(
         truncate: cut texts that are too long, instead of refusing them.
         top_k: keep so many labels of each result, highest first; None keeps all in the model's order.
         advance: called with how many more texts are done, and about how many bytes of input these were.
+        skip: called, in order, with each item that cannot be classified, ``problem`` telling why; None raises.
 
     Yields:
-        `jaxpool.results.Result` objects, in order.
+        `jaxpool.writers.Result` objects, in order; ``index`` counts skipped items too.
 
     Raises:
         ValidationError: a text cannot be classified; the message says which and what to do.
@@ -82,8 +88,7 @@ def classify(
     supply = iter(items)
 
     def prepare() -> tuple[list[Item], list[dict[str, Any]]]:
-        chunk = list(itertools.islice(supply, CHUNK))
-        return chunk, _tokenise(llm, [item for item in chunk if not item.blank], truncate)
+        return _tokenise(llm, list(itertools.islice(supply, CHUNK)), truncate, skip is not None)
 
     count, read = itertools.count(), 0
     ahead = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
@@ -101,42 +106,54 @@ def classify(
                 bar = functools.partial(_Bar, advance, per_text)
                 answers = llm.classify(prompts, pooling_params=params, use_tqdm=bar)
                 outputs = iter([answer.outputs for answer in answers])
-            blank = len(chunk) - len(prompts)
-            advance(blank, blank * per_text)
+            skipped = len(chunk) - len(prompts)
+            advance(skipped, skipped * per_text)
             for item in chunk:
-                output = None if item.blank else next(outputs)
-                yield _result(next(count), item, output, kind, llm, top_k)
+                index = next(count)
+                if item.problem and skip is not None:
+                    skip(item)
+                else:
+                    yield _result(index, item, next(outputs), kind, llm, top_k)
     finally:
         # Not waited for: the thread may be blocked on a read that never returns.
         ahead.shutdown(wait=False, cancel_futures=True)
 
 
-def _tokenise(llm: LLM, items: list[Item], truncate: bool) -> list[dict[str, Any]]:
+def _tokenise(llm: LLM, items: list[Item], truncate: bool, tolerant: bool) -> tuple[list[Item], list[dict[str, Any]]]:
+    """The items, with what is wrong with them where ``tolerant``, and prompts of those that are right."""
     options = {"truncate_prompt_tokens": -1} if truncate else {}
+    right = [item for item in items if not item.problem]
     try:
-        encoded = llm.tokenizer.encode([item.prompt for item in items], options)
+        encoded = llm.tokenizer.encode([item.prompt for item in right], options)
     except (ValueError, TypeError):
+        checked = []
         for item in items:
-            _check(llm, item, options)
-        raise
-    return [
+            problem = item.problem or _problem(llm, item, options)
+            if problem and not tolerant:
+                raise ValidationError(f"{item.where}: {problem}") from None
+            checked.append(replace(item, problem=problem))
+        if all(item.problem == other.problem for item, other in zip(checked, items)):
+            raise  # together they fail, and each by itself does not
+        return _tokenise(llm, checked, truncate, tolerant)
+    return items, [
         {"prompt_token_ids": one.ids} | ({} if one.types is None else {"token_type_ids": one.types}) for one in encoded
     ]
 
 
-def _check(llm: LLM, item: Item, options: dict[str, Any]) -> None:
-    """Raises what is wrong with one item, saying which it is."""
+def _problem(llm: LLM, item: Item, options: dict[str, Any]) -> str:
+    """What is wrong with one item, and what to do; empty where nothing is."""
     try:
         llm.tokenizer.encode([item.prompt], options)
-        return
+        return ""
     except (ValueError, TypeError) as error:
-        problem, remedy = error, ""
+        problem = str(error)
+    if item.blank:
+        return f"the text is empty, and this model's tokenizer makes no token of it ({problem})"
     try:
         llm.tokenizer.encode([item.prompt], {"truncate_prompt_tokens": -1})
-        remedy = f" Or cut long texts to the first {llm.tokenizer.max_length} tokens with --truncate."
+        return f"{problem} Or cut long texts to the first {llm.tokenizer.max_length} tokens with --truncate."
     except (ValueError, TypeError):
-        pass
-    raise ValidationError(f"{item.where}: {problem}{remedy}") from problem
+        return problem
 
 
 class _Bar:
@@ -153,14 +170,11 @@ class _Bar:
         """The chunk is done; the stream goes on."""
 
 
-def _result(
-    index: int, item: Item, output: ClassificationOutput | None, kind: str, llm: LLM, top_k: int | None
-) -> Result:
+def _result(index: int, item: Item, output: ClassificationOutput, kind: str, llm: LLM, top_k: int | None) -> Result:
     result: dict[str, Any] = {"index": index, "text": item.text}
     if item.pair is not None:
         result["pair"] = item.pair
-    if output is None:
-        return result | {"label": None, kind: None}
+    result |= item.others
     result["label"] = output.label
     if llm.engine.spec.problem == "multi":
         result["labels"] = output.labels

@@ -1,8 +1,8 @@
-"""Text files in: streaming, one record at a time, with errors that name file, line and remedy.
+"""Input files: streaming, one record at a time, with errors that name file, line and remedy.
 
-``.txt`` (one text per line), ``.jsonl``, ``.csv``, ``.tsv``, each also as ``.gz``, or standard input. Blank
-lines mean nothing in ``.jsonl``, ``.csv`` and ``.tsv`` and are skipped; in ``.txt`` a blank line is a text
-without words and is kept, so that the n-th result always belongs to the n-th line.
+Every format of the table in ``formats``, each also as ``.gz``, or standard input. Blank lines mean nothing in
+``.jsonl``, ``.csv`` and ``.tsv`` and are skipped; in ``.txt`` a blank line is a text without words and is kept, so that
+the n-th result always belongs to the n-th line.
 """
 
 from __future__ import annotations
@@ -10,20 +10,22 @@ from __future__ import annotations
 import codecs
 import csv
 import gzip
+import io
+import itertools
 import json
 import os
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from jaxpool import formats
 from jaxpool.errors import InputFileError, ValidationError
+from jaxpool.readers import DELIMITERS, LONGEST, json_type
 
-FORMATS = {"txt": "txt", "text": "txt", "jsonl": "jsonl", "ndjson": "jsonl", "csv": "csv", "tsv": "tsv"}
 _CHUNK = 1 << 18  # bytes decoded at a time
-_LONGEST = 1 << 26  # characters of a line or field; beyond it, this is no text file, or a quote never closes
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +33,16 @@ class Row:
     """One record of an input file.
 
     Attributes:
-        line: number of its (first) line, from 1.
+        line: number of its (first) line, from 1; in a JSON array, of the entry.
         values: the asked-for columns in order: strings, or any JSON value from ``.jsonl``.
+        others: the other columns, where they are kept.
+        problem: why it could not be read, where such rows are passed on; ``values`` is empty then.
     """
 
     line: int
     values: tuple[Any, ...]
+    others: dict[str, Any] = field(default_factory=dict)
+    problem: str = ""
 
 
 class TextFile:
@@ -47,9 +53,13 @@ class TextFile:
         columns: names of the columns wanted (JSON fields, CSV header names); ``.txt`` has just one, and any
             name will do for it.
         options: the command-line options that name these columns, for messages.
-        file_format: ``txt``, ``jsonl``, ``csv`` or ``tsv``; None goes by the suffix, and takes standard input
-            for ``txt``.
+        file_format: a name of ``formats.FORMATS``; None goes by the suffix. A pipe has none: it is read as lines of
+            text, unless ``named`` or its first line say that it has columns.
         encoding: of the text; UTF-8 with or without byte order mark by default.
+        delimiter: between the columns of a table; None finds it by the header.
+        named: whether the caller has named columns, so that lines of text cannot be meant.
+        keep: whether rows have the ``others``.
+        tolerant: whether a row that cannot be read is passed on with its ``problem``, rather than raised.
 
     Raises:
         InputFileError: when opened or while iterated: not found, unknown suffix, undecodable bytes, column
@@ -64,16 +74,24 @@ class TextFile:
         options: Sequence[str] = ("--text-column", "--pair-column"),
         file_format: str | None = None,
         encoding: str = "utf-8",
+        delimiter: str | None = None,
+        named: bool = False,
+        keep: bool = False,
+        tolerant: bool = False,
     ) -> None:
         self.name = "standard input" if path is None else str(path)
-        self.format = file_format or ("txt" if path is None else _format_of(Path(path)))
         self.columns = tuple(columns)
+        self.delimiter = delimiter
         self._options = tuple(options)
         self._encoding = _codec_name(encoding)
-        if self.format == "txt" and len(self.columns) > 1:
+        self.tolerant = tolerant
+        self._named, self._keep = named or len(self.columns) > 1, keep
+        self._ahead: Iterator[str] | None = None
+        self.format = file_format or _format_of(path)
+        if self.format and not formats.FORMATS[self.format].named and len(self.columns) > 1:
             raise InputFileError(
                 f"{self.name}: plain text has one column, but {_quoted(self.columns)} were asked for; "
-                "use .jsonl, .csv or .tsv for several"
+                f"use {formats.listed(_NAMED)} for several"
             )
         self._raw, self.size = _open(path)
 
@@ -96,21 +114,91 @@ class TextFile:
         except (OSError, ValueError):
             return 0
 
-    def __iter__(self) -> Iterator[Row]:
-        lines = self._lines()
-        if self.format == "txt":
-            return (Row(number, (line.rstrip("\r\n"),)) for number, line in enumerate(lines, 1))
-        return self._json_rows(lines) if self.format == "jsonl" else self._csv_rows(lines)
+    @property
+    def status(self) -> os.stat_result | None:
+        """What the system knows of the open file, by which it is told apart from others; None if it is none."""
+        try:
+            return os.fstat(self._raw.fileno())
+        except (OSError, io.UnsupportedOperation):
+            return None
 
-    def _lines(self) -> Iterator[str]:
+    @property
+    def unit(self) -> str:
+        """What a row's number counts."""
+        return "entry" if self.format == "json" else "line"
+
+    def place(self, row: Row) -> str:
+        """How messages name a row."""
+        return f"{self.name}: {self.unit} {row.line}"
+
+    def __iter__(self) -> Iterator[Row]:
+        if not self.format:
+            self._look()
+        read = formats.FORMATS[self.format].read
+        assert read is not None
+        wanted = set(self.columns)
+        for record in read(self):
+            if not record.problem:
+                values = tuple(record.fields[column] for column in self.columns)
+                kept = self._keep and formats.FORMATS[self.format].named
+                others = {name: value for name, value in record.fields.items() if name not in wanted} if kept else {}
+                yield Row(record.line, values, others)
+                continue
+            row = Row(record.line, (), problem=record.problem)
+            if not self.tolerant:
+                raise InputFileError(f"{self.place(row)} {record.problem}")
+            yield row
+
+    def _look(self) -> None:
+        """Decides by the first line what a pipe holds; lines of text where nothing speaks against it.
+
+        Raises:
+            InputFileError: it seems to have columns, or should have them and has not.
+        """
+        pieces, seen = self.pieces(), ""
+        for piece in pieces:
+            seen += piece
+            if "\n" in seen.lstrip():
+                break
+        self._ahead = itertools.chain([seen] if seen else [], pieces)
+        self.format = _guess(seen.lstrip().partition("\n")[0].strip(), self.columns, self._named)
+        if not self.format:
+            raise InputFileError(
+                f"{self.name} has no name that tells its format, and its first line names no column "
+                f"{_quoted(self.columns)}; say what it is with --format {{{','.join(_NAMED)}}}, and name its column"
+            )
+        if self.format != "txt" and not self._named:
+            raise InputFileError(
+                f"{self.name} looks like {self.format.upper()}; say --format {self.format} to read it so, "
+                "or --format txt to classify its lines as they are"
+            )
+
+    def lines(self) -> Iterator[str]:
         """Decoded lines with their ends; only ``\\n`` ends a line, as text may hold other separators."""
-        stream: Any = gzip.GzipFile(fileobj=self._raw) if self.name.endswith(".gz") else self._raw
+        line, rest = 1, ""
+        for text in self.pieces():
+            line += text.count("\n")
+            *complete, rest = (rest + text).split("\n")
+            for each in complete:
+                yield each + "\n"
+            if len(rest) > LONGEST:
+                raise InputFileError(f"{self.name}: line {line} has more than {LONGEST:,} characters; is it text?")
+        if rest:
+            yield rest
+
+    def pieces(self) -> Iterator[str]:
+        """Decoded text as it comes: what a slow pipe has so far, not a full chunk."""
+        ahead, self._ahead = self._ahead, None
+        return self._decoded() if ahead is None else ahead
+
+    def _decoded(self) -> Iterator[str]:
+        stream: Any = gzip.GzipFile(fileobj=self._raw) if formats.packed(Path(self.name)) else self._raw
         decoder = codecs.getincrementaldecoder(self._encoding)()
-        line, rest, last = 1, "", False
+        line, last = 1, False
         while not last:
             offset = stream.tell() if stream.seekable() else None
             try:
-                data = stream.read1(_CHUNK)  # what a slow pipe has so far, not a full chunk
+                data = stream.read1(_CHUNK)
             except (OSError, EOFError, zlib.error) as error:
                 raise InputFileError(f"{self.name}: cannot be read after line {line}: {error}") from error
             last = not data
@@ -125,13 +213,8 @@ class TextFile:
                     "if it is UTF-16, pass --encoding utf-16"
                 )
             line += text.count("\n")
-            *complete, rest = (rest + text).split("\n")
-            for each in complete:
-                yield each + "\n"
-            if len(rest) > _LONGEST:
-                raise InputFileError(f"{self.name}: line {line} has more than {_LONGEST:,} characters; is it text?")
-        if rest:
-            yield rest
+            if text:
+                yield text
 
     def _undecodable(self, error: UnicodeDecodeError, line: int, offset: int | None, read: int) -> InputFileError:
         before = error.object[: error.start]
@@ -146,64 +229,15 @@ class TextFile:
             f"name the file's encoding, for example --encoding {guess}"
         )
 
-    def _json_rows(self, lines: Iterator[str]) -> Iterator[Row]:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                detail = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-                raise InputFileError(
-                    f"{self.name}: line {number} is not JSON ({detail}); every line must be one JSON object"
-                ) from error
-            if not isinstance(record, dict):
-                raise InputFileError(
-                    f"{self.name}: line {number} is a JSON {_json_type(record)}; every line must be an object"
-                    f' like {{"{self.columns[0]}": "…"}}'
-                )
-            for column in self.columns:
-                if column not in record:
-                    raise self._missing(column, list(record), f"line {number} has no field")
-            yield Row(number, tuple(record[column] for column in self.columns))
-
-    def _csv_rows(self, lines: Iterator[str]) -> Iterator[Row]:
-        csv.field_size_limit(_LONGEST)
-        dialect = "excel-tab" if self.format == "tsv" else "excel"
-        reader = csv.reader(lines, dialect, strict=True)  # a malformed quote is refused, not guessed at
-        start = 1
-        try:
-            header = next(reader, None)
-            while header == []:
-                header = next(reader, None)
-            if header is None:
-                raise InputFileError(f"{self.name} is empty; its first line must name the columns")
-            for column in self.columns:
-                if header.count(column) != 1:
-                    trouble = "there is no column" if column not in header else "there are several columns"
-                    raise self._missing(column, header, trouble)
-            wanted = [header.index(column) for column in self.columns]
-            start = reader.line_num + 1
-            for fields in reader:
-                if fields:
-                    if len(fields) != len(header):
-                        raise InputFileError(
-                            f"{self.name}: line {start} has {len(fields)} fields, the header {len(header)}; "
-                            "a separator or line break inside a text needs double quotes around the text"
-                        )
-                    yield Row(start, tuple(fields[i] for i in wanted))
-                start = reader.line_num + 1
-        except csv.Error as error:
-            raise InputFileError(
-                f"{self.name}: line {start} is not valid {self.format.upper()} ({error}); a quote inside a "
-                'quoted text is written twice ("")'
-            ) from error
-
-    def _missing(self, column: str, seen: Sequence[str], trouble: str) -> InputFileError:
-        return InputFileError(
-            f"{self.name}: {trouble} {column!r}; the columns are {_quoted(seen) or '(none)'}; "
+    def missing(self, column: str, seen: Sequence[str], trouble: str) -> str:
+        """A sentence, begun by ``trouble``, about a column that is not there."""
+        return (
+            f"{trouble} {column!r}; the columns are {_quoted(seen) or '(none)'}; "
             f"choose with {self._options[self.columns.index(column)]}"
         )
+
+
+_NAMED = tuple(name for name in formats.READ if formats.FORMATS[name].named)
 
 
 def _codec_name(encoding: str) -> str:
@@ -218,19 +252,48 @@ def _codec_name(encoding: str) -> str:
     return "utf-8-sig" if name == "utf-8" else name
 
 
-def _format_of(path: Path) -> str:
-    suffix = (path.with_suffix("") if path.suffix == ".gz" else path).suffix.removeprefix(".").lower()
-    if suffix not in FORMATS:
-        seen = f"suffix .{suffix}" if suffix else "no suffix"
-        raise InputFileError(
-            f"{path} has {seen}; jaxpool reads .txt, .jsonl, .csv and .tsv (also .gz); "
-            "say which one it is with --format"
-        )
-    return FORMATS[suffix]
+def _format_of(path: str | Path | None) -> str:
+    """By the name; empty for a pipe or the like without a name that tells, which is looked into."""
+    if path is None:
+        return ""
+    path = Path(path)
+    known = formats.of_path(path)
+    if known is not None and known.read is not None:
+        return known.name
+    suffix = formats.suffix(path)
+    if path.exists() and not path.is_file():
+        return ""
+    raise InputFileError(
+        f"{path} has {f'suffix {suffix}' if suffix else 'no suffix'}; jaxpool reads {formats.listed(formats.READ)} "
+        "(also .gz); say which one it is with --format"
+    )
+
+
+def _guess(line: str, columns: Sequence[str], named: bool) -> str:
+    """The format that begins with ``line``: ``txt`` where nothing speaks for another, empty where it must be one."""
+    if line in ("[", "[{"):
+        return "json"
+    if line.startswith(("{", "[")):
+        try:
+            whole = json.loads(line)
+        except (ValueError, RecursionError):
+            whole = None
+        if isinstance(whole, dict):
+            return "jsonl"
+        if isinstance(whole, list) or (named and line.startswith("[")):
+            return "json"
+    for delimiter in DELIMITERS:
+        names = next(csv.reader([line], delimiter=delimiter), [])
+        # without a word from the user it must look like nothing but a header
+        if set(columns) <= set(names) and (named or (len(names) > 1 and all(map(str.isidentifier, names)))):
+            return "csv"
+    return "" if named else "txt"
 
 
 def _open(path: str | Path | None) -> tuple[BinaryIO, int]:
     if path is None:
+        if sys.stdin is None:
+            raise InputFileError("standard input is closed; give texts, or name a file with --input")
         return sys.stdin.buffer, 0
     path = Path(path)
     try:
@@ -249,11 +312,6 @@ def _quoted(names: Sequence[str]) -> str:
     return shown + (f" and {len(names) - 20} more" if len(names) > 20 else "")
 
 
-def _json_type(value: object) -> str:
-    names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
-    return names.get(type(value), "null")
-
-
 def as_text(value: object, where: str) -> str:
     """``value`` if it is a text; null counts as an empty one.
 
@@ -264,7 +322,7 @@ def as_text(value: object, where: str) -> str:
         return ""
     if not isinstance(value, str):
         shown = json.dumps(value, ensure_ascii=False)[:60]
-        raise InputFileError(f"{where} is {shown}, a JSON {_json_type(value)}; a text was expected")
+        raise InputFileError(f"{where} is {shown}, a JSON {json_type(value)}; a text was expected")
     if not value.isascii():
         try:
             value.encode()

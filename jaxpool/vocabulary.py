@@ -15,6 +15,13 @@ from jaxpool.errors import CheckpointError, ValidationError
 TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
 
 
+def tokenizer_files(folder: Path) -> list[Path]:
+    """A checkpoint's files that its tokenizer is made of; code is none of them, whatever it is called."""
+    patterns = (*TOKENIZER_FILES, "special_tokens_map.json", "added_tokens.json", "*.jinja")
+    found = {path for pattern in patterns for path in folder.glob(pattern)}
+    return sorted(path for path in found if path.is_file() and path.suffix not in (".py", ".pyc"))
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """What a transformers tokenizer is, for our purposes. Names are transformers'.

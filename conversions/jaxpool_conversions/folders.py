@@ -56,6 +56,11 @@ def copy_companions(source: Path, destination: Path) -> None:
                 shutil.copyfile(path, target)
 
 
+def is_companion(path: Path) -> bool:
+    """Whether a path within a checkpoint's folder is one of its small files."""
+    return any(path.match(pattern) and len(path.parts) == pattern.count("/") + 1 for pattern in _COMPANIONS)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

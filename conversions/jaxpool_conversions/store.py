@@ -24,7 +24,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxpool.errors import CheckpointError
-from jaxpool_conversions.folders import copy_companions, new_folder
+from jaxpool_conversions.folders import copy_companions, is_companion, new_folder
 from jaxpool_conversions.reader import Index
 from jaxpool_conversions.rules import HeadSource, Table
 
@@ -40,6 +40,12 @@ _REMEDY = "convert the checkpoint again with `jaxpool convert`"
 def is_store(folder: str | Path) -> bool:
     """Whether a folder was written by :func:`write_store`."""
     return (Path(folder) / _MANIFEST).is_file()
+
+
+def strays(folder: str | Path) -> list[str]:
+    """Files of a store's folder that :func:`write_store` does not write, as paths within it."""
+    files = (path.relative_to(folder) for path in sorted(Path(folder).rglob("*")) if not path.is_dir())
+    return [str(path) for path in files if path.parts[0] != _PARAMS and not is_companion(path)]
 
 
 def fingerprint(table: Table) -> str:

@@ -91,8 +91,10 @@ def test_a_pipe_with_blank_lines_stays_in_line(
     got = lines(out)
     assert [one["index"] for one in got] == [0, 1, 2, 3, 4]
     assert [got[i]["probs"] for i in (0, 2, 4)] == [one["probs"] for one in expected]
-    assert got[1] == {"index": 1, "text": "", "label": None, "probs": None}
-    assert err == "jaxpool: 2 blank texts have no label\n"
+    assert main(["classify", "--model", BERT, ""]) == 0
+    [empty] = lines(capsys.readouterr().out)
+    assert got[1] == {**empty, "index": 1, "probs": pytest.approx(empty["probs"])}, "as the library and the server do"
+    assert err == "jaxpool: 2 blank texts, which the model labels all the same\n"
 
 
 def test_a_table_in_and_a_table_out(tmp_path: Path, capsys: pytest.CaptureFixture[str], expected: list[dict]) -> None:
@@ -101,11 +103,15 @@ def test_a_table_in_and_a_table_out(tmp_path: Path, capsys: pytest.CaptureFixtur
         csv.writer(file).writerows([("id", "body"), *enumerate(TEXTS)])
     target.write_text("an older result\n")
     arguments = ["--input", str(source), "--text-column", "body", "--encoding", "cp1252", "--output", str(target)]
-    assert main(["classify", "--model", BERT, *arguments]) == 0
-    assert capsys.readouterr().out == ""
+    assert f"{target} exists already" in failure(capsys, "classify", "--model", BERT, *arguments)
+    assert target.read_text() == "an older result\n"
+    assert main(["classify", "--model", BERT, *arguments, "--force"]) == 0
+    out, err = capsys.readouterr()
+    assert (out, err) == ("", f"jaxpool: wrote {target} (3 results)\n")
     with target.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0]) == ["index", "text", "label", "probs_negative", "probs_neutral", "probs_positive"]
+    assert [row["id"] for row in rows] == ["0", "1", "2"]
+    assert list(rows[0]) == ["index", "text", "id", "label", "probs_negative", "probs_neutral", "probs_positive"]
     for row, want in zip(rows, expected, strict=True):
         assert (row["text"], row["label"]) == (want["text"], want["label"])
         assert {name: float(row[f"probs_{name}"]) for name in ("negative", "neutral", "positive")} == want["probs"]
@@ -166,9 +172,8 @@ def test_too_long_texts(capsys: pytest.CaptureFixture[str], tmp_path: Path, monk
         (["--input", "empty.txt"], "empty.txt holds no texts"),
         (["--input", "in.parquet"], "has suffix .parquet; jaxpool reads .txt"),
         (["--input", "in.txt", "--encoding", "klingon"], "unknown text encoding 'klingon'"),
-        (["text", ""], "text 2 is blank"),
         (["text", "--output", "gone/out.csv"], "there is no folder gone"),
-        (["text", "--output", "out.xlsx"], "results are written as .jsonl or .csv"),
+        (["text", "--output", "out.xlsx"], "results are written as .jsonl, .json, .csv and .tsv"),
         (["text", "--model", "./nowhere"], "There is no folder ./nowhere"),
         (["text", "--model", "."], "has no config.json"),
     ],
@@ -201,10 +206,43 @@ def test_mistakes_show_before_a_model_is_loaded(
         (["text", "--hf-overrides", "[1]"], "must be a JSON object, not [1]"),
         (["text", "--hf-overrides", "{"], "is not JSON"),
         (["text", "--dtype", "int3"], "invalid choice: 'int3'"),
+        (["text", "--topk", "3"], "jaxpool classify: error: unrecognized arguments: --topk 3; did you mean --top-k?"),
+        (["text", "--outptu=x"], "unrecognized arguments: --outptu=x; did you mean --output?"),
+        (["text", "--delimiter", ";"], "belong to --input or a pipe"),
+        (["--input", "x.csv", "--delimiter", "ab"], "must be one character, or 'tab', not 'ab'"),
     ],
 )
 def test_wrong_usage_exits_with_two(capsys: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:
     assert words in failure(capsys, "classify", *arguments, code=2)
+
+
+def test_usage_is_that_of_the_command_that_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, usage, message in (
+        (["clasify", "x"], "usage: jaxpool [-h]", "no command 'clasify' (classify, fit, "),
+        (["bench"], "usage: jaxpool bench serve [--model MODEL", "the following arguments are required: serve"),
+        (["classify", "x", "--topk", "1"], "usage: jaxpool classify [TEXT ...]", "did you mean --top-k?"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(words)
+        err = capsys.readouterr().err
+        assert err.startswith(usage)
+        assert message in err
+    with pytest.raises(SystemExit, match="2"):
+        main(["clasify"])
+    assert "did you mean classify?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_every_command_and_option(capsys: pytest.CaptureFixture[str], shell: str) -> None:
+    assert main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for word in (*COMMANDS, "on-error", "label-column", "served-model-name"):
+        assert word in script
+    if shell == "bash":
+        ask = "COMP_WORDS=(jaxpool cl); COMP_CWORD=1; _shtab_jaxpool; echo ${COMPREPLY[@]}"
+        ask += "; COMP_WORDS=(jaxpool classify --on); COMP_CWORD=2; _shtab_jaxpool; echo ${COMPREPLY[@]}"
+        done = subprocess.run(["bash", "-c", script + ask], capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["classify", "--on-error"]
 
 
 def test_a_full_disk_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -50,11 +51,55 @@ def test_an_existing_target_is_kept_unless_forced(tmp_path: Path, capsys: pytest
     assert main(["convert", str(MODELS / "bert-cls"), str(target)]) == 1
     assert f"{target} exists already" in capsys.readouterr().err
     assert [path.name for path in target.iterdir()] == ["precious"]
+    assert main(["convert", str(MODELS / "bert-cls"), str(target), "--force"]) == 1
+    assert "is no store of jaxpool's, which is all that --force replaces" in capsys.readouterr().err
+    (target / "precious").unlink()
+    assert main(["convert", str(MODELS / "bert-cls"), str(target)]) == 0
+    (target / "config.json").write_text("{}")
+    assert main(["convert", str(MODELS / "bert-cls"), str(target)]) == 1
+    assert "replace this store with --force" in capsys.readouterr().err
+    (target / "thesis.docx").touch()
+    assert main(["convert", str(MODELS / "bert-cls"), str(target), "--force"]) == 1
+    assert "also holds thesis.docx" in capsys.readouterr().err
+    (target / "thesis.docx").unlink()
     assert main(["convert", str(MODELS / "bert-cls"), str(target), "--force"]) == 0
-    assert not (target / "precious").exists()
+    assert (target / "config.json").read_text() != "{}"
     assert [path.name for path in tmp_path.iterdir()] == ["store"]
     assert main(["convert", str(target), str(tmp_path / "again")]) == 1
     assert "is a converted store already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("work/model", "is the source"),
+        ("work/link", "is a link"),
+        ("work/gone", "is a link"),
+        ("work", "or holds it"),
+        ("work/model/..", "or holds it"),
+        ("work/model/config.json", "is a file"),
+        ("here", "is the working directory"),
+        (".", "is the working directory"),
+        ("..", "or holds it"),
+    ],
+)
+def test_force_never_takes_anything_but_a_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], target: str, words: str
+) -> None:
+    """Not the source or what holds it, not a file, not what a link points to, not the folder we are in."""
+    (tmp_path / "here").mkdir()
+    source = shutil.copytree(MODELS / "bert-cls", tmp_path / "work" / "model")
+    (tmp_path / "work" / "jaxpool.json").write_text("{}")  # as if it were a store
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store" / "jaxpool.json").write_text("{}")
+    (tmp_path / "work" / "link").symlink_to(tmp_path / "store")
+    (tmp_path / "work" / "gone").symlink_to(tmp_path / "nowhere")
+    monkeypatch.chdir(tmp_path / "here")
+    before = sorted((str(path), path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.exists())
+    where = target if target.startswith(".") else str(tmp_path / target)
+    assert main(["convert", str(source), where, "--force"]) == 1
+    assert words in capsys.readouterr().err
+    assert sorted((str(path), path.stat().st_mtime_ns) for path in tmp_path.rglob("*") if path.exists()) == before
 
 
 @pytest.mark.parametrize("failure", [KeyboardInterrupt(), OSError(28, "No space left on device")])

@@ -14,9 +14,11 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from jaxpool import LLM, fit
-from jaxpool.errors import CheckpointError, EngineError, InputFileError, ValidationError
+from jaxpool.checkpoint import DEFAULT_MODEL
+from jaxpool.errors import CheckpointError, EngineError, InputFileError, JaxpoolError, ValidationError
 from jaxpool.labelled import Labelled
 from jaxpool.training import Recipe, rates
+from jaxpool.vocabulary import tokenizer_files
 
 WORDS = [
     "[PAD]",
@@ -324,6 +326,54 @@ def test_divergence_is_an_error_and_leaves_nothing(bert: Path, tmp_path: Path) -
     with pytest.raises(EngineError, match=r"diverged.*Lower the learning rate"):
         fit.fit(bert, toy(40, 1), tmp_path / "out", recipe=recipe, log=lambda line: None)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_destination_is_tried_before_anything_slow(bert: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    (tmp_path / "file").touch()
+    with pytest.raises(JaxpoolError, match=r"cannot write .*: Not a directory"):
+        fit.fit(bert, toy(20, 1), tmp_path / "file" / "out", log=lines.append)
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(ValidationError, match="is a link"):
+        fit.fit(bert, toy(20, 1), tmp_path / "link", log=lines.append)
+    assert not lines, "nothing was read yet"
+
+
+def test_a_disk_that_fills_says_so_and_leaves_nothing(fitted: fit.Fitted, tmp_path: Path) -> None:
+    """The library that writes the weights has errors of its own."""
+    resource = pytest.importorskip("resource")
+    with pytest.MonkeyPatch.context() as patch:
+        recipe = Recipe(epochs=1, batch_size=8, freeze="backbone")
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        save = fit.save
+
+        def save_with_little_room(*arguments: object) -> None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, hard))
+            try:
+                save(*arguments)  # type: ignore[arg-type]
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+        patch.setattr(fit, "save", save_with_little_room)
+        with pytest.raises(JaxpoolError, match=r"cannot write .*out: .*File too large.*nothing was left behind"):
+            fit.fit(fitted.folder, toy(20, 1), tmp_path / "out", recipe=recipe, log=lambda line: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_code_is_not_copied_into_a_model(tmp_path: Path) -> None:
+    names = (
+        "tokenizer.json",
+        "vocab.txt",
+        "vocabulary.py",
+        "tokenizer_helper.py",
+        "chat_template.jinja",
+        "config.json",
+    )
+    for name in names:
+        (tmp_path / name).touch()
+    found = [path.name for path in tokenizer_files(tmp_path)]
+    assert found == ["chat_template.jinja", "tokenizer.json", "vocab.txt"]
+    assert "vocabulary.py" not in {path.name for path in tokenizer_files(DEFAULT_MODEL)}
 
 
 @pytest.mark.parametrize(

@@ -202,6 +202,10 @@ class Difference(NamedTuple):
     only: str = ""
 
 
+NOT_A_PROMPT = "Prompt should be a string, list of tokens, or dictionary"
+NO_PARAMS = "pooling_params should be a PoolingParams or a list of them, got dict."
+NO_PLUGIN = "Unsupported task: 'plugin' Supported tasks: ('classify', 'token_classify')"
+NO_USE = "tokenization_kwargs has no_such_option=1, for which jaxpool has no use (parameter=no_such_option)"
 INTEGERS = (TypeError, "Token prompt should be a list of integers")
 DIFFERENCES: dict[str, Difference] = {
     "truncate_left_5": Difference("special tokens are kept", [2, 128, 1768, 18, 3], "bert-cls"),
@@ -209,10 +213,7 @@ DIFFERENCES: dict[str, Difference] = {
     "float_ids": Difference("1.5 is no token; vLLM rounds it in silence", INTEGERS),
     "bool_ids": Difference("True is no token", INTEGERS),
     "str_ids": Difference("vLLM shows an accident inside a comparison", INTEGERS),
-    "bytes_prompt": Difference(
-        "vLLM takes bytes for embeddings",
-        (TypeError, "Prompt should be a string, list of tokens, or dictionary"),
-    ),
+    "bytes_prompt": Difference("vLLM takes bytes for embeddings", (TypeError, NOT_A_PROMPT)),
     "lone_surrogate": Difference(
         "vLLM shows the tokenizer's internals",
         (
@@ -221,10 +222,7 @@ DIFFERENCES: dict[str, Difference] = {
             "decode the text with errors='replace'.",
         ),
     ),
-    "classify_params_wrong_type": Difference(
-        "vLLM misses a method of dict",
-        (TypeError, "pooling_params should be a PoolingParams or a list of them, got dict."),
-    ),
+    "classify_params_wrong_type": Difference("vLLM misses a method of dict", (TypeError, NO_PARAMS)),
     "classify_params_useact_string": Difference(
         'any text, even "no", would switch the activation on',
         (
@@ -232,10 +230,10 @@ DIFFERENCES: dict[str, Difference] = {
             "`use_activation` must be True, False or None, got 'yes'. (parameter=use_activation, value=yes)",
         ),
     ),
-    "encode_task_plugin": Difference(
-        "there are no plugins",
-        (ValidationError, "Unsupported task: 'plugin' Supported tasks: ('classify', 'token_classify')"),
-    ),
+    "encode_task_plugin": Difference("there are no plugins", (ValidationError, NO_PLUGIN)),
+    "classify_generator": Difference("anything that has an order is taken", None),
+    "unknown_dict": Difference("'text' is our server's word for 'prompt'", None),
+    "tokenization_kwargs_unknown": Difference("an option that nothing reads is named", (ValidationError, NO_USE)),
     "classify_truncate_kwarg": Difference(
         "our class has another name",
         (TypeError, "LLM.classify() got an unexpected keyword argument 'truncate_prompt_tokens'"),
@@ -355,6 +353,8 @@ def check_difference(case: str, difference: Difference, llm: LLM, recorded: dict
     elif case == "llm_methods":
         assert set(recorded["value"]) >= METHODS
         assert set(CASES[case](llm)) >= METHODS
+    elif case in ("classify_generator", "unknown_dict"):
+        assert len(CASES["unknown_dict"](llm) + llm.classify(text for text in TEXTS if text)) == len(TEXTS)
     elif isinstance(difference.ours, list):
         (output,) = CASES[case](llm)
         assert output.prompt_token_ids == difference.ours

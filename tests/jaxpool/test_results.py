@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from jaxpool import results
+from jaxpool import results, terminal
 from jaxpool.errors import JaxpoolError, ValidationError
 
 RESULT = {"index": 0, "text": 'a "quoted",\ntext', "label": "x", "labels": ["x", "y"], "probs": {"x": 0.75, "y": 0.25}}
@@ -82,7 +83,8 @@ def test_a_file_that_cannot_grow_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "words"), [("", "it is a folder"), ("gone/a.csv", "there is no folder"), ("a.txt", "as .jsonl or .csv")]
+    ("name", "words"),
+    [("", "it is a folder"), ("gone/a.csv", "there is no folder"), ("a.txt", "results are written as ")],
 )
 def test_impossible_paths(tmp_path: Path, name: str, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
@@ -102,9 +104,9 @@ def test_the_table_fits_the_terminal(
             "label": "negative",
             "probs": {"negative": 1.0, "positive": 0.0},
         },
-        {"text": " ", "label": None, "probs": None},
+        {"text": " ", "label": "negative", "probs": {"negative": 0.75, "positive": 0.25}},
     ]
-    results.print_table(many, "probs")
+    terminal.print_table(many, "probs")
     wide = capsys.readouterr().out
     assert max(map(len, wide.splitlines())) <= columns
     if columns == 100:
@@ -112,5 +114,40 @@ def test_the_table_fits_the_terminal(
         assert "[red]not markup[/red] 日本語 | b" in wide
         assert wide.index("positive ███████████████▊  98.2%") < wide.index("negative ▎                  1.8%")
         assert "negative ████████████████ 100.0%" in wide
-    results.print_table([{**one, "logits": one["probs"]} for one in many], "logits", most=1)
+    terminal.print_table([{**one, "logits": one["probs"]} for one in many], "logits", most=1)
     assert "positive    0.9823" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["probs", "logits"])
+def test_thirty_columns_still_have_label_and_score(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    scores = {"negative": 0.0177, "neutral": 0.0, "positive": 0.9823}
+    terminal.print_table([{"text": "long " * 50, "label": "positive", kind: scores}], kind)
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 30
+    assert "positive" in out
+    assert ("98.2%" if kind == "probs" else "0.9823") in out
+
+
+def test_texts_have_no_power_over_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    hostile = "\x1b[31mred\x1b]0;title\x07 \x9b2J \u202eflip \x7f 👩\u200d🔬 é"
+    terminal.print_table([{"text": hostile, "label": "\x1b[5m", "probs": {"\x1b[5m": 1.0}}], "probs")
+    out = capsys.readouterr().out
+    assert not {"\x1b", "\x07", "\x9b", "\x7f", "\u202e"} & set(out)
+    assert "\\x1b[5m" in out
+    shown = terminal.printable(hostile)
+    assert shown == "\\x1b[31mred\\x1b]0;title\\x07 \\x9b2J \\u202eflip \\x7f 👩\u200d🔬 é"
+
+
+def test_arrays_and_tabs(tmp_path: Path) -> None:
+    for count in range(3):
+        target = tmp_path / f"{count}.json"
+        with results.open_file(target, []) as write:
+            for _ in range(count):
+                write(RESULT)
+        assert json.loads(target.read_text()) == [RESULT] * count
+    with results.open_file(tmp_path / "a.tsv", ["text", "label"]) as write:
+        write(RESULT)
+    assert (tmp_path / "a.tsv").read_text().splitlines()[0] == "text\tlabel"

@@ -8,6 +8,7 @@ import json
 import sys
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from jaxpool.errors import InputFileError, ValidationError
 from jaxpool.textfiles import Row, TextFile, as_text
 
 
-def rows(path: Path | None, *columns: str, **options: str) -> list[Row]:
+def rows(path: Path | None, *columns: str, **options: Any) -> list[Row]:
     with TextFile(path, columns or ("text",), **options) as file:
         return list(file)
 
@@ -27,7 +28,7 @@ def write(folder: Path, name: str, content: str | bytes) -> Path:
     return path
 
 
-def refusal(path: Path | None, *columns: str, **options: str) -> str:
+def refusal(path: Path | None, *columns: str, **options: Any) -> str:
     with pytest.raises(InputFileError) as caught:
         rows(path, *columns, **options)
     assert "\n" not in str(caught.value)
@@ -112,7 +113,7 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none.txt").endswith("none.txt does not exist")
     (tmp_path / "folder.txt").mkdir()
     assert refusal(tmp_path / "folder.txt").endswith("is a folder, not a file")
-    assert "has suffix .parquet; jaxpool reads .txt, .jsonl, .csv and .tsv" in refusal(tmp_path / "a.parquet")
+    assert "has suffix .parquet; jaxpool reads .txt, .jsonl, .json, .csv and .tsv" in refusal(tmp_path / "a.parquet")
     assert "has no suffix" in refusal(tmp_path / "a")
 
 
@@ -178,7 +179,74 @@ def test_memory_stays_flat_and_progress_is_told(tmp_path: Path) -> None:
 
 
 def test_a_line_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(textfiles, "_LONGEST", 1000)
+    monkeypatch.setattr(textfiles, "LONGEST", 1000)
     monkeypatch.setattr(textfiles, "_CHUNK", 100)
     path = write(tmp_path, "a.txt", "ok\n" + "x" * 5000)
     assert "line 2 has more than 1,000 characters" in refusal(path)
+
+
+@pytest.mark.parametrize("separator", [";", "\t", "|"])
+def test_other_separators_are_found_by_the_header(tmp_path: Path, separator: str) -> None:
+    path = write(tmp_path, "a.csv", f'\nid{separator}text\n1{separator}"a, b{separator} c"\n')
+    assert rows(path) == [Row(3, (f"a, b{separator} c",))]
+    assert rows(path, delimiter=separator) == rows(path)
+    assert "there is no column 'text'" in refusal(path, delimiter="#")
+
+
+def test_json_arrays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [{"text": "a\n b, ]", "n": [1, {"m": "]"}]}, {"n": 12345, "text": None}, {"text": "é", "n": 1e5}]
+    for chunk in (1, 3, 7, 1 << 18):
+        monkeypatch.setattr(textfiles, "_CHUNK", chunk)
+        for indent in (None, 2):
+            path = write(tmp_path, "a.json", json.dumps(entries, indent=indent, ensure_ascii=False) + "\n")
+            wanted = [Row(i, (entry["text"], entry["n"])) for i, entry in enumerate(entries, 1)]
+            assert rows(path, "text", "n") == wanted
+        assert rows(write(tmp_path, "a.json", ' [ "x" , "y" ]')) == [Row(1, ("x",)), Row(2, ("y",))]
+        assert rows(write(tmp_path, "a.json", "[]")) == rows(write(tmp_path, "a.json", "")) == []
+        for damaged, words in (
+            ('[{"text": "a"}', "entry 2 is cut off"),
+            ('[{"text": "a"} {"text": "b"}]', "entry 2 does not follow a comma"),
+            ('[{"text": "a"},]', "entry 2 is not JSON"),
+            ('{"text": "a"}', "entry 1 does not follow a '['"),
+            ('[{"text": "a"}] x', "entry 2 comes after the end"),
+            ('["a", 7]', "entry 2 is a JSON number"),
+            ('[{"body": "a"}]', "entry 1 has no field 'text'"),
+        ):
+            assert words in refusal(write(tmp_path, "a.json", damaged))
+
+
+@pytest.mark.parametrize(
+    ("content", "named", "wanted"),
+    [
+        ('{"text": "a"}\n{"text": "b"}\n', True, ["a", "b"]),
+        ("id;text\n1;a\n2;b\n", True, ["a", "b"]),
+        ('[{"text": "a"},\n {"text": "b"}]', True, ["a", "b"]),
+        ('[\n  "a",\n  "b"\n]', True, ["a", "b"]),
+        ("a\nb\n", True, "its first line names no column 'text'; say what it is with --format"),
+        ('{"text": "a"}\n', False, "looks like JSONL; say --format jsonl"),
+        ("id,text\n1,a\n", False, "looks like CSV; say --format csv"),
+        ("the text, and more of it\n", False, ["the text, and more of it"]),
+        ("text\n{a}\n", False, ["text", "{a}"]),
+        ("\n\na", False, ["", "", "a"]),
+    ],
+)
+def test_a_pipe_is_looked_into(
+    monkeypatch: pytest.MonkeyPatch, content: str, named: bool, wanted: str | list[str]
+) -> None:
+    """Raw lines of a table or of JSON are never classified in silence."""
+    monkeypatch.setattr(textfiles, "_CHUNK", 5)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content.encode())))
+    if isinstance(wanted, str):
+        assert wanted in refusal(None, named=named)
+    else:
+        assert [row.values[0] for row in rows(None, named=named)] == wanted
+
+
+def test_kept_columns_and_rows_with_problems(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.csv", 'id,text,id\n1,a,2\n3\n"x"y,b,4\n5,c,6\n')
+    got = rows(path, keep=True, tolerant=True)
+    assert [row.line for row in got] == [2, 3, 4, 5]
+    assert (got[0].values, got[0].others) == (("a",), {"id": "1", "id_3": "2"})
+    assert "has 1 fields" in got[1].problem
+    assert "is not valid CSV" in got[2].problem
+    assert got[3].values == ("c",)

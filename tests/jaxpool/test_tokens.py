@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -21,7 +20,6 @@ from transformers import (
     RobertaTokenizer,
 )
 
-from jaxpool import prompts
 from jaxpool.errors import CheckpointError, ValidationError
 from jaxpool.prompts import Options, split
 from jaxpool.tokens import Tokenizer
@@ -296,15 +294,12 @@ def test_bad_options_are_refused(kwargs, error, message):
     assert message in str(caught.value)
 
 
-def test_unknown_options_are_logged_once(caplog):
-    prompts._warn_once.cache_clear()
-    with caplog.at_level(logging.WARNING, "jaxpool"):
-        for _ in range(2):
-            assert Options.parse({"colour": "red", "padding": True}, 16) == Options()
-    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
-        "Ignoring the tokenization option colour='red'",
-        "Ignoring the tokenization option padding=True",
-    ]
+def test_unknown_options_are_named() -> None:
+    assert Options.parse({"return_tensors": "pt", "padding": True, "verbose": False}, 16) == Options()
+    with pytest.raises(ValidationError, match=r"truncatoin=True, for which .*; did you mean 'truncation'"):
+        Options.parse({"truncatoin": True}, 16)
+    with pytest.raises(ValidationError, match="padding='both'"):
+        Options.parse({"padding": "both"}, 16)
 
 
 def test_padding_needs_a_padding_token():

@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(median 60 tokens, sigma 0.8, at most 512), and reports throughput and latency. Servers named with --against "
         "are measured in the same rounds, in turn. Run it alone on the machine."
     )
-    parser.add_argument("what", choices=("serve",), help="serve: the HTTP server")
+    parser.usage = "jaxpool bench serve [--model MODEL | --url URL] [--against NAME=URL] [options]"
+    parser.add_argument("what", metavar="serve", choices=("serve",), help="the HTTP server is what is measured")
     model = model_options(parser)
     model("--max-model-len", metavar="N", type=positive, help="most tokens of a text (default: the model's limit)")
     load = parser.add_argument_group("load").add_argument
