@@ -14,7 +14,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jaxpool.client import AsyncClient, Client
+    from jaxpool.client.http import AsyncClient, Client
+    from jaxpool.client.protocol import Classification
     from jaxpool.errors import (
         CheckpointError,
         ConfigError,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
         ScoringRequestOutput,
     )
     from jaxpool.params import LoRARequest, PoolerConfig, PoolingParams
-    from jaxpool.wire import Classification
 
 __version__ = "0.1.0"
 
@@ -74,9 +74,9 @@ __all__ = [
 
 _HOME = {
     "LLM": "llm",
-    "AsyncClient": "client",
-    "Classification": "wire",
-    "Client": "client",
+    "AsyncClient": "client.http",
+    "Classification": "client.protocol",
+    "Client": "client.http",
     "LoRARequest": "params",
     "PoolerConfig": "params",
     "PoolingParams": "params",

@@ -2,6 +2,6 @@
 
 import sys
 
-from jaxpool.cli import main
+from jaxpool.commands.main import main
 
 sys.exit(main())

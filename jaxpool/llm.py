@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import numpy as np
 
-from jaxpool import remembered, tasks
-from jaxpool.checkpoint import locate
+from jaxpool.checkpoints import parsed_cache, tasks
+from jaxpool.checkpoints.location import locate
 from jaxpool.engine_args import EngineArgs, check_engine_args
 from jaxpool.errors import EngineError, ValidationError
 from jaxpool.outputs import (
@@ -23,12 +23,12 @@ from jaxpool.outputs import (
     ScoringRequestOutput,
 )
 from jaxpool.params import Adapters, Params, PoolerConfig, PoolingParams, broadcast
-from jaxpool.prompts import Prompts, pairs, split, to_score
-from jaxpool.tokens import Tokenizer
-from jaxpool.vocabulary import lower_cases, read_tokenizer
+from jaxpool.text.prompts import Prompts, pairs, split, to_score
+from jaxpool.text.tokenizer import Tokenizer
+from jaxpool.text.vocabulary import lower_cases, read_tokenizer
 
 if TYPE_CHECKING:
-    from jaxpool.engine import Engine
+    from jaxpool.engine.engine import Engine
 
 logger = logging.getLogger(__name__)
 
@@ -108,9 +108,9 @@ class LLM:
             words = locate(tokenizer, revision=tokenizer_revision, weights=False, **hub)
         if trust_remote_code:
             logger.warning("trust_remote_code has no effect: jaxpool never runs code from a checkpoint.")
-        config, vocabulary = remembered.read(folder, None if skip_tokenizer_init else words, hf_overrides)
+        config, vocabulary = parsed_cache.read(folder, None if skip_tokenizer_init else words, hf_overrides)
 
-        from jaxpool.loading import open_engine
+        from jaxpool.engine.opening import open_engine
 
         self.engine: Engine = open_engine(
             folder,
@@ -164,7 +164,7 @@ class LLM:
             pooling_params: for all prompts, or one per prompt.
             use_tqdm: whether to show a progress bar, or what to make one with.
             lora_request: must be None; adapters are not supported yet.
-            tokenization_kwargs: truncation and padding; see ``jaxpool.prompts.Options``.
+            tokenization_kwargs: truncation and padding; see ``jaxpool.text.prompts.Options``.
 
         Returns:
             one output per prompt, in order; its ``outputs`` has ``probs``, ``label`` and ``labels``.
@@ -339,12 +339,12 @@ class LLM:
         if self._closed:
             raise EngineError("This LLM is closed; make a new one.")
         self.engine.check_process()
-        from jaxpool import refine
-        from jaxpool.engine import Row
+        from jaxpool.engine import postprocess
+        from jaxpool.engine.engine import Row
 
         spec = self.engine.spec
         for param in params:
-            refine.check(spec, self._name, param)
+            postprocess.check(spec, self._name, param)
         encoded = self.tokenizer.encode(prompts, tokenization_kwargs)
         rows = [Row(one.ids, one.types, self._activated(param)) for one, param in zip(encoded, params)]
         bar = _bar(use_tqdm, len(rows))
@@ -355,7 +355,7 @@ class LLM:
                 bar.close()
         _check_finite(scores)
         if spec.steps or spec.matryoshka is not None:
-            scores = [refine.wanted(spec, *parts) for parts in zip(params, rows, scores)]
+            scores = [postprocess.wanted(spec, *parts) for parts in zip(params, rows, scores)]
         return [
             PoolingRequestOutput(str(next(self._ids)), PoolingOutput(score), list(one.ids))
             for score, one in zip(scores, encoded)

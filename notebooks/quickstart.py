@@ -91,8 +91,8 @@ plt.show()
 # %%
 import tempfile
 
-from jaxpool.checkpoint import locate
-from jaxpool.convert import convert
+from jaxpool.checkpoints.location import locate
+from jaxpool.commands.convert import convert
 
 store = Path(tempfile.mkdtemp()) / "sentiment"
 convert(locate(None), store)
@@ -111,7 +111,7 @@ print("largest difference:", np.abs(reopened - probs).max())
 # and cuts the texts, longest first, into the batches that cost least.
 
 # %%
-from jaxpool.buckets import plan
+from jaxpool.engine.buckets import plan
 
 lengths = np.array([5, 300, 7, 12, 41, 9, 310, 15, 44, 120])
 menu, cost = llm.engine.buckets, llm.engine.cost

@@ -85,7 +85,7 @@ def imports(source: str, module: str, is_package: bool = False) -> set[str]:
             parts = module.split(".")
             parts = parts[: len(parts) - node.level + is_package] if node.level else []
             base = ".".join([*parts, *([node.module] if node.module else [])])
-            # `from jaxpool import engine` imports the module jaxpool.engine, not only the package
+            # `from jaxpool import engine` imports the module jaxpool.engine.engine, not only the package
             inner = {f"{base}.{alias.name}" for alias in node.names} & MODULES.keys()
             named |= inner or {base}
     return {name for name in named if name.split(".")[0] in OURS}
@@ -120,21 +120,21 @@ def test_arrows(module: str) -> None:
 @pytest.mark.parametrize(
     ("module", "line"),
     [
-        ("jaxpool.buckets", "from jaxpool.errors import JaxpoolError"),
-        ("jaxpool.pooling", "from . import buckets"),
-        ("jaxpool.models.bert", "def f():\n    import jaxpool.engine"),
-        ("jaxpool.models.bert", "from jaxpool.buckets import Bucket"),
-        ("jaxpool.cli", "from jaxpool_serving import app"),
+        ("jaxpool.engine.buckets", "from jaxpool.errors import JaxpoolError"),
+        ("jaxpool.ops.pooling", "from . import buckets"),
+        ("jaxpool.models.bert", "def f():\n    import jaxpool.engine.engine"),
+        ("jaxpool.models.bert", "from jaxpool.engine.buckets import Bucket"),
+        ("jaxpool.commands.main", "from jaxpool_serving import app"),
         ("jaxpool.llm", "import jaxpool_serving.app"),
         ("jaxpool_conversions.load", "from jaxpool import llm"),
-        ("jaxpool_serving.app", "from jaxpool.programs import Programs"),
+        ("jaxpool_serving.app", "from jaxpool.engine.programs import Programs"),
     ],
 )
 def test_the_check_sees_a_wrong_arrow(module: str, line: str) -> None:
     assert violations(module, imports(line, module))
 
 
-@pytest.mark.parametrize("module", ["jaxpool", "jaxpool.cli"])
+@pytest.mark.parametrize("module", ["jaxpool", "jaxpool.commands.main"])
 def test_importing_is_light(module: str) -> None:
     code = f"import {module}, sys; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

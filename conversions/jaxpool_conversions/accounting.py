@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import product
 
 from jaxpool.errors import WeightsError
-from jaxpool_conversions import places
+from jaxpool_conversions import stacking
 from jaxpool_conversions.reader import Index
 from jaxpool_conversions.rules import HeadSource, Part, Rule, Step, Table, Transpose
 
@@ -77,7 +77,7 @@ def account(
     unmapped: list[str] = []
     for name in sorted(shapes):
         matches = _match(name, table)
-        active = [(rule, found_at) for rule, given in matches if (found_at := places.find(rule, given, targets))]
+        active = [(rule, found_at) for rule, given in matches if (found_at := stacking.find(rule, given, targets))]
         for rule, (path, place) in active:
             found[path].setdefault(place, []).append(Source(name, rule.steps, rule.copy))
         if active or name in (head.weight, head.bias):
@@ -96,9 +96,9 @@ def account(
     for path, shape in targets.items():
         if path in (HEAD_KERNEL, HEAD_BIAS):
             continue
-        rules = [rule for rule in (*table.rules, *table.head) if rule.target == places.split(path)[0]]
+        rules = [rule for rule in (*table.rules, *table.head) if rule.target == stacking.split(path)[0]]
         # Experts come one by one or fused; the first found decides, and the other layout is then one too many.
-        depth = max(map(len, found[path]), default=max(map(places.depth, rules), default=0))
+        depth = max(map(len, found[path]), default=max(map(stacking.depth, rules), default=0))
         fills = {}
         for place in product(*map(range, shape[:depth])):
             covering = [source for n in range(depth + 1) for source in found[path].get(place[:n], [])]
@@ -210,7 +210,7 @@ def bare(name: str, table: Table) -> str:
 def _match(name: str, table: Table) -> list[tuple[Rule, tuple[int, ...]]]:
     """The rules for a source name (without the prefix, or as it is) and the numbers in it."""
     for candidate in dict.fromkeys((bare(name, table), name)):
-        given = [(rule, places.numbers(rule, candidate)) for rule in (*table.rules, *table.head)]
+        given = [(rule, stacking.numbers(rule, candidate)) for rule in (*table.rules, *table.head)]
         hits = [(rule, found) for rule, found in given if found is not None]
         if hits:
             return hits
@@ -219,7 +219,7 @@ def _match(name: str, table: Table) -> list[tuple[Rule, tuple[int, ...]]]:
 
 def _ignored_because(name: str, table: Table) -> str | None:
     for row in table.ignore:
-        if any(places.pattern(row.source).fullmatch(candidate) for candidate in (name, bare(name, table))):
+        if any(stacking.pattern(row.source).fullmatch(candidate) for candidate in (name, bare(name, table))):
             return row.reason
     if any(bare(name, table) in (f"{other}.weight", f"{other}.bias") for other in table.head_names):
         return "another head is in use"
@@ -231,13 +231,13 @@ def _target(rule: Rule, given: tuple[int, ...]) -> str:
 
 
 def _place(path: str, place: tuple[int, ...]) -> str:
-    _, start, step = places.split(path)
+    _, start, step = stacking.split(path)
     layer = f"layer {start + step * place[0]} of " if place else ""
     return (f"expert {place[1]} in " if len(place) > 1 else "") + layer + path
 
 
 def _missing(path: str, place: tuple[int, ...], rules: Iterable[Rule], table: Table) -> str:
-    names = [places.source(rule, path, place[: places.depth(rule)]) for rule in rules]
+    names = [stacking.source(rule, path, place[: stacking.depth(rule)]) for rule in rules]
     if not names:
         return f"{path} (no rule of the table fills it)"
     return " or ".join(names) + (f" (also looked for with prefix {table.prefix!r})" if table.prefix else "")

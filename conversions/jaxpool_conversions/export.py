@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxpool.errors import WeightsError
-from jaxpool_conversions import places
+from jaxpool_conversions import stacking
 from jaxpool_conversions.accounting import HEAD_BIAS, HEAD_KERNEL, listed
-from jaxpool_conversions.folders import copy_companions, new_folder
+from jaxpool_conversions.output_folder import copy_companions, new_folder
 from jaxpool_conversions.rules import HeadSource, Part, Rule, Table, Transpose
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def export(leaves: Mapping[str, np.ndarray | jax.Array], table: Table, head: Hea
     # modules beside the backbone, not in it
     outside = {name.split(".")[0] for name in table.head_names} | set(table.outside)
     for rule in (*table.rules, *table.head):
-        paths = [path for path in arrays if places.split(path)[0] == rule.target and path not in written]
+        paths = [path for path in arrays if stacking.split(path)[0] == rule.target and path not in written]
         written.update(paths)
         for name, values in (pair for path in paths for pair in _unstack(rule, path, arrays[path])):
             full = name if name.split(".")[0] in outside else table.prefix + name
@@ -89,7 +89,7 @@ def save_checkpoint(
 
 
 def _unstack(rule: Rule, path: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    for place, name in places.sources(rule, path, values.shape):
+    for place, name in stacking.sources(rule, path, values.shape):
         yield name, values[place]
 
 

@@ -16,8 +16,8 @@ import ml_dtypes
 import numpy as np
 
 from jaxpool.errors import CheckpointError
-from jaxpool_conversions.legacy import MAGIC, LegacyTorchFile
-from jaxpool_conversions.unpickle import TorchFile
+from jaxpool_conversions.torch_legacy import MAGIC, LegacyTorchFile
+from jaxpool_conversions.torch_pickle import TorchFile
 
 # Pages of a memory map count as resident for as long as the map lives, so it is closed after this many bytes;
 # opening it again costs one parse of the header.

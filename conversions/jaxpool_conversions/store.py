@@ -24,7 +24,7 @@ import ml_dtypes
 import numpy as np
 
 from jaxpool.errors import CheckpointError
-from jaxpool_conversions.folders import copy_companions, is_companion, new_folder
+from jaxpool_conversions.output_folder import copy_companions, is_companion, new_folder
 from jaxpool_conversions.reader import Index
 from jaxpool_conversions.rules import HeadSource, Table
 

@@ -19,8 +19,8 @@ from typing import Any
 
 from jaxpool.default_model import sources, vocabulary
 from jaxpool.default_model.sources import Example, Review
-from jaxpool.labelled import Labelled
-from jaxpool.training import Recipe
+from jaxpool.training.data import Labelled
+from jaxpool.training.loop import Recipe
 
 SEED = 0
 PIECES = 12000
@@ -57,7 +57,7 @@ def make(wheels: Path, output: Path, *, leave_out: str | None = None) -> dict[st
         output: the folder to write.
         leave_out: a source of sentences to train without, to see how far training carries to foreign texts.
     """
-    from jaxpool.fit import fit
+    from jaxpool.commands.fit import fit
 
     reviews = sources.rotten_tomatoes(wheels)
     films = {sources.fingerprint(review.text): review.film for review in reviews}
@@ -135,7 +135,8 @@ def measure(folder: Path, test: Sequence[Example], reviews: Sequence[Review], se
         reviews: Rotten Tomatoes.
         seen: all texts of the sources in use; reviews that share six words in a row with any are left out.
     """
-    from jaxpool import LLM, metrics
+    from jaxpool import LLM
+    from jaxpool.training import metrics
 
     texts = list(dict.fromkeys([e.text for e in test] + [r.text for r in reviews]))
     outputs = LLM(str(folder.resolve())).classify(

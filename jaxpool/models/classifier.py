@@ -15,7 +15,7 @@ from flax import nnx
 
 from jaxpool.models.layers import ACTIVATIONS, LayerNorm, Linear
 from jaxpool.ops.attention import Implementation
-from jaxpool.pooling import Activation, activate
+from jaxpool.ops.pooling import Activation, activate
 
 Backbone = Callable[[Any, jnp.dtype, Implementation], nnx.Module]
 """Builds a backbone from its config, the compute dtype and the attention implementation."""

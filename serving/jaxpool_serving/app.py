@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from jaxpool.threads import DaemonThreads
+from jaxpool.engine.daemon_threads import DaemonThreads
 from jaxpool_serving.access_log import access_logged
 from jaxpool_serving.keys import BODY_THREAD, MODELS, OBSERVERS, OPTIONS, Observer, Options
 from jaxpool_serving.memory import BODY_MEMORY, BodyMemory

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from jaxpool.buckets import Bucket, CostModel
+    from jaxpool.engine.buckets import Bucket, CostModel
 
 
 class BatchSelection:

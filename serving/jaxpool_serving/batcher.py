@@ -21,8 +21,8 @@ from jaxpool_serving.request_queue import Item, PendingRequest, RequestQueue
 from jaxpool_serving.throughput import Throughput
 
 if TYPE_CHECKING:
-    from jaxpool.buckets import Bucket
-    from jaxpool.engine import Engine, Row
+    from jaxpool.engine.buckets import Bucket
+    from jaxpool.engine.engine import Engine, Row
 
 
 log = logging.getLogger("jaxpool.serving")

@@ -12,10 +12,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from jaxpool.commands.options import json_object, model_options, positive
+from jaxpool.engine.daemon_threads import at_work
 from jaxpool.errors import ValidationError
-from jaxpool.options import json_object, model_options, positive
 from jaxpool.params import PoolerConfig
-from jaxpool.threads import at_work
 from jaxpool_serving.access import access, add_access, tls
 from jaxpool_serving.access_log import STDOUT
 from jaxpool_serving.app import init_app

@@ -101,7 +101,9 @@ async def _compute(request: web.Request, served: Served, job: Job) -> Scores:
         room.holds(record.tokens)
         values, record.queue, record.device = await served.batcher.classify(rows, job.priority)
     if spec.steps or spec.dimensions is not None:
-        from jaxpool.refine import wanted  # not above: it brings JAX, and the server listens before that is there
+        from jaxpool.engine.postprocess import (
+            wanted,  # not above: it brings JAX, and the server listens before that is there
+        )
 
         values = [wanted(spec, PoolingParams(), row, one) for row, one in zip(rows, values, strict=True)]
     return Scores(values, [row.ids for row in rows])

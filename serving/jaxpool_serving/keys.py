@@ -14,8 +14,8 @@ from aiohttp import web
 from jaxpool_serving.record import Record
 
 if TYPE_CHECKING:
-    from jaxpool.chat import ContentFormat
     from jaxpool.llm import LLM
+    from jaxpool.text.chat import ContentFormat
     from jaxpool_serving.batcher import Batcher
     from jaxpool_serving.rendering import Renderers
     from jaxpool_serving.tokenizer_threads import TokenizerThreads

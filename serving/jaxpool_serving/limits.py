@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from jaxpool.options import positive
+from jaxpool.commands.options import positive
 from jaxpool_serving.keys import Options
 
 

@@ -12,7 +12,7 @@ from jaxpool_serving.keys import VERSION
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from jaxpool.buckets import Bucket
+    from jaxpool.engine.buckets import Bucket
     from jaxpool_serving.keys import Served
     from jaxpool_serving.record import Record
 

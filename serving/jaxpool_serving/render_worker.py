@@ -18,8 +18,8 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-from jaxpool import chat
 from jaxpool.errors import ValidationError
+from jaxpool.text import chat
 
 HEAD = struct.Struct("<dQ")
 """Before each question: the seconds that it may take, and the length of the JSON that follows."""

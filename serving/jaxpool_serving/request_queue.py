@@ -13,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     import asyncio
 
-    from jaxpool.engine import Row
+    from jaxpool.engine.engine import Row
 
 SWEEP = 1024
 """Places of requests that are gone are swept out when the queue has doubled, and holds at least so many."""

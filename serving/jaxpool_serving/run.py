@@ -22,7 +22,7 @@ from jaxpool_serving.open_connections import OPEN_CONNECTIONS, allow_files
 from jaxpool_serving.signals import stopped_by_signals
 
 if TYPE_CHECKING:
-    from jaxpool.engine import Engine
+    from jaxpool.engine.engine import Engine
 
 
 class Runner(web.AppRunner):

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any, get_args
 
-from jaxpool.chat import ContentFormat, check
 from jaxpool.errors import ValidationError
+from jaxpool.text.chat import ContentFormat, check
 
 
 def add_templates(parser: argparse.ArgumentParser) -> None:

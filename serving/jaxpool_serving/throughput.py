@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from jaxpool.buckets import Bucket, CostModel
+    from jaxpool.engine.buckets import Bucket, CostModel
 
 DECAY = 0.9
 """Weight of all earlier batches against the latest one."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jaxpool.errors import JaxpoolError
 
 if TYPE_CHECKING:
-    from jaxpool.engine import Row
+    from jaxpool.engine.engine import Row
     from jaxpool.llm import LLM
     from jaxpool_serving.tokenizer_threads import TokenizerThreads
 
@@ -86,7 +86,7 @@ def _pieces(sizes: Sequence[int]) -> Iterable[tuple[int, int]]:
 
 
 def _rows(llm: LLM, prompts: Sequence[Any], tokenization: Mapping[str, Any], activated: bool) -> list[Row]:
-    from jaxpool.engine import Row
+    from jaxpool.engine.engine import Row
 
     with blaming_the_tokenizer():
         return [Row(text.ids, text.types, activated) for text in llm.tokenizer.encode(prompts, tokenization)]

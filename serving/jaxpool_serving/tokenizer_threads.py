@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 
 from aiohttp import web
 
-from jaxpool.threads import DaemonThreads
+from jaxpool.engine.daemon_threads import DaemonThreads
 from jaxpool_serving.keys import OPTIONS, TOKENIZER_THREADS
 from jaxpool_serving.schemas.errors import RequestError
 

@@ -19,9 +19,9 @@ import tiny
 
 from jaxpool.errors import CheckpointError, WeightsError
 from jaxpool_conversions.export import export, save_checkpoint
-from jaxpool_conversions.folders import new_folder
 from jaxpool_conversions.heads import find_head
 from jaxpool_conversions.load import load
+from jaxpool_conversions.output_folder import new_folder
 from jaxpool_conversions.reader import Reader
 from jaxpool_conversions.rules import HeadSource, Part, Rule, Transpose
 

@@ -12,9 +12,9 @@ from parity_cases import CASES, FIRST, first
 from safetensors.numpy import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
-from jaxpool import sharding
-from jaxpool.programs import abstract
-from jaxpool.resolve import resolve
+from jaxpool.checkpoints.spec import resolve
+from jaxpool.engine import sharding
+from jaxpool.engine.programs import abstract
 from jaxpool_conversions.accounting import account
 from jaxpool_conversions.export import export
 from jaxpool_conversions.rules import HeadSource

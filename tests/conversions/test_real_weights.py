@@ -17,11 +17,12 @@ import pytest
 import torch
 import transformers
 
-from jaxpool import LLM, sharding
-from jaxpool.buckets import Bucket
+from jaxpool import LLM
+from jaxpool.checkpoints.spec import resolve
+from jaxpool.engine import sharding
+from jaxpool.engine.buckets import Bucket
+from jaxpool.engine.programs import Inputs, abstract, pad
 from jaxpool.models.classifier import Classifier
-from jaxpool.programs import Inputs, abstract, pad
-from jaxpool.resolve import resolve
 from jaxpool_conversions.load import load
 from jaxpool_conversions.reader import Reader
 from jaxpool_conversions.rules import HeadSource

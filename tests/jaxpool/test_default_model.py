@@ -12,9 +12,9 @@ import pytest
 from safetensors import safe_open
 
 from jaxpool import LLM
-from jaxpool.checkpoint import DEFAULT_MODEL
+from jaxpool.checkpoints.location import DEFAULT_MODEL
 from jaxpool.default_model import vocabulary
-from jaxpool.metrics import score
+from jaxpool.training.metrics import score
 
 HELD_OUT = Path(__file__).parents[1] / "data" / "held_out_sentences.csv"
 LABELS = ("negative", "positive")

@@ -19,8 +19,8 @@ import pytest
 
 import jaxpool
 from jaxpool import LLM, ConfigError, ValidationError
-from jaxpool.checkpoint import read_config
-from jaxpool.cli import main
+from jaxpool.checkpoints.location import read_config
+from jaxpool.commands.main import main
 from jaxpool.engine_args import IGNORED, REFUSED, EngineArgs
 from jaxpool.outputs import ClassificationOutput
 

@@ -20,8 +20,8 @@ from jaxpool_serving.keys import MODELS as LOADED
 from jaxpool_serving.keys import Options
 
 if TYPE_CHECKING:
-    from jaxpool.buckets import Bucket
-    from jaxpool.engine import Engine, Row
+    from jaxpool.engine.buckets import Bucket
+    from jaxpool.engine.engine import Engine, Row
 
 MODELS = Path(__file__).parents[1] / "data" / "models"
 

@@ -14,8 +14,8 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from jaxpool import LLM
-from jaxpool.buckets import Bucket
-from jaxpool.engine import Row
+from jaxpool.engine.buckets import Bucket
+from jaxpool.engine.engine import Row
 from jaxpool_serving.admission import Admission, QueueFullError
 from jaxpool_serving.batcher import Batcher
 from jaxpool_serving.tokenise import PIECE, _pieces

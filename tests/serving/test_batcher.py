@@ -14,8 +14,8 @@ from aiohttp import ClientConnectionError
 from aiohttp.test_utils import TestClient
 
 from jaxpool import LLM
-from jaxpool.buckets import essential, plan
-from jaxpool.engine import Row
+from jaxpool.engine.buckets import essential, plan
+from jaxpool.engine.engine import Row
 from jaxpool.errors import EngineError
 from jaxpool_serving.batch_selection import BatchSelection
 from jaxpool_serving.batcher import Batcher

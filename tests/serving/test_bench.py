@@ -12,7 +12,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from jaxpool import LLM
-from jaxpool.cli import main
+from jaxpool.commands.main import main
 from jaxpool_serving.bench.load import LOST, arriving, closed, connect
 from jaxpool_serving.bench.texts import mix
 

@@ -12,10 +12,11 @@ import pytest
 from aiohttp.test_utils import TestClient
 from replay import check_all, recorded
 
-from jaxpool import LLM, ValidationError, chat
-from jaxpool.buckets import Bucket
-from jaxpool.chat_template import NO_TEMPLATE
-from jaxpool.cli import main
+from jaxpool import LLM, ValidationError
+from jaxpool.commands.main import main
+from jaxpool.engine.buckets import Bucket
+from jaxpool.text import chat
+from jaxpool.text.chat_template import NO_TEMPLATE
 from jaxpool_serving.templates import templates
 
 from .conftest import MODELS, serving

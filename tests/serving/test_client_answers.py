@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from jaxpool import LLM, AsyncClient
-from jaxpool.client import LONGEST_BACKOFF, LONGEST_SLEEP
+from jaxpool.client.http import LONGEST_BACKOFF, LONGEST_SLEEP
 from jaxpool.errors import ServerError, ValidationError
 
 from .test_client import ANSWER, answering
@@ -111,7 +111,7 @@ async def test_the_client_caps_what_it_sleeps(monkeypatch: pytest.MonkeyPatch) -
         return web.json_response(ANSWER) if slept else web.Response(status=429, headers={"Retry-After": "255"})
 
     async with answering(handler) as address, AsyncClient(address) as client:
-        monkeypatch.setattr("jaxpool.client.asyncio.sleep", sleep)
+        monkeypatch.setattr("jaxpool.client.http.asyncio.sleep", sleep)
         assert len(await client.classify("a")) == 1
     assert len(slept) == 1
     assert LONGEST_SLEEP <= slept[0] <= LONGEST_SLEEP + LONGEST_BACKOFF

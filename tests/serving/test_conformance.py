@@ -10,7 +10,7 @@ import pytest
 from replay import GOLDENS, check_all, differences, recorded
 
 from jaxpool import LLM
-from jaxpool.buckets import Bucket
+from jaxpool.engine.buckets import Bucket
 from jaxpool_serving.app import init_app
 
 from .conftest import MODELS, serving

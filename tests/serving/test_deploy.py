@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from jaxpool.cli import parser
+from jaxpool.commands.main import parser
 from jaxpool_serving.routes import ROUTES
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from jaxpool import LLM, PoolingParams
-from jaxpool.buckets import Bucket
+from jaxpool.engine.buckets import Bucket
 
 from .conftest import MODELS, serving
 

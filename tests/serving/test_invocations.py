@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestClient
 from one_label import one_label
 
 from jaxpool import LLM
-from jaxpool.buckets import Bucket
+from jaxpool.engine.buckets import Bucket
 
 from .conftest import MODELS, serving
 

@@ -24,7 +24,7 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from jaxpool import LLM
-from jaxpool.buckets import Bucket
+from jaxpool.engine.buckets import Bucket
 from jaxpool_serving.app import init_app
 from jaxpool_serving.keys import Options
 from jaxpool_serving.openapi import ROUTES

@@ -15,7 +15,7 @@ import pytest
 from one_label import one_label
 
 from jaxpool import LLM
-from jaxpool.buckets import Bucket
+from jaxpool.engine.buckets import Bucket
 
 from .conftest import MODELS, serving
 

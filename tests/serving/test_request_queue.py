@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from jaxpool.engine import Row
+from jaxpool.engine.engine import Row
 from jaxpool_serving.admission import Admission, QueueFullError, Room
 from jaxpool_serving.memory import BodyMemory, Share
 from jaxpool_serving.request_queue import SWEEP, PendingRequest, RequestQueue

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jaxpool.buckets import Bucket, CostModel, grid
-from jaxpool.engine import Row
+from jaxpool.engine.buckets import Bucket, CostModel, grid
+from jaxpool.engine.engine import Row
 from jaxpool.errors import EngineError
 from jaxpool_serving.admission import QueueFullError
 from jaxpool_serving.batcher import Batcher

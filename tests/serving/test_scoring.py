@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from one_label import one_label
 
 from jaxpool import LLM, PoolingParams
-from jaxpool.buckets import Bucket
+from jaxpool.engine.buckets import Bucket
 from jaxpool_serving.app import init_app
 from jaxpool_serving.keys import MODELS as LOADED
 from jaxpool_serving.keys import Options

@@ -12,8 +12,8 @@ from aiohttp import ClientSession
 from transformers import AutoTokenizer
 
 from jaxpool import LLM
-from jaxpool.buckets import Bucket
-from jaxpool.vocabulary import Vocabulary
+from jaxpool.engine.buckets import Bucket
+from jaxpool.text.vocabulary import Vocabulary
 
 from .conftest import MODELS, serving
 from .test_lifecycle import SMALL, queued, server

@@ -28,8 +28,8 @@ import numpy as np
 import uvloop
 
 from jaxpool import LLM
-from jaxpool.buckets import Bucket, grid
-from jaxpool.engine import Row
+from jaxpool.engine.buckets import Bucket, grid
+from jaxpool.engine.engine import Row
 from jaxpool_serving.app import init_app
 from jaxpool_serving.bench.texts import mix
 from jaxpool_serving.run import listen

@@ -120,9 +120,9 @@ def parameters(folder: Path) -> tuple[Any, Any, Any]:
     """A checkpoint's parameters in float32, with the table and the head they came by: what ``export`` takes."""
     from transformers import AutoConfig
 
-    from jaxpool import sharding
-    from jaxpool.programs import abstract
-    from jaxpool.resolve import resolve
+    from jaxpool.checkpoints.spec import resolve
+    from jaxpool.engine import sharding
+    from jaxpool.engine.programs import abstract
     from jaxpool_conversions.heads import find_head
     from jaxpool_conversions.load import load
     from jaxpool_conversions.reader import Reader

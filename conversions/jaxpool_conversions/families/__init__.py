@@ -14,8 +14,8 @@ from typing import Any
 
 from jaxpool.errors import UnsupportedArchitectureError
 from jaxpool.models.classifier import Backbone
-from jaxpool.pooling import Pooling
-from jaxpool_conversions.families.fields import Fields
+from jaxpool.ops.pooling import Pooling
+from jaxpool_conversions.families.config_fields import Fields
 from jaxpool_conversions.rules import Table
 
 

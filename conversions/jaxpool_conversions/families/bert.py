@@ -7,8 +7,8 @@ from typing import Any
 from jaxpool.errors import ConfigError
 from jaxpool.models.bert import Bert, BertConfig
 from jaxpool_conversions.families import Family, HeadStyle
-from jaxpool_conversions.families.fields import Fields
-from jaxpool_conversions.families.rows import linear, rows
+from jaxpool_conversions.families.config_fields import Fields
+from jaxpool_conversions.families.table_rows import linear, rows
 from jaxpool_conversions.rules import Ignore, Table
 
 LAYER = "encoder.layer.{layer}"

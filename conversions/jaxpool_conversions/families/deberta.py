@@ -8,9 +8,9 @@ from jaxpool.errors import ConfigError
 from jaxpool.models.deberta import Convolution, Deberta, DebertaConfig, scale
 from jaxpool_conversions.families import Family, HeadStyle
 from jaxpool_conversions.families.bert import LAYER, NAMES
-from jaxpool_conversions.families.decoder import fused, qkv
-from jaxpool_conversions.families.fields import Fields
-from jaxpool_conversions.families.rows import linear, rows
+from jaxpool_conversions.families.config_fields import Fields
+from jaxpool_conversions.families.decoder_tables import fused, qkv
+from jaxpool_conversions.families.table_rows import linear, rows
 from jaxpool_conversions.rules import Ignore, Rule, Table
 
 

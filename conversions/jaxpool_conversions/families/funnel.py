@@ -5,8 +5,8 @@ from __future__ import annotations
 from jaxpool.errors import ConfigError
 from jaxpool.models.funnel import Funnel, FunnelConfig
 from jaxpool_conversions.families import Family, HeadStyle
-from jaxpool_conversions.families.fields import Fields
-from jaxpool_conversions.families.rows import embedding, linear, norm
+from jaxpool_conversions.families.config_fields import Fields
+from jaxpool_conversions.families.table_rows import embedding, linear, norm
 from jaxpool_conversions.rules import Ignore, Rule, Table
 
 

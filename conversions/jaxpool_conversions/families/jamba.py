@@ -8,9 +8,9 @@ from jaxpool.models.mlp import MlpConfig
 from jaxpool.models.moe import MoeConfig
 from jaxpool.ops.moe import Router
 from jaxpool_conversions.families import Family, HeadStyle
-from jaxpool_conversions.families.decoder import MLP, fused, linear, llama_table, norm
-from jaxpool_conversions.families.fields import Fields
-from jaxpool_conversions.families.moe import expert_rows
+from jaxpool_conversions.families.config_fields import Fields
+from jaxpool_conversions.families.decoder_tables import MLP, fused, linear, llama_table, norm
+from jaxpool_conversions.families.mixtral_qwen_moe import expert_rows
 from jaxpool_conversions.rules import Part, Rule, Transpose
 
 _HOW = ("use_mamba_kernels", "use_mambapy", "use_associative_scan")

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from jaxpool.models.decoder import DecoderConfig
-from jaxpool_conversions.families.decoder import (
+from jaxpool_conversions.families.config_fields import Fields
+from jaxpool_conversions.families.decoder_tables import (
     ATTENTION,
     LLAMA_ATTENTION,
     MLP,
@@ -17,9 +18,8 @@ from jaxpool_conversions.families.decoder import (
     norm,
     rms,
 )
-from jaxpool_conversions.families.fields import Fields
 from jaxpool_conversions.families.olmo import AFTER
-from jaxpool_conversions.families.rope import rope
+from jaxpool_conversions.families.rope_fields import rope
 from jaxpool_conversions.rules import Rule
 
 

@@ -8,7 +8,7 @@ from jaxpool.errors import ConfigError
 from jaxpool.models.mobilebert import MobileBert, MobileBertConfig
 from jaxpool_conversions.families import Family, HeadStyle
 from jaxpool_conversions.families.bert import LAYER, NAMES, table
-from jaxpool_conversions.families.fields import Fields
+from jaxpool_conversions.families.config_fields import Fields
 from jaxpool_conversions.rules import Ignore, Table
 
 _NORMS: dict[str, Literal["none", "layer"]] = {"no_norm": "none", "layer_norm": "layer"}

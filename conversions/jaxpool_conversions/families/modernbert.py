@@ -11,10 +11,10 @@ from jaxpool.models.decoder import Decoder, DecoderConfig
 from jaxpool.models.mlp import MlpConfig
 from jaxpool.models.norms import NormConfig
 from jaxpool_conversions.families import Family, HeadStyle
-from jaxpool_conversions.families.decoder import fused, qkv
-from jaxpool_conversions.families.fields import Fields
-from jaxpool_conversions.families.rope import rope
-from jaxpool_conversions.families.rows import embedding, linear, norm
+from jaxpool_conversions.families.config_fields import Fields
+from jaxpool_conversions.families.decoder_tables import fused, qkv
+from jaxpool_conversions.families.rope_fields import rope
+from jaxpool_conversions.families.table_rows import embedding, linear, norm
 from jaxpool_conversions.rules import Ignore, Part, Table
 
 KINDS = ("full_attention", "sliding_attention")

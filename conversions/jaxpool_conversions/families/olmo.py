@@ -6,9 +6,9 @@ from typing import Any
 
 from jaxpool.models.decoder import DecoderConfig
 from jaxpool.models.norms import NormConfig
-from jaxpool_conversions.families.decoder import family, layer_windows, llama_like, llama_table, rms
-from jaxpool_conversions.families.fields import Fields
-from jaxpool_conversions.families.rope import layer_ropes
+from jaxpool_conversions.families.config_fields import Fields
+from jaxpool_conversions.families.decoder_tables import family, layer_windows, llama_like, llama_table, rms
+from jaxpool_conversions.families.rope_fields import layer_ropes
 
 
 def _olmo(fields: Fields) -> DecoderConfig:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from jaxpool.models.attention import AttentionConfig
 from jaxpool.models.decoder import DecoderConfig
-from jaxpool_conversions.families.decoder import (
+from jaxpool_conversions.families.config_fields import Fields
+from jaxpool_conversions.families.decoder_tables import (
     ATTENTION,
     MLP,
     family,
@@ -15,8 +16,7 @@ from jaxpool_conversions.families.decoder import (
     norm,
     qkv,
 )
-from jaxpool_conversions.families.fields import Fields
-from jaxpool_conversions.families.layernorm import persimmon
+from jaxpool_conversions.families.neox_stablelm_nemotron import persimmon
 from jaxpool_conversions.rules import Part, Table
 
 

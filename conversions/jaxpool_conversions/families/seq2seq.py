@@ -11,8 +11,8 @@ from jaxpool.models.mlp import MlpConfig
 from jaxpool.models.norms import NormConfig
 from jaxpool.models.seq2seq import Relative, Seq2Seq, Seq2SeqConfig, Side
 from jaxpool_conversions.families import Family, HeadStyle
-from jaxpool_conversions.families.fields import Fields
-from jaxpool_conversions.families.rows import embedding, linear, norm
+from jaxpool_conversions.families.config_fields import Fields
+from jaxpool_conversions.families.table_rows import embedding, linear, norm
 from jaxpool_conversions.rules import Ignore, Rule, Table
 
 SIDES = ("encoder", "decoder")

@@ -9,7 +9,7 @@ from jaxpool.errors import ConfigError
 from jaxpool.models.adapter import AdapterConfig
 from jaxpool.models.bert import BertConfig
 from jaxpool_conversions.families.bert import CLASSIFIER, LAYER, NAMES, config, family, padding, table
-from jaxpool_conversions.families.fields import Fields
+from jaxpool_conversions.families.config_fields import Fields
 from jaxpool_conversions.rules import Ignore, Table
 
 

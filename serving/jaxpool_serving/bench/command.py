@@ -14,8 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from jaxpool.commands.options import model_options, positive
 from jaxpool.errors import ValidationError
-from jaxpool.options import model_options, positive
 from jaxpool_serving.bench.batches import batches
 from jaxpool_serving.bench.load import Sample, arriving, closed, connect
 from jaxpool_serving.bench.server import Running, own_server

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from aiohttp import web
 
-from jaxpool.activations import activate
+from jaxpool.ops.host_activations import activate
 from jaxpool_serving.chats import prompts
 from jaxpool_serving.compute import Job, compute
 from jaxpool_serving.deadlines import in_time

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from aiohttp import web
 
-from jaxpool.activations import activate
+from jaxpool.ops.host_activations import activate
 from jaxpool_serving.compute import Job, compute
 from jaxpool_serving.models import classifier
 from jaxpool_serving.routes.bodies import parsed

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from aiohttp import web
 
-from jaxpool.prompts import pairs, to_score
+from jaxpool.text.prompts import pairs, to_score
 from jaxpool_serving.compute import Job, check_sizes, compute
 from jaxpool_serving.deadlines import in_time
 from jaxpool_serving.keys import MODELS, TOKENIZER_THREADS, Served

@@ -1,0 +1,174 @@
+"""Encoders with rotary positions: EuroBERT, GTE, Nomic BERT, jina-embeddings-v3.
+
+EuroBERT (Boizard et al. 2025, arXiv:2503.05500) is a Llama that looks both ways. The others normalise sums as BERT
+does; transformers writes their checkpoints with the names their authors gave.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from jaxpool.errors import ConfigError
+from jaxpool.models.bert import BertConfig
+from jaxpool.models.decoder import Decoder, DecoderConfig
+from jaxpool.models.norms import NormConfig
+from jaxpool_conversions.families import Family, HeadStyle, bert
+from jaxpool_conversions.families.config_fields import Fields
+from jaxpool_conversions.families.decoder_tables import ATTENTION, MLP, fused, llama_like, llama_table, qkv
+from jaxpool_conversions.families.rope_fields import rope
+from jaxpool_conversions.families.table_rows import linear, rows
+from jaxpool_conversions.rules import Ignore, Part, Rule, Table
+
+
+def _eurobert(fields: Fields) -> DecoderConfig:
+    fields.get("mask_token_id")  # for the tokenizer
+    bias = fields.get("attention_bias")
+    attention = {"causal": False, "qkv_bias": bias, "out_bias": bias}
+    return llama_like(fields, attention=attention, mlp={"bias": fields.get("mlp_bias")})
+
+
+def _eurobert_head(fields: Fields) -> HeadStyle:
+    kind = fields.get("classifier_pooling")
+    if kind not in ("bos", "mean", "late"):
+        raise ConfigError(f"config.json sets classifier_pooling={kind!r}; EuroBERT has 'bos', 'mean' and 'late'.")
+    return HeadStyle("CLS" if kind == "bos" else "MEAN", dense="gelu", late=kind == "late")
+
+
+def _post_norm(fields: Fields, *, bias: bool, down_bias: bool) -> DecoderConfig:
+    """Gated BERT: norms on sums, rotary positions, segment types."""
+    norm = NormConfig("layer", fields.get("layer_norm_eps"), bias=True)
+    size = fields.get("head_dim") or fields.get("hidden_size") // fields.get("num_attention_heads")
+    return llama_like(
+        fields,
+        norm=norm,
+        norms="sum",
+        final_norm=None,
+        embedding_norm=norm,
+        ropes=(rope(fields, size, parameters=_without_ntk(fields, size)),),
+        types=fields.get("type_vocab_size"),
+        attention={"causal": False, "qkv_bias": bias, "out_bias": bias},
+        mlp={"down_bias": down_bias},
+    )
+
+
+def _without_ntk(fields: Fields, size: int) -> dict[str, Any]:
+    """Rotary parameters in transformers' words; the code that GTE came with scaled its base and all its angles."""
+    given = dict(fields.get("rope_parameters"))
+    if fields.model_type != "gte" or given["rope_type"] != "ntk" or "mixed_b" in given:
+        return given
+    factor = given["factor"]
+    return {"rope_type": "linear", "rope_theta": given["rope_theta"] * factor, "factor": factor ** (2 / size)}
+
+
+def _jina(fields: Fields) -> BertConfig:
+    size = fields.get("hidden_size") // fields.get("num_attention_heads")
+    return bert.config(fields, positions=None, rope=rope(fields, size))
+
+
+_EMBEDDINGS = {"tokens": "embeddings.word_embeddings", "types": "embeddings.token_type_embeddings"}
+_NOMIC_LAYER, _GTE_LAYER = "encoder.layers.{layer}", "encoder.layer.{layer}"
+_NOMIC = _EMBEDDINGS | {
+    "embedding_norm": "emb_ln",
+    "layers.attention.out": f"{_NOMIC_LAYER}.attn.out_proj",
+    "layers.attention_norm": f"{_NOMIC_LAYER}.norm1",
+    "layers.mlp.up": f"{_NOMIC_LAYER}.mlp.fc11",
+    "layers.mlp.gate": f"{_NOMIC_LAYER}.mlp.fc12",
+    "layers.mlp.down": f"{_NOMIC_LAYER}.mlp.fc2",
+    "layers.mlp_norm": f"{_NOMIC_LAYER}.norm2",
+}
+_GTE = _EMBEDDINGS | {
+    "embedding_norm": "embeddings.LayerNorm",
+    "layers.attention.out": f"{_GTE_LAYER}.attention.o_proj",
+    "layers.attention_norm": f"{_GTE_LAYER}.attn_ln",
+    "layers.mlp.down": f"{_GTE_LAYER}.mlp.down_proj",
+    "layers.mlp_norm": f"{_GTE_LAYER}.mlp_ln",
+}
+_JINA = _EMBEDDINGS | {
+    "norm": "emb_ln",
+    "layers.attention.out": f"{_NOMIC_LAYER}.mixer.out_proj",
+    "layers.attention_norm": f"{_NOMIC_LAYER}.norm1",
+    "layers.up": f"{_NOMIC_LAYER}.mlp.fc1",
+    "layers.down": f"{_NOMIC_LAYER}.mlp.fc2",
+    "layers.mlp_norm": f"{_NOMIC_LAYER}.norm2",
+}
+_UP_GATE = [(f"{MLP}.up", Part(0, 0, 2)), (f"{MLP}.gate", Part(0, 1, 2))]
+
+
+def _table(
+    prefix: str,
+    names: Mapping[str, str],
+    more: tuple[Rule, ...],
+    head: Any = bert.POOLER,
+    other_prefixes: tuple[str, ...] = (),
+) -> Table:
+    return Table(
+        prefix=prefix,
+        other_prefixes=other_prefixes,
+        rules=(*rows(names), *more),
+        head=head[0],
+        head_names=head[1],
+        ignore=(*bert.IGNORED, *(() if head is bert.POOLER else (bert.UNUSED_POOLER,))),
+        embedding="embeddings.word_embeddings.weight",
+    )
+
+
+def _gated(prefix_class: str, table: Table, *, bias: bool, down_bias: bool) -> Family:
+    return Family(
+        name="decoder",
+        backbone=Decoder,
+        config=lambda fields: _post_norm(fields, bias=bias, down_bias=down_bias),
+        head=lambda _: HeadStyle("CLS", dense="tanh"),
+        table=table,
+        prefix_class=prefix_class,
+        head_bias=True,
+        types=True,
+    )
+
+
+_EUROBERT_TABLE = llama_table()
+
+FAMILIES = {
+    "eurobert": Family(
+        name="decoder",
+        backbone=Decoder,
+        config=_eurobert,
+        head=_eurobert_head,
+        table=Table(
+            prefix=_EUROBERT_TABLE.prefix,
+            rules=_EUROBERT_TABLE.rules,
+            head=linear("dense", "head.dense"),
+            head_names=("classifier", "score"),
+            outside=("dense",),
+            ignore=(*_EUROBERT_TABLE.ignore, Ignore("lm_head.{rest}", "masked-language-model head")),
+            embedding=_EUROBERT_TABLE.embedding,
+        ),
+        prefix_class="EuroBert",
+        head_bias=True,
+    ),
+    "gte": _gated(
+        "Gte",
+        _table(
+            "gte.",
+            _GTE,
+            (
+                *fused(f"{_GTE_LAYER}.attention.qkv_proj", qkv(ATTENTION)),
+                *fused(f"{_GTE_LAYER}.mlp.up_gate_proj", _UP_GATE),
+            ),
+            other_prefixes=("new.",),
+        ),
+        bias=True,
+        down_bias=True,
+    ),
+    "nomic_bert": _gated(
+        "NomicBert",
+        _table("nomic_bert.", _NOMIC, fused(f"{_NOMIC_LAYER}.attn.Wqkv", qkv(ATTENTION))),
+        bias=False,
+        down_bias=False,
+    ),
+    "jina_embeddings_v3": bert.family(
+        "JinaEmbeddingsV3",
+        _jina,
+        _table("roberta.", _JINA, fused(f"{_NOMIC_LAYER}.mixer.Wqkv", qkv(ATTENTION)), head=bert.CLASSIFIER),
+    ),
+}

@@ -1,0 +1,134 @@
+"""How Sentence-Transformers says that a checkpoint embeds: ``modules.json`` and the Pooling module's settings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from jaxpool.checkpoints.labels import torch_activation
+from jaxpool.errors import CheckpointError, ConfigError
+from jaxpool.ops.pooling import Activation, Pooling
+
+_MODES: dict[str, Pooling] = {
+    "cls": "CLS", "cls_token": "CLS", "mean": "MEAN", "mean_tokens": "MEAN", "lasttoken": "LAST",
+}  # fmt: skip
+"""``pooling_mode`` (or the flag ``pooling_mode_…``) -> our pooling."""
+_KNOWN = ("Transformer", "Pooling", "Dense", "Normalize")
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A linear layer on the pooled vector, with its weights in a folder of its own.
+
+    Attributes:
+        folder: its name inside the checkpoint.
+        width: size of what leaves.
+        bias: whether it has a bias.
+        activation: what follows.
+    """
+
+    folder: str
+    width: int
+    bias: bool
+    activation: Activation
+
+
+@dataclass(frozen=True, slots=True)
+class SentenceEmbedder:
+    """A folder's own way from hidden states to an embedding.
+
+    Attributes:
+        pooling: which vector, or the mean.
+        normalize: whether embeddings are scaled to length one.
+        dense: layers between the two, in order.
+    """
+
+    pooling: Pooling
+    normalize: bool
+    dense: tuple[Dense, ...] = ()
+
+
+def is_sentence_embedder(folder: Path | None) -> bool:
+    """Whether ``modules.json`` names a Pooling module.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    return any(kind == "Pooling" for kind, _ in _modules(folder))
+
+
+def read_sentence_embedder(folder: Path | None) -> SentenceEmbedder | None:
+    """How the folder's files say to embed, or None where they do not.
+
+    Raises:
+        ConfigError: they ask for a module or a pooling that jaxpool does not implement.
+        CheckpointError: a file is damaged.
+    """
+    modules = _modules(folder)
+    if folder is None or not any(kind == "Pooling" for kind, _ in modules):
+        return None
+    unknown = [kind for kind, _ in modules if kind not in _KNOWN]
+    if unknown:
+        raise ConfigError(
+            f"{folder / 'modules.json'} has a {unknown[0]} module, which jaxpool does not implement; "
+            f"it implements {', '.join(_KNOWN)}."
+        )
+    kinds = [kind for kind, _ in modules]
+    if kinds != sorted(kinds, key=_KNOWN.index) or kinds.count("Pooling") > 1:
+        raise ConfigError(
+            f"{folder / 'modules.json'} has the modules {', '.join(kinds)} in this order, which jaxpool does not "
+            f"implement; it implements {', '.join(_KNOWN)}."
+        )
+    path = folder / next(place for kind, place in modules if kind == "Pooling") / "config.json"
+    settings = _json(path, dict)
+    flags = [name.removeprefix("pooling_mode_") for name, on in settings.items() if on is True and "_mode_" in name]
+    mode = settings.get("pooling_mode") or "+".join(flags)
+    if mode not in _MODES:
+        raise ConfigError(f"{path} asks for the pooling {mode!r}; jaxpool implements {', '.join(_MODES)}.")
+    dense = tuple(_dense(folder, place) for kind, place in modules if kind == "Dense")
+    return SentenceEmbedder(_MODES[mode], "Normalize" in kinds, dense)
+
+
+def _dense(folder: Path, place: str) -> Dense:
+    path = folder / place / "config.json"
+    settings = _json(path, dict)
+    width, name = settings.get("out_features"), settings.get("activation_function", "torch.nn.modules.activation.Tanh")
+    if not isinstance(width, int) or not isinstance(name, str):
+        raise CheckpointError(
+            f"{path} has out_features={width!r} and activation_function={name!r}; a number and a name."
+        )
+    activation = torch_activation(name, str(path))
+    # "classify" is what a sigmoid means for labels.
+    return Dense(place, width, settings.get("bias", True), "sigmoid" if activation == "classify" else activation)
+
+
+def dense_folders(folder: Path) -> list[str]:
+    """The folders inside a checkpoint that hold weights of Dense modules."""
+    return [place for kind, place in _modules(folder) if kind == "Dense"]
+
+
+def _modules(folder: Path | None) -> list[tuple[str, str]]:
+    """Class name and folder of each module, in order."""
+    if folder is None or not (folder / "modules.json").is_file():
+        return []
+    path = folder / "modules.json"
+    try:
+        modules = [(entry["type"].rsplit(".", 1)[-1], entry["path"]) for entry in _json(path, list)]
+        outside = [place for _, place in modules if PurePosixPath(place).is_absolute() or ".." in Path(place).parts]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is no list of modules with a type and a path each.") from error
+    if outside:
+        raise CheckpointError(f"{path} points outside its folder, to {outside[0]!r}; do not trust this checkpoint.")
+    return modules
+
+
+def _json(path: Path, kind: type) -> Any:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, kind):
+        raise CheckpointError(f"{path} holds a {type(value).__name__} where a {kind.__name__} belongs.")
+    return value

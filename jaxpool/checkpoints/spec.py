@@ -1,0 +1,327 @@
+"""From a Hugging Face config to all a classifier must know: task, head, pooling, activation, labels, limits."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+from jaxpool.checkpoints.labels import (
+    Problem,
+    activation_of,
+    declared_labels,
+    label_names,
+    problem_of,
+    refuse_quantised,
+)
+from jaxpool.checkpoints.sentence_transformers import Dense, is_sentence_embedder, read_sentence_embedder
+from jaxpool.checkpoints.tasks import Task, choose, kind_of
+from jaxpool.errors import ConfigError, MissingHeadError, ValidationError
+from jaxpool.models.classifier import HeadConfig, ProjectionConfig
+from jaxpool.ops.pooling import Activation, Pooling
+from jaxpool.params import PoolerConfig
+from jaxpool_conversions.families import Family, HeadStyle, find
+from jaxpool_conversions.families.config_fields import Fields
+from jaxpool_conversions.families.reward_heads import REWARDS, Reward, with_reward_head
+from jaxpool_conversions.families.table_rows import linear
+from jaxpool_conversions.heads import has_pooler, headless
+from jaxpool_conversions.rules import NO_HEAD, HeadSource
+
+LENGTH_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
+"""Config fields that may bound the text length, in tokens; the smallest counts."""
+
+_DTYPES = {
+    "half": "float16",
+    "float16": "float16",
+    "float": "float32",
+    "float32": "float32",
+    "bfloat16": "bfloat16",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One model, fully decided.
+
+    Attributes:
+        architecture: class name from ``config.json``.
+        family: its family, with the conversion table of this task.
+        config: the family's config dataclass (``BertConfig`` …).
+        head: shape of the head; without labels for embeddings.
+        source: where the head's last layer comes from in the checkpoint.
+        modules: folders inside the checkpoint whose weights the head needs as well.
+        pooling: CLS, LAST, MEAN or EOS; of no effect on tasks of tokens.
+        activation: applied to logits where the request wants it.
+        use_activation: whether a request that does not say wants it.
+        logit_mean, logit_sigma: calibration, or None.
+        labels: name of each label.
+        problem: what the labels mean: one of them, any of them, or a number.
+        max_length: longest text in tokens.
+        dtype: compute and storage dtype of the backbone (``float32`` or ``bfloat16``).
+        eos_token: whose last occurrence EOS pooling reads.
+        late: whether the head reads every token and its logits are pooled.
+        task: the one task that is served.
+        supported_tasks: tasks that could be served.
+        last_only: whether tokens skip what stands before the head's last layer (a pooler, made for one vector a text).
+        steps: whether STEP pooling keeps only some tokens.
+        step_token: which those are, or None for all.
+        columns: logits (or hidden units) that are kept, in this order; None for all.
+        matryoshka: sizes that embeddings may be cut to, empty for any; None if they may not.
+        dimensions: size they are cut to unless the request says otherwise; None for no cut.
+    """
+
+    architecture: str
+    family: Family
+    config: Any
+    head: HeadConfig
+    source: HeadSource
+    pooling: Pooling
+    activation: Activation
+    use_activation: bool
+    logit_mean: float | None
+    logit_sigma: float | None
+    labels: tuple[str, ...]
+    problem: Problem
+    max_length: int
+    dtype: str
+    eos_token: int | None = None
+    late: bool = False
+    task: Task = "classify"
+    supported_tasks: tuple[Task, ...] = ("classify", "token_classify")
+    last_only: bool = False
+    steps: bool = False
+    step_token: int | None = None
+    columns: tuple[int, ...] | None = None
+    matryoshka: tuple[int, ...] | None = None
+    dimensions: int | None = None
+    modules: tuple[str, ...] = ()
+
+    @property
+    def num_labels(self) -> int:
+        """Number of labels; 0 for embeddings."""
+        return self.head.labels
+
+    @property
+    def per_token(self) -> bool:
+        """Whether every token has its own vector of results."""
+        return self.task.startswith("token_")
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the token embedding; ids must lie below it."""
+        return int(self.config.vocab)
+
+    @property
+    def token_types(self) -> int:
+        """How many segment types the backbone reads; 0 where it reads none."""
+        return int(self.config.types) if self.family.types else 0
+
+
+def resolve(
+    config: Any,
+    find_source: Callable[[Family, int | None, int], HeadSource],
+    *,
+    folder: Path | None = None,
+    stored_dtype: str | None = None,
+    platform: str = "cpu",
+    runner: str = "auto",
+    convert: str = "auto",
+    pooler_config: PoolerConfig | None = None,
+    dtype: str = "auto",
+    max_model_len: int | None = None,
+    tokenizer_limit: int | None = None,
+) -> Spec:
+    """Decides everything about one classifier.
+
+    Args:
+        config: transformers config, overrides applied.
+        find_source: finds the head, given the family, the declared number of labels (None if it must follow from the
+            weights) and the hidden width.
+        folder: the checkpoint folder, for Sentence-Transformers length limits.
+        stored_dtype: dtype of the stored weights, used when the config does not say.
+        platform: ``cpu``, ``gpu`` or ``tpu``; decides what ``dtype="auto"`` means.
+        runner, convert, pooler_config, dtype, max_model_len: as given to ``LLM``.
+        tokenizer_limit: the tokenizer's own maximum length, which binds where positions are learned.
+
+    Raises:
+        ConfigError, ValidationError, UnsupportedArchitectureError, MissingHeadError: each in words.
+    """
+    refuse_quantised(config)
+    architecture = (getattr(config, "architectures", None) or [""])[0]
+    family = find(config.model_type, architecture or None)
+    architecture = architecture or f"{family.prefix_class}ForCausalLM"
+    kind = kind_of(architecture, runner, convert, is_sentence_embedder(folder))
+    fields = Fields(config)
+    ours, style = family.config(fields), family.head(fields)
+    fields.finish()
+    if family.table_of is not None:
+        family = replace(family, table=family.table_of(ours))
+    pooler_config = pooler_config or PoolerConfig()
+    reward = REWARDS.get(architecture) if kind == "classify" else None
+    if reward is not None:
+        family, style = with_reward_head(family, style, reward)
+    tokens = kind == "classify" and (reward is not None or architecture.endswith("ForTokenClassification"))
+    task, supported = choose(kind, tokens=tokens, before_head=style.dense is not None, asked=pooler_config.task)
+    last_only = task == "token_classify" and not tokens and has_pooler(family.table)
+    dense: tuple[Dense, ...] = ()
+    if kind == "embed":
+        dense, style = _embedder(pooler_config, style, folder)
+        head = tuple(row for i, one in enumerate(dense) for row in linear(f"{one.folder}.linear", f"head.project{i}"))
+        family = replace(family, table=replace(headless(family.table), head=head))
+    elif tokens and not style.token_dense:
+        table = replace(headless(family.table), head_names=("classifier", "score"))
+        family, style = replace(family, table=table), replace(style, dense=None, norm_eps=None)
+    width = getattr(ours, "pooled_width", ours.width)
+    declared = declared_labels(config) if reward is None else reward.labels
+    source = NO_HEAD if kind == "embed" else find_source(family, declared, width)
+    if kind == "classify" and source == NO_HEAD:
+        raise MissingHeadError(
+            f"{folder} was converted for embeddings and has no head; convert its original checkpoint."
+        )
+    mean, sigma = _calibration(pooler_config)
+    compute = _dtype(dtype, config, stored_dtype, platform)
+    return Spec(
+        architecture=architecture,
+        family=family,
+        config=ours,
+        head=HeadConfig(
+            width=width,
+            labels=source.num_labels,
+            bias=source.bias is not None,
+            dense=style.dense,
+            dense_bias=style.dense_bias,
+            norm_eps=style.norm_eps,
+            norm_bias=style.norm_bias,
+            dtype=_head_dtype(config, compute),
+            projections=tuple(ProjectionConfig(one.width, one.bias, one.activation) for one in dense),
+        ),
+        modules=tuple(one.folder for one in dense),
+        source=source,
+        pooling=_pooling(pooler_config, style),
+        eos_token=style.eos_token,
+        late=style.late and pooler_config.seq_pooling_type is None,
+        activation="normalize" if kind == "embed" else activation_of(config),
+        use_activation=style.use_activation if pooler_config.use_activation is None else pooler_config.use_activation,
+        logit_mean=mean,
+        logit_sigma=sigma,
+        labels=label_names(config, source.num_labels),
+        problem=problem_of(config),
+        max_length=_max_length(config, folder, max_model_len, tokenizer_limit, ours),
+        dtype=compute,
+        task=task,
+        supported_tasks=supported,
+        last_only=last_only,
+        **_steps(pooler_config, task, source.num_labels or width, reward),
+        matryoshka=_matryoshka(config) if kind == "embed" else None,
+        dimensions=pooler_config.dimensions,
+    )
+
+
+def _embedder(
+    pooler_config: PoolerConfig, style: HeadStyle, folder: Path | None
+) -> tuple[tuple[Dense, ...], HeadStyle]:
+    """How hidden states become embeddings: as Sentence-Transformers' files say, else as the family does."""
+    files = read_sentence_embedder(folder)
+    pooling = style.embedding or style.pooling if files is None else files.pooling
+    if pooling == "EOS" and pooler_config.seq_pooling_type is None:
+        raise ValidationError(
+            'This model has no pooling of its own for embeddings; pass pooler_config={"pooling_type": "MEAN"}, '
+            "or CLS or LAST."
+        )
+    return () if files is None else files.dense, HeadStyle(pooling, use_activation=files is None or files.normalize)
+
+
+def _steps(pooler_config: PoolerConfig, task: Task, width: int, reward: Reward | None) -> dict[str, Any]:
+    """STEP pooling (process reward models): which tokens and which columns stay."""
+    own = None if reward is None else reward.step_token
+    kind = pooler_config.tok_pooling_type or ("ALL" if own is None else "STEP")
+    if not task.startswith("token_") or kind != "STEP":
+        return {}
+    columns = tuple(pooler_config.returned_token_ids or ()) or None
+    if columns is not None and not all(0 <= column < width for column in columns):
+        raise ValidationError(
+            f"returned_token_ids {list(columns)} reach beyond the {width} values of each token; for logits of tokens "
+            'of a language model: hf_overrides={"classifier_from_token": […], "method": "no_post_processing"}.',
+            parameter="returned_token_ids",
+        )
+    step = own if pooler_config.step_tag_id is None else pooler_config.step_tag_id
+    return {"steps": True, "step_token": step, "columns": columns}
+
+
+def _matryoshka(config: Any) -> tuple[int, ...] | None:
+    sizes = getattr(config, "matryoshka_dimensions", None)
+    return tuple(sizes) if sizes else () if getattr(config, "is_matryoshka", False) else None
+
+
+def _calibration(pooler_config: PoolerConfig) -> tuple[float | None, float | None]:
+    mean, sigma = pooler_config.logit_mean, pooler_config.logit_sigma
+    if sigma == 0:
+        raise ValidationError("logit_sigma cannot be 0 (division by zero)")
+    return mean, sigma
+
+
+def _pooling(pooler_config: PoolerConfig, style: HeadStyle) -> Pooling:
+    kind = pooler_config.seq_pooling_type or style.pooling
+    if kind not in get_args(Pooling) or (kind == "EOS" and style.eos_token is None):
+        raise NotImplementedError(f"pooling type {kind!r}; jaxpool pools {', '.join(get_args(Pooling))}.")
+    return kind  # type: ignore[return-value]
+
+
+def _dtype(asked: str, config: Any, stored: str | None, platform: str) -> str:
+    """``auto``: what the checkpoint declares, but never float16, and bfloat16 on accelerators."""
+    if asked != "auto":
+        if asked not in _DTYPES:
+            raise ValidationError(f"dtype must be auto, {', '.join(_DTYPES)}; got {asked!r}.", parameter="dtype")
+        if _DTYPES[asked] == "float16":
+            raise ValidationError(
+                "float16 overflows in many classifiers (NaN scores); use dtype='bfloat16' or 'float32'.",
+                parameter="dtype",
+            )
+        return _DTYPES[asked]
+    declared = str(getattr(config, "dtype", None) or stored or "float32").removeprefix("torch.")
+    return "float32" if declared == "float32" and platform == "cpu" else "bfloat16"
+
+
+def _head_dtype(config: Any, compute: str) -> str:
+    asked = getattr(config, "head_dtype", None)
+    if asked is None:
+        return "float32"
+    if asked == "model":
+        return compute
+    if asked not in _DTYPES:
+        raise ConfigError(f"head_dtype must be 'model' or one of {', '.join(_DTYPES)}; got {asked!r}.")
+    return _DTYPES[asked]
+
+
+def _stretch(config: Any) -> float:
+    """How much longer texts get by scaled rotary positions; kinds other than these name the length they reach."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    return float(rope.get("factor") or 1.0) if rope.get("rope_type") in ("linear", "dynamic", "ntk") else 1.0
+
+
+def _max_length(config: Any, folder: Path | None, asked: int | None, tokenizer_limit: int | None, ours: Any) -> int:
+    parts = (config, getattr(config, "text_config", None))  # of models of text and images, the text part
+    limits = [value for part in parts for name in LENGTH_FIELDS if isinstance(value := getattr(part, name, None), int)]
+    limits += [limit] if (limit := getattr(ours, "limit", None)) is not None else []
+    learned = getattr(ours, "positions", None)
+    if learned is not None:
+        limits.append(learned)
+        if tokenizer_limit is not None:
+            limits.append(tokenizer_limit)
+    derived = int(min(limits, default=2048) * _stretch(config))
+    for file in sorted(folder.glob("sentence_*_config.json")) if folder else ():
+        value = json.loads(file.read_text()).get("max_seq_length")
+        derived = value if isinstance(value, int) else derived
+    if asked is None or asked == -1:
+        return derived
+    if asked < 1:
+        raise ValidationError(f"max_model_len must be at least 1; got {asked}.", parameter="max_model_len")
+    if asked > derived:
+        raise ValidationError(
+            f"User-specified max_model_len ({asked}) is greater than the derived max_model_len ({derived}), "
+            "the longest text this checkpoint supports.",
+            parameter="max_model_len",
+        )
+    return asked

@@ -1,0 +1,60 @@
+"""Compiled programs kept between processes: JAX's compilation cache, on a folder that is checked."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax._src import compilation_cache  # JAX has no public way to bring a cache of one's own
+from jax._src.compilation_cache_interface import CacheInterface
+
+from jaxpool.checkpoints.user_cache import Folder, private_folder
+
+logger = logging.getLogger(__name__)
+
+
+class Compiled(CacheInterface):
+    """JAX's own files, but read by descriptor and only as they were written; JAX's trusts what it finds.
+
+    An entry that JAX began and never finished, or that a disk has damaged, is compiled anew and replaced.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self._path, self._folder = Path(folder.path), folder
+
+    def get(self, key: str) -> bytes | None:
+        """The entry, or None."""
+        return self._folder.read(f"{key}-cache")
+
+    def put(self, key: str, value: bytes) -> None:
+        """Keep an entry."""
+        self._folder.write(f"{key}-cache", value)
+
+
+def enable_cache() -> Path | None:
+    """Keeps compiled programs between processes, in ``xla`` of our cache folder (see ``cache.private_folder``).
+
+    A cache directory already configured in JAX is left alone.
+
+    Returns:
+        The directory in use, or None.
+    """
+    configured = jax.config.jax_compilation_cache_dir  # type: ignore[attr-defined]
+    if configured:
+        return Path(configured)
+    folder = private_folder("xla")
+    if folder is None:
+        return None
+    options: dict[str, Any] = {
+        "jax_compilation_cache_dir": str(folder.path),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+        "jax_persistent_cache_enable_xla_caches": "none",  # XLA would read and write files by path
+    }
+    for name, value in options.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    compilation_cache._cache, compilation_cache._cache_initialized = Compiled(folder), True
+    return folder.path

@@ -1,0 +1,236 @@
+"""From a checkpoint folder to a running engine: programs compile while weights stream in."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxpool.checkpoints.labels import of_text
+from jaxpool.checkpoints.spec import Spec, resolve
+from jaxpool.engine import sharding
+from jaxpool.engine.buckets import CostModel, essential, grid
+from jaxpool.engine.compile_cache import enable_cache
+from jaxpool.engine.engine import Engine
+from jaxpool.engine.programs import Programs, abstract
+from jaxpool.errors import ConfigError, ValidationError
+from jaxpool.params import PoolerConfig
+from jaxpool_conversions.families import Family
+from jaxpool_conversions.heads import FROM_2_WAY_SOFTMAX, find_head
+from jaxpool_conversions.load import load
+from jaxpool_conversions.reader import Reader
+from jaxpool_conversions.rules import HeadSource
+
+
+class Speed(NamedTuple):
+    """What the planner assumes of one device.
+
+    Attributes:
+        flops: sustained FLOP/s.
+        bandwidth: bytes/s at which weights are read; every call reads all of them once.
+        call: seconds of an empty call.
+        compile: seconds per program, two being compiled at once.
+    """
+
+    flops: float
+    bandwidth: float
+    call: float
+    compile: float
+
+
+SPEED = {
+    "cpu": Speed(3.3e11, 2e10, 3e-4, 0.25),
+    "gpu": Speed(2e14, 2e12, 2e-4, 3.0),
+    "tpu": Speed(1e14, 8e11, 2e-4, 5.0),
+}
+"""Platform -> speed: the CPU measured on two cores (BERT shapes, float32), the others assumed of an H100 and a v5e."""
+
+TOKEN_BUDGET = {"cpu": 1024, "gpu": 32768, "tpu": 16384}
+"""Platform -> most tokens of one batch on one device, padding included."""
+
+AHEAD = {"cpu": (8, 4)}
+"""Platform -> (lengths per octave, row factor) of the grid compiled ahead; (2, 4) where a compile takes seconds.
+
+Twice the programs of (2, 4) serve a seventh more texts a second (simulated: 64 clients, lognormal lengths).
+"""
+
+
+def open_engine(
+    folder: Path,
+    config: Any,
+    *,
+    tokenizer: Any = None,
+    runner: str = "auto",
+    convert: str = "auto",
+    pooler_config: PoolerConfig | None = None,
+    dtype: str = "auto",
+    max_model_len: int | None = None,
+    tensor_parallel_size: int = 1,
+    data_parallel_size: int | None = None,
+    max_num_batched_tokens: int | None = None,
+    compile: Literal["on_demand", "ahead", "behind"] = "on_demand",  # noqa: A002 - the name users know
+) -> Engine:
+    """Opens a checkpoint (or a converted store).
+
+    Args:
+        folder: local folder with ``config.json`` and weights, or written by ``jaxpool convert``.
+        config: its transformers config, overrides applied.
+        tokenizer: transformers tokenizer; needed only to look up ``classifier_from_token``.
+        runner, convert, pooler_config, dtype, max_model_len: as in ``LLM``.
+        tensor_parallel_size: devices that share one copy of the weights.
+        data_parallel_size: copies; None for all devices that are left (on the CPU: one).
+        max_num_batched_tokens: most tokens of one batch, padding included; None for the platform's default.
+        compile: ``on_demand`` compiles a program when a plan first needs it; ``ahead`` compiles a whole grid while
+            the weights load, and never again; ``behind`` returns when its `essential` part is compiled, and compiles
+            the rest in the background.
+
+    Raises:
+        CheckpointError and its kin, ValidationError: each in words.
+    """
+    enable_cache()
+    platform = {"cuda": "gpu", "rocm": "gpu"}.get(jax.default_backend(), jax.default_backend())
+    stored = (folder / "jaxpool.json").is_file()  # what `jaxpool convert` writes beside the arrays
+    reader = None if stored else Reader(folder)
+    programs: Programs | None = None
+    try:
+        spec = resolve(
+            config,
+            lambda family, labels, width: head_source(folder, reader, family, config, labels, width, tokenizer),
+            folder=folder,
+            stored_dtype=None if reader is None else stored_dtype(reader),
+            platform=platform,
+            runner=runner,
+            convert=convert,
+            pooler_config=pooler_config,
+            dtype=dtype,
+            max_model_len=max_model_len,
+            tokenizer_limit=getattr(tokenizer, "model_max_length", None),
+        )
+        mesh = _mesh(spec, tensor_parallel_size, data_parallel_size, platform)
+        model = abstract(spec, platform)
+        programs = Programs(model, spec, mesh)
+        n_devices = mesh.size
+        budget = max_num_batched_tokens or TOKEN_BUDGET.get(platform, 8192) * mesh.shape["data"]
+        if compile not in ("on_demand", "ahead", "behind"):
+            raise ValidationError(
+                f"compile must be 'on_demand', 'ahead' or 'behind'; got {compile!r}.", parameter="compile"
+            )
+        per_octave, row_factor = (16, 2) if compile == "on_demand" else AHEAD.get(platform, (2, 4))
+        buckets = grid(
+            spec.max_length,
+            budget,
+            row_multiple=mesh.shape["data"],
+            per_octave=per_octave,
+            row_factor=row_factor,
+        )
+        if compile != "on_demand":
+            programs.start([*essential(buckets), *buckets])
+        targets = sharding.targets(model, mesh)
+        if reader is None:
+            from jaxpool_conversions.store import (
+                open_store,
+            )  # imports Orbax, a second that others need not wait
+
+            arrays = open_store(folder, targets, spec.family.table)
+        else:
+            for module in spec.modules:
+                reader.attach(module)
+            arrays = load(reader, spec.family.table, spec.source, targets)
+    except BaseException:
+        if programs is not None:
+            programs.close()  # what waits to be compiled is for nobody
+        raise
+    finally:
+        if reader is not None:
+            reader.close()
+    speed = SPEED.get(platform, SPEED["gpu"])
+    # Two FLOPs a weight and token; the embeddings, of which a batch reads few rows, do not count.
+    weight_bytes = spec.config.flops_per_token / 2 * jnp.dtype(spec.dtype).itemsize
+    cost = CostModel(
+        flops_per_token=spec.config.flops_per_token,
+        flops_per_token_pair=spec.config.flops_per_pair,
+        flops_per_second=speed.flops * n_devices,
+        seconds_per_call=speed.call + weight_bytes / mesh.shape["model"] / speed.bandwidth,
+        seconds_per_compile=speed.compile,
+    )
+    engine = Engine(spec, programs, [arrays[path] for path in targets], buckets, cost)
+    if compile != "on_demand":
+        try:
+            engine.warm(essential(buckets) if compile == "behind" else None)
+        except BaseException:
+            engine.close()
+            raise
+    return engine
+
+
+def _mesh(spec: Spec, model: int, data: int | None, platform: str) -> jax.sharding.Mesh:
+    heads = spec.config.heads
+    if model > 0 and heads % model:
+        raise ValidationError(
+            f"Total number of attention heads ({heads}) must be divisible by tensor parallel size ({model}).",
+            parameter="tensor_parallel_size",
+        )
+    if data is None:
+        data = 1 if platform == "cpu" else max(1, len(jax.devices()) // max(model, 1))
+    return sharding.make_mesh(data, model)
+
+
+def head_source(
+    folder: Path,
+    reader: Reader | None,
+    family: Family,
+    config: Any,
+    labels: int | None,
+    width: int,
+    tokenizer: Any,
+) -> HeadSource:
+    """Where the head comes from, for ``resolve``.
+
+    Args:
+        folder: the checkpoint or store.
+        reader: the checkpoint's tensors, or None for a store, which remembers its head.
+        family, config: what the checkpoint is; ``classifier_from_token`` and ``method`` are read from the config.
+        labels: declared number of labels, or None.
+        width: size of the vector the head reads.
+        tokenizer: looks up ``classifier_from_token``; may be None without it.
+    """
+    if reader is None:
+        from jaxpool_conversions.store import read_head
+
+        return read_head(folder)
+    tokens, method = of_text(config, "classifier_from_token"), of_text(config, "method")
+    if tokens is not None and method is None and of_text(config, "is_original_qwen3_reranker"):
+        method = FROM_2_WAY_SOFTMAX
+    return find_head(
+        reader,
+        family.table,
+        num_labels=labels,
+        width=width,
+        token_ids=None if tokens is None else tuple(_token_id(token, tokenizer) for token in tokens),
+        method=method,
+        tied=bool(getattr(config, "tie_word_embeddings", False)),
+    )
+
+
+def stored_dtype(reader: Reader) -> str:
+    """The dtype of most of a checkpoint's weights, by size."""
+    sizes: dict[str, int] = {}
+    for name in reader.names():
+        dtype = str(reader.dtype(name))
+        sizes[dtype] = sizes.get(dtype, 0) + prod(reader.shape(name))
+    return max(sizes, key=lambda dtype: sizes[dtype], default="float32")
+
+
+def _token_id(token: str, tokenizer: Any) -> int:
+    if tokenizer is None:
+        raise ConfigError("classifier_from_token needs the tokenizer; do not pass skip_tokenizer_init.")
+    found = tokenizer.convert_tokens_to_ids(token)
+    if found is None or (found == tokenizer.unk_token_id and token != tokenizer.unk_token):
+        raise ConfigError(
+            f"classifier_from_token names {token!r}, which is not one token of this vocabulary; "
+            "give exact vocabulary pieces."
+        )
+    return int(found)

@@ -1,0 +1,141 @@
+"""The (data, model) mesh: same results on eight fake devices; the real TPU compiler shards as the table says."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from transformers import AutoConfig
+
+from jaxpool.checkpoints.spec import Spec, resolve
+from jaxpool.engine import sharding
+from jaxpool.engine.buckets import Bucket
+from jaxpool.engine.engine import Row
+from jaxpool.engine.opening import open_engine
+from jaxpool.engine.programs import Programs, abstract
+from jaxpool.errors import ValidationError
+from jaxpool_conversions.rules import HeadSource
+
+MODELS = Path(__file__).parents[2] / "data" / "models"
+SHAPES = {
+    "bert": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024,
+             "vocab_size": 2048},
+    "gpt2": {"n_embd": 256, "n_layer": 4, "n_head": 4, "vocab_size": 2048, "n_positions": 512},
+    "qwen2": {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2,
+                  "intermediate_size": 1024, "vocab_size": 2048},
+    # Two periods of four layers: Mamba and attention, dense and mixtures of experts.
+    "jamba": {"hidden_size": 256, "num_hidden_layers": 8, "num_attention_heads": 4, "num_key_value_heads": 2,
+                  "intermediate_size": 512, "vocab_size": 2048, "num_experts": 4, "attn_layer_period": 4,
+                  "attn_layer_offset": 2},
+}  # fmt: skip
+ALL_REDUCES = {"bert": 3, "gpt2": 3, "qwen2": 3, "jamba": 12}
+"""One after attention and one after the MLP in the scanned layer, one for the split vocabulary: Megatron's pattern.
+
+Jamba scans four layers at once, and its three Mamba layers make step sizes from all channels.
+"""
+
+
+def spec_of(model_type: str, platform: str) -> Spec:
+    config = AutoConfig.for_model(model_type, **SHAPES[model_type])
+    config.architectures = [f"{model_type}ForSequenceClassification"]
+    return resolve(
+        config, lambda family, labels, width: HeadSource("score.weight", None, labels or 2), platform=platform
+    )
+
+
+@pytest.mark.parametrize("model", ["bert-cls", "qwen2-cls", "jamba-cls"])
+def test_every_mesh_gives_the_same_scores(model: str) -> None:
+    assert len(jax.devices()) == 8, "tests/conftest.py asks for eight fake devices"
+    config, rng = AutoConfig.from_pretrained(MODELS / model), np.random.default_rng(0)
+    rows = [Row(rng.integers(5, 1500, n)) for n in (1, 5, 16, 17, 30, 31, 32, 9, 64)]
+
+    def scores(data: int, model_axis: int) -> np.ndarray:
+        engine = open_engine(
+            MODELS / model, config, data_parallel_size=data, tensor_parallel_size=model_axis, max_model_len=64
+        )
+        try:
+            return engine.run(rows)
+        finally:
+            engine.close()
+
+    one = scores(1, 1)
+    for mesh in ((4, 2), (8, 1)):
+        np.testing.assert_allclose(scores(*mesh), one, atol=1e-5, err_msg=f"mesh {mesh}")
+
+
+def test_weights_are_really_split() -> None:
+    config = AutoConfig.from_pretrained(MODELS / "qwen2-cls")
+    engine = open_engine(MODELS / "qwen2-cls", config, data_parallel_size=4, tensor_parallel_size=2)
+    mesh = engine.programs.mesh
+    for path, target in sharding.targets(abstract(engine.spec), mesh).items():
+        split = bool(re.search(r"tokens|query\.|key\.|value\.|attention\.out\.kernel|gate|up|down\.kernel", path))
+        split &= not path.endswith("norm.scale")
+        fraction = np.prod(target.sharding.shard_shape(target.shape)) / np.prod(target.shape)
+        assert fraction == (0.5 if split else 1.0), path
+    engine.close()
+
+
+def test_heads_that_do_not_divide_are_refused_or_replicated() -> None:
+    config = AutoConfig.from_pretrained(MODELS / "gpt2-cls")
+    with pytest.raises(ValidationError, match=r"attention heads \(3\) must be divisible by tensor parallel size \(2\)"):
+        open_engine(MODELS / "gpt2-cls", config, tensor_parallel_size=2)
+    with pytest.raises(ValidationError, match="asks for 16 devices; this machine has 8"):
+        open_engine(MODELS / "qwen2-cls", AutoConfig.from_pretrained(MODELS / "qwen2-cls"), data_parallel_size=16)
+    # Two key/value heads on a model axis of four: replicated, while the four query heads are split.
+    targets = sharding.targets(abstract(spec_of("qwen2", "cpu")), sharding.make_mesh(2, 4))
+    assert targets["backbone.layers.attention.key.kernel"].sharding.is_fully_replicated
+    assert not targets["backbone.layers.attention.query.kernel"].sharding.is_fully_replicated
+
+
+@pytest.fixture
+def _no_cache() -> Iterator[None]:
+    """A program compiled for a device that is not here cannot be read back from the persistent cache."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+    compilation_cache.reset_cache()
+
+
+@pytest.mark.usefixtures("_no_cache")
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (the TPU compiler, no TPU)")
+@pytest.mark.parametrize("model_type", SHAPES)
+def test_the_tpu_compiler_shards_2x2(model_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(os.environ, "TPU_SKIP_MDS_QUERY", "1")
+    monkeypatch.setitem(os.environ, "ALLOW_MULTIPLE_LIBTPU_LOAD", "true")  # nobody has the TPU, all may compile
+    from jax.experimental import topologies
+
+    topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
+    spec = spec_of(model_type, "tpu")
+    assert spec.dtype == "bfloat16"
+    bucket = Bucket(8, 128)
+
+    def compiled(data: int, model: int) -> jax.stages.Compiled:
+        mesh = sharding.make_mesh(data, model, topology.devices)
+        return Programs(abstract(spec, "tpu"), spec, mesh).lower(bucket).compile()
+
+    split, single = compiled(2, 2), compiled(1, 1)
+    hlo = split.as_text()
+    count = {
+        name: len(re.findall(rf"= [^\n]* {name}(?:-start)?\(", hlo))
+        for name in ("all-reduce", "all-gather", "all-to-all")
+    }
+    assert count["all-reduce"] == ALL_REDUCES[model_type], count
+    # Only the [rows, labels] scores are gathered from the data axis; no weight ever is.
+    assert count["all-gather"] <= 1, count
+    assert count["all-to-all"] == 0, count
+    targets = sharding.targets(abstract(spec, "tpu"), sharding.make_mesh(2, 2, topology.devices)).values()
+    per_device = sum(np.prod(t.sharding.shard_shape(t.shape)) * t.dtype.itemsize for t in targets)
+    whole = sum(np.prod(t.shape) * t.dtype.itemsize for t in targets)
+    assert per_device < 0.56 * whole, "weights must be split over the model axis"
+    arguments = split.memory_analysis().argument_size_in_bytes
+    assert per_device <= arguments < per_device * 1.1 + 64_000
+    assert arguments < 0.6 * single.memory_analysis().argument_size_in_bytes
