@@ -13,6 +13,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
+from jaxpool.version import __version__
+
 if TYPE_CHECKING:
     from jaxpool.client.http import AsyncClient, Client
     from jaxpool.client.protocol import Classification
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
     )
     from jaxpool.params import LoRARequest, PoolerConfig, PoolingParams
 
-__version__ = "0.1.0"
 
 __all__ = [
     "LLM",

@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 # transformers advises everyone without PyTorch to install it; we do not want it.
 logging.getLogger("transformers").addFilter(lambda record: "PyTorch was not found" not in str(record.msg))
 
-DEFAULT_MODEL = Path(__file__).parent / "default_model"
+DEFAULT_MODEL = Path(__file__).parents[1] / "default_model"
 
 # Everything a tokenizer and a config may be spread over; no weights.
 SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "vocab*", "merges*"]

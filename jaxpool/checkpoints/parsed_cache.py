@@ -17,10 +17,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from jaxpool import __version__
 from jaxpool.checkpoints.location import Overrides, label_map, read_config
 from jaxpool.checkpoints.user_cache import Folder, private_folder
 from jaxpool.text.vocabulary import TOKENIZER_FILES, Vocabulary, read_tokenizer
+from jaxpool.version import __version__
 
 FORMAT = 2
 """Raise it when the content of the files changes, or what is refused."""

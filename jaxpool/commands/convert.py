@@ -79,7 +79,6 @@ def convert(
 
     import jax
 
-    from jaxpool import __version__
     from jaxpool.checkpoints.labels import of_text
     from jaxpool.checkpoints.location import locate, read_config
     from jaxpool.checkpoints.spec import resolve
@@ -87,6 +86,7 @@ def convert(
     from jaxpool.engine.opening import head_source, stored_dtype
     from jaxpool.engine.programs import abstract
     from jaxpool.text.vocabulary import read_tokenizer
+    from jaxpool.version import __version__
     from jaxpool_conversions.families.reward_heads import REWARDS
     from jaxpool_conversions.load import load
     from jaxpool_conversions.reader import Reader

@@ -103,9 +103,8 @@ def _run(
     import numpy as np
 
     from jaxpool.checkpoints.location import locate, read_config
-    from jaxpool.engine import programs, sharding
+    from jaxpool.engine import compile_cache, programs, sharding
     from jaxpool.engine.buckets import grid
-    from jaxpool.engine import compile_cache
     from jaxpool.text.tokenizer import Tokenizer
     from jaxpool.text.vocabulary import lower_cases, read_tokenizer
     from jaxpool.training.loop import Texts, Trainer, Vectors

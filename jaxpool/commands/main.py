@@ -181,7 +181,7 @@ def parser(argv: Sequence[str] = (), *, everything: bool = False) -> argparse.Ar
 
     Only the command that ``argv`` names has its options declared; with ``everything`` all that are installed have.
     """
-    from jaxpool import __version__
+    from jaxpool.version import __version__
 
     top = _Parser("jaxpool", description=DESCRIPTION, epilog=EPILOG, formatter_class=_Formatter)
     top.add_argument("--version", action="version", version=f"jaxpool {__version__}")

@@ -135,7 +135,7 @@ def measure(folder: Path, test: Sequence[Example], reviews: Sequence[Review], se
         reviews: Rotten Tomatoes.
         seen: all texts of the sources in use; reviews that share six words in a row with any are left out.
     """
-    from jaxpool import LLM
+    from jaxpool.llm import LLM
     from jaxpool.training import metrics
 
     texts = list(dict.fromkeys([e.text for e in test] + [r.text for r in reviews]))

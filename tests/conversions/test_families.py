@@ -6,6 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from family_index import PAGE as INDEX
+from family_index import page
 from parity_cases import CASES
 
 from jaxpool.errors import UnsupportedArchitectureError
@@ -48,3 +50,8 @@ def test_the_parity_page_is_of_these_cases() -> None:
 def test_a_missing_model_type_says_why() -> None:
     with pytest.raises(UnsupportedArchitectureError, match="'layoutlm' is not supported yet, because it reads the pos"):
         find("layoutlm")
+
+
+def test_the_index_names_the_file_of_every_model_type() -> None:
+    """`python tests/support/family_index.py` writes it."""
+    assert INDEX.read_text(encoding="utf-8") == page()

@@ -1,6 +1,7 @@
 """The families: for each ``model_type``, a config mapping, a head style and a conversion table.
 
-Every module of this package that has a ``FAMILIES`` dict is found by itself; adding a file adds a family.
+Every module of this package that has a ``FAMILIES`` dict is found by itself; adding a file adds a family. Files are
+named for the best known of their models; ``conversions/FAMILIES.md`` lists every model type with its file.
 """
 
 from __future__ import annotations
@@ -77,12 +78,22 @@ class Family:
 
 
 @cache
+def _located() -> dict[str, tuple[str, Family]]:
+    """``model_type`` -> (module of this package, family)."""
+    names = [module.name for module in pkgutil.iter_modules(__path__)]
+    tables = {name: getattr(import_module(f"{__name__}.{name}"), "FAMILIES", {}) for name in names}
+    return {kind: (name, family) for name, table in tables.items() for kind, family in table.items()}
+
+
+@cache
 def families() -> dict[str, Family]:
     """All families by ``model_type``."""
-    found: dict[str, Family] = {}
-    for module in pkgutil.iter_modules(__path__):
-        found |= getattr(import_module(f"{__name__}.{module.name}"), "FAMILIES", {})
-    return found
+    return {kind: family for kind, (_, family) in _located().items()}
+
+
+def file_of(model_type: str) -> str:
+    """Name of the file in this folder that holds a model type, for the index ``conversions/FAMILIES.md``."""
+    return f"{_located()[model_type][0]}.py"
 
 
 def find(model_type: str, architecture: str | None = None) -> Family:
