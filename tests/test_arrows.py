@@ -36,8 +36,8 @@ ARROWS = {
     "commands": "version errors text checkpoints engine llm files training commands jaxpool_conversions",
     "jaxpool_conversions": "errors jaxpool_conversions",
     "jaxpool_conversions.families": "errors ops models jaxpool_conversions",
-    "jaxpool_serving": "errors params text ops.host_activations engine.engine engine.buckets engine.daemon_threads engine.postprocess llm "
-    "commands.options jaxpool_serving",
+    "jaxpool_serving": "errors params text ops.host_activations engine.engine engine.buckets engine.daemon_threads "
+    "engine.postprocess llm commands.options jaxpool_serving",
 }
 # What even a wide row may not hold: nobody imports the server (`jaxpool serve` finds it by name, at run time).
 NEVER = {"jaxpool": {"jaxpool_serving"}, "jaxpool_conversions": {"jaxpool_serving"}}
