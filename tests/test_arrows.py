@@ -18,6 +18,7 @@ ARROWS = {
     "jaxpool": "jaxpool jaxpool_conversions",  # llm, fit, cli …: the rooms on top
     "errors": "",
     "buckets": "",
+    "packing": "buckets",
     "pooling": "ops",
     "activations": "pooling",
     "cache": "errors",
@@ -39,11 +40,12 @@ ARROWS = {
     "models": "errors models ops pooling",
     "resolve": "errors labels params tasks sentence_files models pooling jaxpool_conversions",
     "programs": "errors buckets cache models ops pooling resolve sharding",
-    "engine": "errors buckets programs resolve",
+    "engine": "errors buckets packing programs resolve",
     "refine": "errors engine params resolve",
     "jaxpool_conversions": "errors jaxpool_conversions",
     "jaxpool_conversions.families": "errors models ops pooling jaxpool_conversions",
-    "jaxpool_serving": "activations chat errors params prompts options buckets engine refine llm jaxpool_serving",
+    "jaxpool_serving": "activations buckets chat engine errors llm options packing params prompts refine"
+    " jaxpool_serving",
 }
 # what even a wide row may not hold: nobody imports the server (`jaxpool serve` finds it by name, at run time)
 NEVER = {"jaxpool": {"jaxpool_serving"}, "jaxpool_conversions": {"jaxpool_serving"}}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from jaxpool.errors import EngineError
+from jaxpool.packing import doubtful
 from jaxpool_serving.admission import Admission
 from jaxpool_serving.choice import Choice
 from jaxpool_serving.waiting import Asked, Item, Waiting
@@ -137,7 +138,7 @@ class Batcher:
         if self._wake is None:
             self._launch()
 
-    def _next_batch(self) -> tuple[list[Item], Bucket] | None:
+    def _next_batch(self) -> tuple[list[Item], Bucket, np.ndarray | None] | None:
         """A batch that holds the row whose turn it is; None when nobody waits."""
         window = self._waiting.pop(self._window)
         if not window:
@@ -145,13 +146,14 @@ class Batcher:
         known = len(self._choice.buckets)
         if known < len(self.engine.buckets) and len(usable := self.engine.usable) > known:
             self._choice = Choice(usable, self.engine.cost)
-        rows, bucket = self._choice.best(np.array([len(item.row.ids) for _, _, item in window]))
+        rows, bucket, places = self._choice.best(np.array([len(item.row.ids) for _, _, item in window]))
         taken = set(rows.tolist())
         self._waiting.put_back(entry for index, entry in enumerate(window) if index not in taken)
         self._waiting.served(window[0])
-        return [window[index][2] for index in sorted(taken)], bucket
+        in_turn = np.argsort(rows)
+        return [window[index][2] for index in rows[in_turn]], bucket, None if places is None else places[in_turn]
 
-    async def _run(self, items: list[Item], bucket: Bucket) -> None:
+    async def _run(self, items: list[Item], bucket: Bucket, places: np.ndarray | None = None) -> None:
         """Compute ``items`` in one call; if that fails, halve until the row to blame fails alone."""
         started = time.monotonic()
         tokens = sum(len(item.row.ids) for item in items)
@@ -160,17 +162,26 @@ class Batcher:
         for item in items:
             item.asked.sent = started
         try:
-            values = await asyncio.wrap_future(self.engine.submit([item.row for item in items], bucket))
+            values = await asyncio.wrap_future(self.engine.submit([item.row for item in items], bucket, places))
         except Exception as error:
             items = [item for item in items if not item.dropped]
             if len(items) == 1:
                 items[0].asked.answer.set_exception(error)
-            for half in (items[: len(items) // 2], items[len(items) // 2 :]) if len(items) > 1 else ():
-                await self._run(half, self._choice.smallest([len(item.row.ids) for item in half]))
+            middle = len(items) // 2
+            for half in (slice(middle), slice(middle, None)) if len(items) > 1 else ():
+                if places is None:
+                    await self._run(items[half], self._choice.smallest([len(item.row.ids) for item in items[half]]))
+                else:
+                    await self._run(items[half], bucket, places[half])
             return
         self.admission.landed(tokens, started)
-        for item, value, sound in zip(items, values, _finite(values), strict=True):
-            _settle(item, value if sound else None)
+        again = set(doubtful(values, places).tolist())
+        for index, (item, value, sound) in enumerate(zip(items, values, _finite(values), strict=True)):
+            if index not in again:
+                _settle(item, value if sound else None)
+        suspects = [items[index] for index in sorted(again)]
+        for start in range(0, len(suspects), bucket.rows):
+            await self._run(suspects[start : start + bucket.rows], bucket)
 
 
 def _finite(values: np.ndarray | list[np.ndarray]) -> Sequence[bool]:

@@ -15,10 +15,11 @@ import pytest
 import tiny
 from transformers import AutoConfig
 
-from jaxpool.buckets import Bucket, essential, grid
+from jaxpool.buckets import Bucket, essential
 from jaxpool.engine import Engine, Row
 from jaxpool.errors import EngineError
-from jaxpool.loading import AHEAD, open_engine
+from jaxpool.loading import open_engine
+from jaxpool.packing import ahead_grid
 from jaxpool.programs import Programs, enable_cache
 
 MODELS = Path(__file__).parents[1] / "data" / "models"
@@ -97,8 +98,7 @@ def test_what_is_compiled_behind_is_never_waited_for(monkeypatch: pytest.MonkeyP
             gate.wait(60)
         return lower(self, bucket)
 
-    per_octave, row_factor = AHEAD["cpu"]
-    few = set(essential(grid(64, 256, per_octave=per_octave, row_factor=row_factor)))
+    few = set(essential(ahead_grid(64, 256)))
     monkeypatch.setattr(Programs, "lower", slow)
     engine = opened("gpt2-cls", compile="behind", max_model_len=64, max_num_batched_tokens=256)
     try:

@@ -14,9 +14,10 @@ from aiohttp import ClientConnectionError
 from aiohttp.test_utils import TestClient
 
 from jaxpool import LLM
-from jaxpool.buckets import essential, plan
+from jaxpool.buckets import essential
 from jaxpool.engine import Row
 from jaxpool.errors import EngineError
+from jaxpool.packing import fits, plan
 from jaxpool_serving.batcher import Batcher
 from jaxpool_serving.choice import Choice
 from jaxpool_serving.waiting import SWEEP, Asked, Waiting
@@ -71,10 +72,10 @@ def test_batches_are_nearly_as_good_as_planned_ones(engine: TamperedEngine) -> N
     planned = sum(engine.cost.seconds(b.bucket) for b in plan(waiting, engine.buckets, engine.cost, engine.buckets))
     spent = 0.0
     while waiting.size:
-        rows, bucket = choice.best(waiting)
+        rows, bucket, places = choice.best(waiting)
         assert 0 in rows
-        assert len(rows) == len(set(rows.tolist())) <= bucket.rows
-        assert waiting[rows].max() <= bucket.length
+        assert len(rows) == len(set(rows.tolist()))
+        assert fits(waiting[rows].tolist(), bucket, places)
         spent += engine.cost.seconds(bucket)
         waiting = np.delete(waiting, rows)
     assert spent < 1.15 * planned
