@@ -17,7 +17,6 @@ SAMPLING = "a forward pass draws nothing at random"
 IGNORED: dict[str, str] = {
     "allowed_local_media_path": TEXT_ONLY,
     "allowed_media_domains": TEXT_ONLY,
-    "attention_backend": XLA,
     "attention_config": XLA,
     "block_size": NO_CACHE,
     "calculate_kv_scales": NO_CACHE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from math import prod
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,6 +15,7 @@ from jaxpool.buckets import Bucket, CostModel, essential, grid
 from jaxpool.engine import Engine
 from jaxpool.errors import ConfigError, ValidationError
 from jaxpool.labels import of_text
+from jaxpool.ops.kernels import Implementation, available
 from jaxpool.packing import ahead_grid, packed_grid, pays
 from jaxpool.params import PoolerConfig
 from jaxpool.programs import Programs, abstract, enable_cache
@@ -23,6 +25,8 @@ from jaxpool_conversions.heads import FROM_2_WAY_SOFTMAX, find_head
 from jaxpool_conversions.load import load
 from jaxpool_conversions.reader import Reader
 from jaxpool_conversions.rules import HeadSource
+
+logger = logging.getLogger(__name__)
 
 
 class Speed(NamedTuple):
@@ -73,6 +77,7 @@ def open_engine(
     max_num_batched_tokens: int | None = None,
     compile: Literal["on_demand", "ahead", "behind"] = "on_demand",  # noqa: A002 - the name users know
     deterministic: bool = False,
+    attention_backend: str | None = None,
 ) -> Engine:
     """Opens a checkpoint (or a converted store).
 
@@ -87,6 +92,7 @@ def open_engine(
         compile: ``on_demand`` compiles a program when a plan first needs it; ``ahead`` compiles a whole grid while
             the weights load, and never again; ``behind`` returns when its `essential` part is compiled, and compiles
             the rest in the background.
+        attention_backend: as in ``LLM``.
         deterministic: whether a text's scores must not depend on its neighbours, bit for bit: nothing is packed.
 
     Raises:
@@ -111,7 +117,7 @@ def open_engine(
             tokenizer_limit=getattr(tokenizer, "model_max_length", None),
         )
         mesh = _mesh(spec, tensor_parallel_size, data_parallel_size, platform)
-        model = abstract(spec, platform)
+        model = abstract(spec, _implementation(platform, attention_backend))
         programs = Programs(model, spec, mesh)
         budget = max_num_batched_tokens or TOKEN_BUDGET.get(platform, 8192) * mesh.shape["data"]
         if compile not in ("on_demand", "ahead", "behind"):
@@ -141,6 +147,22 @@ def open_engine(
     if compile != "on_demand":
         engine.warm(essential(buckets) if compile == "behind" else None)
     return engine
+
+
+def _implementation(platform: str, wanted: str | None) -> Implementation:
+    """Where attention runs, and the kernel the user wants for it."""
+    capability = float(getattr(jax.devices()[0], "compute_capability", 0.0) or 0.0) if platform == "gpu" else 0.0
+    if wanted is None or wanted == "auto":
+        return Implementation(platform, capability=capability)
+    if wanted.lower() in (names := available(platform)):
+        return Implementation(platform, wanted.lower(), capability)  # type: ignore[arg-type]
+    if wanted.isupper():
+        logger.warning("attention_backend=%s is vLLM's and has no effect; here there are %s.", wanted, ", ".join(names))
+        return Implementation(platform, capability=capability)
+    raise ValidationError(
+        f"attention_backend must be one of {', '.join(names)} on this {platform.upper()}, or None; got {wanted!r}.",
+        parameter="attention_backend",
+    )
 
 
 def _cost(spec: Spec, mesh: jax.sharding.Mesh, platform: str) -> CostModel:

@@ -20,9 +20,9 @@ from jaxpool.buckets import Bucket
 from jaxpool.cache import private_folder
 from jaxpool.errors import EngineError
 from jaxpool.models.classifier import Classifier
-from jaxpool.ops.attention import choose
+from jaxpool.ops.kernels import ANYWHERE, Implementation
 from jaxpool.ops.layout import Layout
-from jaxpool.pooling import activate, calibrate, pool
+from jaxpool.pooling import activate, calibrate, pool, pooled_index
 from jaxpool.resolve import Spec
 
 logger = logging.getLogger(__name__)
@@ -58,22 +58,26 @@ class Inputs(NamedTuple):
         return Layout.packed(self.segments, self.starts, self.lengths)
 
 
-def abstract(spec: Spec, platform: str = "cpu") -> Classifier:
-    """The classifier of ``spec`` with shapes and dtypes in place of weights, for devices of ``platform``."""
+def abstract(spec: Spec, at: Implementation = ANYWHERE) -> Classifier:
+    """The classifier of ``spec`` with shapes and dtypes in place of weights, for devices as ``at`` says."""
     dtype = jnp.dtype(spec.dtype)
-    two_sided = not getattr(spec.config, "causal", True) and any(getattr(spec.config, "windows", ()))
-    implementation = choose(platform, dtype, spec.config.head_size, two_sided_window=two_sided)
-    return jax.eval_shape(lambda: Classifier(spec.family.backbone, spec.config, spec.head, dtype, implementation))
+    return jax.eval_shape(lambda: Classifier(spec.family.backbone, spec.config, spec.head, dtype, at))
 
 
 def logits(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
     """Raw logits, float32 ``[N, C]`` of the N = B * M texts, or ``[B, T, C]`` of tokens; embeddings without a head.
 
-    Backbone, pooling, head; or head, then pooling, where the model is ``late``; or no pooling for tokens.
+    Backbone, pooling, head; or head, then pooling, where the model is ``late``; or no pooling for tokens. Where pooling
+    takes one token of a text, and the backbone can, its last layer computes that token alone.
     """
+    picks = getattr(model.backbone, "picks", False) and not spec.per_token and spec.pooling != "MEAN"
+    layout = inputs.layout
+    at = (pooled_index(layout, spec.pooling, _ends(inputs, spec)),) if picks else ()
     # On accelerators float32 matmuls are rounded to bfloat16 or TF32 passes unless this is said.
     with jax.default_matmul_precision("float32" if spec.dtype == "float32" else "default"):
-        hidden_BTD = model.backbone(inputs.ids, inputs.types, inputs.layout)
+        hidden_BTD = model.backbone(inputs.ids, inputs.types, layout, *at)
+    if picks:
+        return model.head(hidden_BTD.reshape(-1, hidden_BTD.shape[-1]))
     if spec.per_token:
         return model.head(hidden_BTD, last_only=spec.last_only)
     if spec.late:
@@ -83,9 +87,12 @@ def logits(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
 
 def pooled(values_BTD: jax.Array, inputs: Inputs, spec: Spec) -> jax.Array:
     """One vector per text, ``[N, D]``, of one per token, as ``spec.pooling`` says."""
-    ends_BT = None if spec.eos_token is None else inputs.ids == spec.eos_token
-    values_BMD = pool(values_BTD, inputs.layout, spec.pooling, ends_BT)
+    values_BMD = pool(values_BTD, inputs.layout, spec.pooling, _ends(inputs, spec))
     return values_BMD.reshape(-1, values_BMD.shape[-1])
+
+
+def _ends(inputs: Inputs, spec: Spec) -> jax.Array | None:
+    return None if spec.eos_token is None else inputs.ids == spec.eos_token
 
 
 def scores(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:

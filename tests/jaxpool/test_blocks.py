@@ -13,7 +13,8 @@ import tiny
 from transformers import AutoConfig
 
 from jaxpool import sharding
-from jaxpool.ops.attention import QUERY_BLOCK, attend
+from jaxpool.ops.attention import attend
+from jaxpool.ops.kernels import QUERY_BLOCK
 from jaxpool.ops.layout import Layout
 from jaxpool.programs import abstract
 from jaxpool.resolve import resolve

@@ -13,6 +13,7 @@ from parity_cases import CASES, FIRST
 from transformers import AutoConfig
 
 from jaxpool.buckets import Bucket
+from jaxpool.ops.kernels import ANYWHERE
 from jaxpool.programs import Inputs, fill
 from jaxpool_conversions.families import find
 from jaxpool_conversions.families.fields import Fields
@@ -27,7 +28,7 @@ def build(case: str) -> tuple[Any, int]:
     model_type, fields = CASES[case]
     family = find(model_type)
     config = family.config(Fields(AutoConfig.for_model(model_type, **{"pad_token_id": 0, **fields})))
-    abstract = jax.eval_shape(lambda: family.backbone(config, jnp.dtype("float32"), "xla"))
+    abstract = jax.eval_shape(lambda: family.backbone(config, jnp.dtype("float32"), ANYWHERE))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32) * 0.2, abstract), config.vocab
 
