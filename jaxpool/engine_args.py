@@ -18,7 +18,6 @@ SAMPLING = "a forward pass draws nothing at random"
 IGNORED: dict[str, str] = {
     "allowed_local_media_path": TEXT_ONLY,
     "allowed_media_domains": TEXT_ONLY,
-    "attention_backend": XLA,
     "attention_config": XLA,
     "block_size": NO_CACHE,
     "calculate_kv_scales": NO_CACHE,
@@ -83,7 +82,6 @@ class EngineArgs(TypedDict, total=False):
 
     allowed_local_media_path: Any
     allowed_media_domains: Any
-    attention_backend: Any
     attention_config: Any
     block_size: Any
     calculate_kv_scales: Any

@@ -58,6 +58,10 @@ class LLM:
         compile: "on_demand" compiles a program when it is first needed; "ahead" compiles all of them before
             the constructor returns, and none ever after; "behind" compiles a few first, which are enough for any
             prompt, and the others in the background, and nothing ever waits for them.
+        attention_backend: the kernel of every attention that it can compute, "dense", "blocks", "cudnn" (GPU) or
+            "splash" (TPU); None chooses call by call, see ``jaxpool.ops.kernels``. vLLM's names have no effect.
+        deterministic: whether a prompt's scores must be the same bit for bit whatever prompts are computed beside it.
+            Else short prompts may share a row of a batch, and scores differ by rounding (about 1e-6 in float32).
         **engine_args: vLLM's other engine arguments; see ``jaxpool.engine_args`` for what becomes of each.
 
     Attributes:
@@ -95,6 +99,8 @@ class LLM:
         max_num_batched_tokens: int | None = None,
         download_dir: str | os.PathLike[str] | None = None,
         compile: Literal["on_demand", "ahead", "behind"] = "on_demand",  # noqa: A002 - the name users know
+        deterministic: bool = False,
+        attention_backend: str | None = None,
         **engine_args: Unpack[EngineArgs],
     ) -> None:
         check_engine_args(engine_args, set(LLM.__init__.__annotations__) - {"return", "engine_args"})
@@ -125,6 +131,8 @@ class LLM:
             data_parallel_size=data_parallel_size,
             max_num_batched_tokens=max_num_batched_tokens,
             compile=compile,
+            deterministic=deterministic,
+            attention_backend=attention_backend,
         )
         spec = self.engine.spec
         self.labels: tuple[str, ...] = spec.labels

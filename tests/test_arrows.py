@@ -29,6 +29,7 @@ ARROWS = {
     "checkpoints": "version errors params text ops models checkpoints jaxpool_conversions",
     "engine": "errors params ops models checkpoints engine jaxpool_conversions",
     "engine.buckets": "",  # numpy alone
+    "engine.packing": "engine.buckets",
     "llm": "errors params outputs engine_args text checkpoints engine",
     "files": "errors params outputs llm files",
     "training": "errors text ops models checkpoints engine files training jaxpool_conversions",
@@ -36,8 +37,8 @@ ARROWS = {
     "commands": "version errors text checkpoints engine llm files training commands jaxpool_conversions",
     "jaxpool_conversions": "errors jaxpool_conversions",
     "jaxpool_conversions.families": "errors ops models jaxpool_conversions",
-    "jaxpool_serving": "errors params text ops.host_activations engine.engine engine.buckets engine.daemon_threads "
-    "engine.postprocess llm commands.options jaxpool_serving",
+    "jaxpool_serving": "errors params text ops.host_activations engine.engine engine.buckets engine.packing "
+    "engine.daemon_threads engine.postprocess llm commands.options jaxpool_serving",
 }
 # What even a wide row may not hold: nobody imports the server (`jaxpool serve` finds it by name, at run time).
 NEVER = {"jaxpool": {"jaxpool_serving"}, "jaxpool_conversions": {"jaxpool_serving"}}

@@ -52,6 +52,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     model("--data-parallel-size", metavar="N", type=positive, help="copies (default: as many as the devices allow)")
     about = "ahead: ready when every program is compiled; behind: ready with a few, the others follow"
     model("--compile", default="behind", choices=("behind", "ahead"), help=f"{about} (default: %(default)s)")
+    about = "scores do not depend on the texts computed beside a text, bit for bit; slower"
+    model("--deterministic", action="store_true", help=about)
+    about = "kernel of attention: dense, blocks, cudnn (GPU) or splash (TPU)"
+    model("--attention-backend", metavar="NAME", help=f"{about} (default: chosen call by call)")
     http = parser.add_argument_group("server").add_argument
     http("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     http("--port", type=_port, default=8000, help="port, 0 for any free one (default: %(default)s)")
@@ -112,6 +116,8 @@ def main(args: argparse.Namespace) -> int:
             runner=args.runner,
             pooler_config=pooler,
             compile=args.compile,
+            deterministic=args.deterministic,
+            attention_backend=args.attention_backend,
         )
 
     try:

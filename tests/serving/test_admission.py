@@ -81,7 +81,7 @@ class Metronome:
         self.buckets = self.usable = engine.buckets
         self._free_at = 0.0
 
-    def submit(self, rows: Sequence[Row], bucket: Bucket) -> Future[np.ndarray]:
+    def submit(self, rows: Sequence[Row], bucket: Bucket, places: np.ndarray | None = None) -> Future[np.ndarray]:
         answer: Future[np.ndarray] = Future()
         self._free_at = max(self._free_at, time.monotonic()) + self.seconds
         values = np.zeros((len(rows), self.spec.num_labels), np.float32)

@@ -64,6 +64,7 @@ class Family:
         prefix_class: start of the Hugging Face class names (``Bert`` of ``BertForSequenceClassification``).
         head_bias: whether a freshly made last linear layer has a bias.
         types: whether the backbone reads segment types (pairs).
+        packs: whether rows may hold several texts; not where the model itself shortens rows (Funnel).
     """
 
     name: str
@@ -74,6 +75,7 @@ class Family:
     prefix_class: str
     head_bias: bool = False
     types: bool = False
+    packs: bool = True
     table_of: Callable[[Any], Table] | None = None
 
 
