@@ -80,7 +80,7 @@ def convert(
 
     from jaxpool import __version__, sharding
     from jaxpool.checkpoint import locate, read_config
-    from jaxpool.labels import of_text
+    from jaxpool.labels import of_text, parts
     from jaxpool.loading import head_source, stored_dtype
     from jaxpool.programs import abstract
     from jaxpool.resolve import resolve
@@ -121,6 +121,8 @@ def convert(
         config.architectures = [f"{spec.family.prefix_class}Model"]
     elif not spec.architecture.endswith(("ForSequenceClassification", "ForTokenClassification", *REWARDS)):
         config.architectures = [f"{spec.family.prefix_class}ForSequenceClassification"]
+        if spec.pooling == "LAST":  # but a class of that name passes over padding tokens, where it knows any
+            parts(config)[-1].pad_token_id = -1
     if spec.labels:
         config.id2label = dict(enumerate(spec.labels))
         config.label2id = {label: index for index, label in config.id2label.items()}

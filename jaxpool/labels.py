@@ -35,6 +35,12 @@ def of_text(config: Any, name: str) -> Any:
     return next((value for value in values if value is not None), None)
 
 
+def padding_token(config: Any) -> int | None:
+    """The padding token of a config, or of its text part: the one that transformers' classifiers pass over."""
+    token = getattr(parts(config)[-1], "pad_token_id", None)
+    return None if token is None else int(token)
+
+
 def refuse_quantised(config: Any) -> None:
     """Raises ConfigError, naming the method, where a config says that the weights are quantised."""
     for part in parts(config):

@@ -10,7 +10,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-Pooling = Literal["CLS", "LAST", "MEAN", "EOS"]
+Pooling = Literal["CLS", "LAST", "MEAN", "EOS", "NOT_PAD"]
 Activation = Literal[
     "classify", "normalize", "sigmoid", "softmax", "identity", "tanh", "relu", "gelu", "silu", "softplus", "elu"
 ]
@@ -27,25 +27,26 @@ _ELEMENTWISE = {
 }
 
 
-def pool(hidden_BTD: jax.Array, lengths_B: jax.Array, kind: Pooling, ends_BT: jax.Array | None = None) -> jax.Array:
+def pool(hidden_BTD: jax.Array, lengths_B: jax.Array, kind: Pooling, marks_BT: jax.Array | None = None) -> jax.Array:
     """One vector per row, ``[B, D]``.
 
     Args:
         hidden_BTD: one vector per token.
         lengths_B: real tokens per row.
         kind: its first token (CLS), its last real token (LAST), the float32 mean of its real tokens (MEAN), or the
-            last of its real tokens that ``ends_BT`` marks (EOS). A row without such a token yields its last real
-            one; transformers raises there, but one text must not fail its neighbours.
-        ends_BT: bool, which tokens are the end of a text; needed for EOS only.
+            last of its real tokens that ``marks_BT`` marks (EOS, NOT_PAD). A row without such a token yields its last
+            real one under EOS (transformers raises there, but one text must not fail its neighbours), and its first
+            one under NOT_PAD, as in transformers.
+        marks_BT: bool, which tokens are the end of a text (EOS), or are not the padding token (NOT_PAD).
     """
     if kind == "CLS":
         return hidden_BTD[:, 0]
-    if kind == "EOS":
-        if ends_BT is None:
-            raise ValueError("EOS pooling needs ends_BT")
+    if kind in ("EOS", "NOT_PAD"):
+        if marks_BT is None:
+            raise ValueError(f"{kind} pooling needs marks_BT")
         index_T = jnp.arange(hidden_BTD.shape[1])
-        last_B = jnp.where(ends_BT & (index_T < lengths_B[:, None]), index_T, -1).max(1)
-        lengths_B, kind = jnp.where(last_B < 0, lengths_B, last_B + 1), "LAST"
+        last_B = jnp.where(marks_BT & (index_T < lengths_B[:, None]), index_T, -1).max(1)
+        lengths_B, kind = jnp.where(last_B < 0, lengths_B if kind == "EOS" else 1, last_B + 1), "LAST"
     if kind == "LAST":
         return jnp.take_along_axis(hidden_BTD, (lengths_B - 1)[:, None, None], axis=1)[:, 0]
     real_BT = jnp.arange(hidden_BTD.shape[1])[None, :] < lengths_B[:, None]

@@ -71,8 +71,12 @@ def logits(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
 
 def pooled(values_BTD: jax.Array, inputs: Inputs, spec: Spec) -> jax.Array:
     """One vector per row, ``[B, D]``, of one per token, as ``spec.pooling`` says."""
-    ends_BT = None if spec.eos_token is None else inputs.ids == spec.eos_token
-    return pool(values_BTD, inputs.lengths, spec.pooling, ends_BT)
+    marks_BT = None
+    if spec.pooling == "EOS":
+        marks_BT = inputs.ids == spec.eos_token
+    elif spec.pooling == "NOT_PAD":
+        marks_BT = inputs.ids != spec.pad_token
+    return pool(values_BTD, inputs.lengths, spec.pooling, marks_BT)
 
 
 def scores(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:

@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any, get_args
 
 from jaxpool.errors import ConfigError, MissingHeadError, ValidationError
-from jaxpool.labels import Problem, activation_of, declared_labels, label_names, problem_of, refuse_quantised
+from jaxpool.labels import (
+    Problem,
+    activation_of,
+    declared_labels,
+    label_names,
+    padding_token,
+    problem_of,
+    refuse_quantised,
+)
 from jaxpool.models.classifier import HeadConfig, ProjectionConfig
 from jaxpool.params import PoolerConfig
 from jaxpool.pooling import Activation, Pooling
@@ -45,7 +53,7 @@ class Spec:
         head: shape of the head; without labels for embeddings.
         source: where the head's last layer comes from in the checkpoint.
         modules: folders inside the checkpoint whose weights the head needs as well.
-        pooling: CLS, LAST, MEAN or EOS; of no effect on tasks of tokens.
+        pooling: CLS, LAST, MEAN, EOS or NOT_PAD; of no effect on tasks of tokens.
         activation: applied to logits where the request wants it.
         use_activation: whether a request that does not say wants it.
         logit_mean, logit_sigma: calibration, or None.
@@ -54,6 +62,7 @@ class Spec:
         max_length: longest text in tokens.
         dtype: compute and storage dtype of the backbone (``float32`` or ``bfloat16``).
         eos_token: whose last occurrence EOS pooling reads.
+        pad_token: the token that NOT_PAD pooling passes over.
         late: whether the head reads every token and its logits are pooled.
         task: the one task that is served.
         supported_tasks: tasks that could be served.
@@ -80,6 +89,7 @@ class Spec:
     max_length: int
     dtype: str
     eos_token: int | None = None
+    pad_token: int | None = None
     late: bool = False
     task: Task = "classify"
     supported_tasks: tuple[Task, ...] = ("classify", "token_classify")
@@ -174,6 +184,8 @@ def resolve(
             f"{folder} was converted for embeddings and has no head; convert its original checkpoint."
         )
     mean, sigma = _calibration(pooler_config)
+    trained = architecture.endswith("ForSequenceClassification") and kind == "classify" and source.rows is None
+    pad_token = padding_token(config) if trained else None
     compute = _dtype(dtype, config, stored_dtype, platform)
     return Spec(
         architecture=architecture,
@@ -192,8 +204,9 @@ def resolve(
         ),
         modules=tuple(one.folder for one in dense),
         source=source,
-        pooling=_pooling(pooler_config, style),
+        pooling=_pooling(pooler_config, style, pad_token),
         eos_token=style.eos_token,
+        pad_token=pad_token,
         late=style.late and pooler_config.seq_pooling_type is None,
         activation="normalize" if kind == "embed" else activation_of(config),
         use_activation=style.use_activation if pooler_config.use_activation is None else pooler_config.use_activation,
@@ -255,8 +268,10 @@ def _calibration(pooler_config: PoolerConfig) -> tuple[float | None, float | Non
     return mean, sigma
 
 
-def _pooling(pooler_config: PoolerConfig, style: HeadStyle) -> Pooling:
+def _pooling(pooler_config: PoolerConfig, style: HeadStyle, pad_token: int | None) -> Pooling:
     kind = pooler_config.seq_pooling_type or style.pooling
+    if kind == "NOT_PAD" and pad_token is None:
+        kind = "LAST"
     if kind not in get_args(Pooling) or (kind == "EOS" and style.eos_token is None):
         raise NotImplementedError(f"pooling type {kind!r}; jaxpool pools {', '.join(get_args(Pooling))}.")
     return kind  # type: ignore[return-value]

@@ -26,7 +26,7 @@ def test_eos_pooling_takes_the_last_end_among_real_tokens() -> None:
     ends = jnp.array([[0, 1, 0, 1, 0, 0], [1, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0]], bool)
     lengths = jnp.array([6, 3, 2, 6])
     assert pool(hidden, lengths, "EOS", ends)[:, 0].tolist() == [3.0, 6.0, 13.0, 23.0]
-    with pytest.raises(ValueError, match="needs ends_BT"):
+    with pytest.raises(ValueError, match="needs marks_BT"):
         pool(hidden, lengths, "EOS")
 
 
