@@ -199,13 +199,14 @@ class Difference(NamedTuple):
 
     reason: str
     ours: tuple[type[Exception], str] | list[int] | None
-    only: str = ""
+    only: str | tuple[str, ...] = ""
 
 
 INTEGERS = (TypeError, "Token prompt should be a list of integers")
 DIFFERENCES: dict[str, Difference] = {
     "truncate_left_5": Difference("special tokens are kept", [2, 128, 1768, 18, 3], "bert-cls"),
     "truncate_right_5": Difference("special tokens are kept", [2, 294, 184, 169, 3], "bert-cls"),
+    "padding_max_length": Difference("padding is passed over, as in training", None, ("gpt2-cls", "qwen2-cls")),
     "float_ids": Difference("1.5 is no token; vLLM rounds it in silence", INTEGERS),
     "bool_ids": Difference("True is no token", INTEGERS),
     "str_ids": Difference("vLLM shows an accident inside a comparison", INTEGERS),
@@ -322,7 +323,7 @@ def test_case(run: str, case: str, opened: dict[str, LLM]) -> None:
     recorded, llm = RUNS[run]["cases"][case], llm_of(run, opened)
     call = CASES_OF.get(run, {}).get(case) or CASES[case]
     difference = DIFFERENCES.get(case)
-    if difference and difference.only in ("", run):
+    if difference and (not difference.only or run in difference.only):
         return check_difference(case, difference, llm, recorded)
     if "error" in recorded:
         with pytest.raises(ERRORS[recorded["error"]]) as caught:
@@ -352,6 +353,11 @@ def check_difference(case: str, difference: Difference, llm: LLM, recorded: dict
     if case == "request_ids_are_global_counter":
         first, *others = CASES[case](llm)
         assert others == [str(int(first) + 1), str(int(first) + 2)]
+    elif case == "padding_max_length":
+        (output,), (bare,) = CASES[case](llm), classify(HELLO)(llm)
+        assert output.prompt_token_ids[: len(bare.prompt_token_ids)] == bare.prompt_token_ids
+        assert len(output.prompt_token_ids) == 16
+        np.testing.assert_allclose(output.outputs.probs, bare.outputs.probs, atol=TOLERANCE)
     elif case == "llm_methods":
         assert set(recorded["value"]) >= METHODS
         assert set(CASES[case](llm)) >= METHODS
