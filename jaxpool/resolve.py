@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,15 +22,13 @@ from jaxpool.params import PoolerConfig
 from jaxpool.pooling import Activation, Pooling
 from jaxpool.sentence_files import Dense, is_sentence_embedder, read_sentence_embedder
 from jaxpool.tasks import Task, choose, kind_of
+from jaxpool.text_length import longest_text
 from jaxpool_conversions.families import Family, HeadStyle, find
 from jaxpool_conversions.families.fields import Fields
 from jaxpool_conversions.families.rewards import REWARDS, Reward, with_reward_head
 from jaxpool_conversions.families.rows import linear
 from jaxpool_conversions.heads import has_pooler, headless
 from jaxpool_conversions.rules import NO_HEAD, HeadSource
-
-LENGTH_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
-"""Config fields that may bound the text length, in tokens; the smallest counts."""
 
 _DTYPES = {
     "half": "float16",
@@ -214,7 +211,7 @@ def resolve(
         logit_sigma=sigma,
         labels=label_names(config, source.num_labels),
         problem=problem_of(config),
-        max_length=_max_length(config, folder, max_model_len, tokenizer_limit, ours),
+        max_length=longest_text(config, ours, folder, tokenizer_limit, max_model_len),
         dtype=compute,
         task=task,
         supported_tasks=supported,
@@ -278,7 +275,10 @@ def _pooling(pooler_config: PoolerConfig, style: HeadStyle, pad_token: int | Non
 
 
 def _dtype(asked: str, config: Any, stored: str | None, platform: str) -> str:
-    """``auto``: what the checkpoint declares, but never float16, and bfloat16 on accelerators."""
+    """``auto``: bfloat16 on accelerators; on the CPU what the checkpoint declares, and float32 for float16.
+
+    float16 itself overflows, and bfloat16 in its place would round what the checkpoint holds.
+    """
     if asked != "auto":
         if asked not in _DTYPES:
             raise ValidationError(f"dtype must be auto, {', '.join(_DTYPES)}; got {asked!r}.", parameter="dtype")
@@ -289,7 +289,7 @@ def _dtype(asked: str, config: Any, stored: str | None, platform: str) -> str:
             )
         return _DTYPES[asked]
     declared = str(getattr(config, "dtype", None) or stored or "float32").removeprefix("torch.")
-    return "float32" if declared == "float32" and platform == "cpu" else "bfloat16"
+    return "float32" if declared in ("float32", "float16") and platform == "cpu" else "bfloat16"
 
 
 def _head_dtype(config: Any, compute: str) -> str:
@@ -301,35 +301,3 @@ def _head_dtype(config: Any, compute: str) -> str:
     if asked not in _DTYPES:
         raise ConfigError(f"head_dtype must be 'model' or one of {', '.join(_DTYPES)}; got {asked!r}.")
     return _DTYPES[asked]
-
-
-def _stretch(config: Any) -> float:
-    """How much longer texts get by scaled rotary positions; kinds other than these name the length they reach."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    return float(rope.get("factor") or 1.0) if rope.get("rope_type") in ("linear", "dynamic", "ntk") else 1.0
-
-
-def _max_length(config: Any, folder: Path | None, asked: int | None, tokenizer_limit: int | None, ours: Any) -> int:
-    parts = (config, getattr(config, "text_config", None))  # of models of text and images, the text part
-    limits = [value for part in parts for name in LENGTH_FIELDS if isinstance(value := getattr(part, name, None), int)]
-    limits += [limit] if (limit := getattr(ours, "limit", None)) is not None else []
-    learned = getattr(ours, "positions", None)
-    if learned is not None:
-        limits.append(learned)
-        if tokenizer_limit is not None:
-            limits.append(tokenizer_limit)
-    derived = int(min(limits, default=2048) * _stretch(config))
-    for file in sorted(folder.glob("sentence_*_config.json")) if folder else ():
-        value = json.loads(file.read_text()).get("max_seq_length")
-        derived = value if isinstance(value, int) else derived
-    if asked is None or asked == -1:
-        return derived
-    if asked < 1:
-        raise ValidationError(f"max_model_len must be at least 1; got {asked}.", parameter="max_model_len")
-    if asked > derived:
-        raise ValidationError(
-            f"User-specified max_model_len ({asked}) is greater than the derived max_model_len ({derived}), "
-            "the longest text this checkpoint supports.",
-            parameter="max_model_len",
-        )
-    return asked

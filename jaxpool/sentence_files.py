@@ -104,6 +104,13 @@ def _dense(folder: Path, place: str) -> Dense:
     return Dense(place, width, settings.get("bias", True), "sigmoid" if activation == "classify" else activation)
 
 
+def longest_sentence(folder: Path | None) -> list[int]:
+    """``max_seq_length`` of each settings file that has one; the tokens that Sentence-Transformers cuts texts to."""
+    files = sorted(folder.glob("sentence_*_config.json")) if folder else []
+    values = [_json(path, dict).get("max_seq_length") for path in files]
+    return [value for value in values if isinstance(value, int)]
+
+
 def dense_folders(folder: Path) -> list[str]:
     """The folders inside a checkpoint that hold weights of Dense modules."""
     return [place for kind, place in _modules(folder) if kind == "Dense"]
