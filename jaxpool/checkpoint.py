@@ -191,7 +191,9 @@ def _build(data: dict[str, Any], overrides: dict[str, Any]) -> PretrainedConfig:
         ) from error
     merged = own_code.translated(_merge(data, overrides, config_class))
     try:
-        return config_class.from_dict(merged)
+        config = config_class.from_dict(merged)
+        config.raw = json.loads(json.dumps(merged))  # as it is in the file: transformers drops what it does not know
+        return config
     except Exception as error:  # transformers raises a dozen kinds here, all of them about bad values
         raise ConfigError(f"config.json has a value that {config_class.__name__} refuses: {error}") from error
 

@@ -129,6 +129,7 @@ def convert(
     config.dtype = spec.dtype
     with _replacing(target) as new:
         write_store(new, leaves, spec.source, meta, folder)
+        vars(config).pop("raw", None)
         config.save_pretrained(new)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from jaxpool import own_code
 from jaxpool.errors import ConfigError, MissingHeadError, ValidationError
 from jaxpool.labels import (
     Problem,
@@ -149,6 +150,7 @@ def resolve(
         ConfigError, ValidationError, UnsupportedArchitectureError, MissingHeadError: each in words.
     """
     refuse_quantised(config)
+    own_code.mention(config)
     architecture = (getattr(config, "architectures", None) or [""])[0]
     family = find(config.model_type, architecture or None)
     architecture = architecture or f"{family.prefix_class}ForCausalLM"
