@@ -24,6 +24,7 @@ from jaxpool.outputs import (
 )
 from jaxpool.params import Adapters, Params, PoolerConfig, PoolingParams, broadcast
 from jaxpool.prompts import pairs, split, to_score
+from jaxpool.sentence_files import default_prompt
 from jaxpool.tokens import Tokenizer
 from jaxpool.vocabulary import lower_cases, read_tokenizer
 
@@ -135,6 +136,7 @@ class LLM:
             vocab_size=spec.vocab_size,
             token_types=spec.token_types,
             lower=lower_cases(words),
+            prefix=default_prompt(folder) if self.pooling_task == "embed" else "",
             absent=f"Texts cannot be read because {absent}; pass token ids, or name a tokenizer=….",
         )
         self._words, self._name = words, folder.name if model is None or Path(model).is_dir() else str(model)
@@ -253,8 +255,8 @@ class LLM:
 
     @property
     def reads_pairs_joined(self) -> bool:
-        """Whether ``score`` gives the model two texts as one: a language model that is no classifier by itself."""
-        return self.engine.spec.source.rows is not None
+        """Whether ``score`` gives the model two texts as one: a language model, or where the config says so."""
+        return self.engine.spec.joins_pairs
 
     def embed(
         self,

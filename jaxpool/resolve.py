@@ -14,6 +14,7 @@ from jaxpool.labels import (
     activation_of,
     declared_labels,
     label_names,
+    of_text,
     padding_token,
     problem_of,
     refuse_quantised,
@@ -21,6 +22,7 @@ from jaxpool.labels import (
 from jaxpool.models.classifier import HeadConfig, ProjectionConfig
 from jaxpool.params import PoolerConfig
 from jaxpool.pooling import Activation, Pooling
+from jaxpool.score_files import read_scoring
 from jaxpool.sentence_files import Dense, is_sentence_embedder, read_sentence_embedder
 from jaxpool.tasks import Task, choose, kind_of
 from jaxpool.text_length import longest_text
@@ -69,6 +71,8 @@ class Spec:
         step_token: which those are, or None for all.
         columns: logits (or hidden units) that are kept, in this order; None for all.
         matryoshka: sizes that embeddings may be cut to, empty for any; None if they may not.
+        joins_pairs: whether two texts are read as one, end to end, instead of as the tokenizer makes pairs.
+        templated: whether the checkpoint was trained on pairs in its chat template.
         dimensions: size they are cut to unless the request says otherwise; None for no cut.
     """
 
@@ -98,6 +102,8 @@ class Spec:
     matryoshka: tuple[int, ...] | None = None
     dimensions: int | None = None
     modules: tuple[str, ...] = ()
+    joins_pairs: bool = False
+    templated: bool = False
 
     @property
     def num_labels(self) -> int:
@@ -154,6 +160,9 @@ def resolve(
     architecture = (getattr(config, "architectures", None) or [""])[0]
     family = find(config.model_type, architecture or None)
     architecture = architecture or f"{family.prefix_class}ForCausalLM"
+    scoring = read_scoring(folder)
+    if scoring is not None and scoring.tokens and convert == "auto":
+        convert = "classify"
     kind = kind_of(architecture, runner, convert, is_sentence_embedder(folder))
     fields = Fields(config)
     ours, style = family.config(fields), family.head(fields)
@@ -207,7 +216,9 @@ def resolve(
         eos_token=style.eos_token,
         pad_token=pad_token,
         late=style.late and pooler_config.seq_pooling_type is None,
-        activation="normalize" if kind == "embed" else activation_of(config),
+        activation="normalize"
+        if kind == "embed"
+        else activation_of(config, None if scoring is None else scoring.activation),
         use_activation=style.use_activation if pooler_config.use_activation is None else pooler_config.use_activation,
         logit_mean=mean,
         logit_sigma=sigma,
@@ -221,6 +232,8 @@ def resolve(
         **_steps(pooler_config, task, source.num_labels or width, reward),
         matryoshka=_matryoshka(config) if kind == "embed" else None,
         dimensions=pooler_config.dimensions,
+        joins_pairs=_joins_pairs(config, source),
+        templated=scoring is not None and scoring.templated,
     )
 
 
@@ -258,6 +271,12 @@ def _steps(pooler_config: PoolerConfig, task: Task, width: int, reward: Reward |
 def _matryoshka(config: Any) -> tuple[int, ...] | None:
     sizes = getattr(config, "matryoshka_dimensions", None)
     return tuple(sizes) if sizes else () if getattr(config, "is_matryoshka", False) else None
+
+
+def _joins_pairs(config: Any, source: HeadSource) -> bool:
+    """As vLLM's converter writes it (``use_pad_token`` is the older name); language models join unless it says."""
+    said = [of_text(config, name) for name in ("use_sep_token", "use_pad_token")]
+    return next((not one for one in said if isinstance(one, bool)), source.rows is not None)
 
 
 def _calibration(pooler_config: PoolerConfig) -> tuple[float | None, float | None]:

@@ -30,6 +30,7 @@ ARROWS = {
     "tasks": "errors",
     "labels": "errors pooling",
     "sentence_files": "errors labels pooling",
+    "score_files": "errors sentence_files",
     "textfiles": "errors",
     "tokens": "errors prompts vocabulary",
     "own_code": "errors",
@@ -38,7 +39,8 @@ ARROWS = {
     "sharding": "errors",
     "ops": "errors ops",
     "models": "errors models ops pooling",
-    "resolve": "errors labels own_code params tasks text_length sentence_files models pooling jaxpool_conversions",
+    "resolve": "errors labels own_code params tasks score_files sentence_files text_length models pooling "
+    "jaxpool_conversions",
     "programs": "errors buckets cache models ops pooling resolve sharding",
     "engine": "errors buckets programs resolve",
     "refine": "errors engine params resolve",
