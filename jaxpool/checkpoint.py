@@ -24,7 +24,7 @@ logging.getLogger("transformers").addFilter(lambda record: "PyTorch was not foun
 DEFAULT_MODEL = Path(__file__).parent / "default_model"
 
 # Everything a tokenizer and a config may be spread over; no weights.
-SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "vocab*", "merges*"]
+SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "vocab*", "merges*", "*.codes"]
 # Weights of other frameworks, training left-overs and second copies in the original authors' format.
 NOT_OURS = ["onnx/*", "openvino/*", "coreml/*", "original/*", "*/*.safetensors", "*/*.bin"]
 NOT_OURS += ["consolidated*", "optimizer*", "training_args.bin", "scheduler*", "rng_state*"]
@@ -61,6 +61,8 @@ def locate(
     name = os.fspath(model)
     folder = Path(name).expanduser()
     if folder.is_dir():
+        if not (folder / "config.json").is_file() and (inner := _inner(folder)) is not None:
+            return inner
         if weights and not (folder / "config.json").is_file():
             raise CheckpointError(f"The folder {name} has no config.json, so it is not a checkpoint.")
         return folder
@@ -69,6 +71,14 @@ def locate(
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise CheckpointError(f"There is no folder {name}.")
     return _download(name, revision, token, cache_dir, weights)
+
+
+def _inner(folder: Path) -> Path | None:
+    """Where the first versions of Sentence-Transformers put the model itself: in a folder beside its modules."""
+    from jaxpool.sentence_files import transformer_folder  # imports JAX
+
+    inner = folder / transformer_folder(folder)
+    return inner if inner != folder and (inner / "config.json").is_file() else None
 
 
 def _download(
@@ -81,7 +91,7 @@ def _download(
     """Asks the hub (or its cache) for ``name``; every failure becomes one sentence."""
     from huggingface_hub import errors, snapshot_download
 
-    from jaxpool.sentence_files import dense_folders  # imports JAX
+    from jaxpool.sentence_files import dense_folders, transformer_folder  # imports JAX
 
     def fetch(patterns: list[str], ignored: Sequence[str] = NOT_OURS) -> Path:
         return Path(
@@ -102,8 +112,10 @@ def _download(
         folder = fetch([*SMALL_FILES, "*.safetensors"])
         if not any(folder.glob("*.safetensors")):
             folder = fetch([*SMALL_FILES, "*.bin"])
-        for module in dense_folders(folder):
+        inner = transformer_folder(folder)
+        for module in [*dense_folders(folder), *([inner] if inner else [])]:
             fetch([f"{module}/*"], ())
+        folder = folder / inner
     except errors.GatedRepoError as error:
         raise CheckpointError(
             f"The model {name} is gated: accept its terms on the hub, then pass a token (`hf auth login`)."

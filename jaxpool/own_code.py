@@ -104,6 +104,8 @@ def _both_ways(config: Fields) -> Fields:
 KNOWN: dict[tuple[str, str], Callable[[Fields], Fields]] = {
     # gte-Qwen1.5 and gte-Qwen2, stella_en_1.5B_v5, jasper: https://huggingface.co/Alibaba-NLP/gte-Qwen2-7B-instruct
     ("qwen2", "modeling_qwen.Qwen2Model"): _both_ways,
+    # jina-reranker-v2: XLM-RoBERTa under other names
+    ("xlm-roberta", "modeling_xlm_roberta.XLMRobertaForSequenceClassification"): dict,
     # NVIDIA's rerankers, known by their architecture
     **{
         ("llama", f"llama_bidirectional_model.LlamaBidirectional{kind}"): dict

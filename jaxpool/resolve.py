@@ -159,11 +159,14 @@ def resolve(
     own_code.mention(config)
     architecture = (getattr(config, "architectures", None) or [""])[0]
     family = find(config.model_type, architecture or None)
-    architecture = architecture or f"{family.prefix_class}ForCausalLM"
+    embedder = is_sentence_embedder(folder)
+    # Without a name, the head of a checkpoint tells that it classifies; vLLM's runner asks for the bare model.
+    bare = embedder or runner == "pooling" or convert == "embed"
+    architecture = architecture or f"{family.prefix_class}{'Model' if bare else 'ForSequenceClassification'}"
     scoring = read_scoring(folder)
     if scoring is not None and scoring.tokens and convert == "auto":
         convert = "classify"
-    kind = kind_of(architecture, runner, convert, is_sentence_embedder(folder))
+    kind = kind_of(architecture, runner, convert, embedder)
     fields = Fields(config)
     ours, style = family.config(fields), family.head(fields)
     fields.finish()

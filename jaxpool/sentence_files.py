@@ -114,7 +114,10 @@ def read_sentence_embedder(folder: Path | None) -> SentenceEmbedder | None:
             f"{folder / 'modules.json'} has the modules {', '.join(kinds)} in this order, which jaxpool does not "
             f"implement; it implements {', '.join(_KNOWN)}."
         )
-    path = folder / next(place for kind, place in modules if kind == "Pooling") / "config.json"
+    root = folder if (folder / "modules.json").is_file() else folder.parent
+    if root != folder and "Dense" in kinds:
+        raise ConfigError(f"{root} has its model in a folder of its own and Dense modules beside it; not implemented.")
+    path = root / next(place for kind, place in modules if kind == "Pooling") / "config.json"
     settings = read_json(path, dict)
     flags = [name.removeprefix("pooling_mode_") for name, on in settings.items() if on is True and "_mode_" in name]
     mode = settings.get("pooling_mode") or "+".join(flags)
@@ -157,9 +160,9 @@ def modules_of(folder: Path | None) -> list[tuple[str, str]]:
     Raises:
         CheckpointError: the file is damaged, or points outside the folder.
     """
-    if folder is None or not (folder / "modules.json").is_file():
+    path = _list_of_modules(folder)
+    if path is None:
         return []
-    path = folder / "modules.json"
     try:
         modules = [(entry["type"].rsplit(".", 1)[-1], entry["path"]) for entry in read_json(path, list)]
         outside = [place for _, place in modules if PurePosixPath(place).is_absolute() or ".." in Path(place).parts]
@@ -168,6 +171,20 @@ def modules_of(folder: Path | None) -> list[tuple[str, str]]:
     if outside:
         raise CheckpointError(f"{path} points outside its folder, to {outside[0]!r}; do not trust this checkpoint.")
     return modules
+
+
+def _list_of_modules(folder: Path | None) -> Path | None:
+    """``modules.json``: in the checkpoint's folder, or one above where the first versions put the model below it."""
+    if folder is None:
+        return None
+    places = [folder / "modules.json"]
+    places += [folder.parent / "modules.json"] if folder.name == "0_Transformer" else []
+    return next((path for path in places if path.is_file()), None)
+
+
+def transformer_folder(folder: Path) -> str:
+    """The place inside a folder where ``modules.json`` says that the model itself is; usually empty."""
+    return next((place for kind, place in modules_of(folder) if kind == "Transformer"), "")
 
 
 def read_json(path: Path, kind: type) -> Any:

@@ -9,10 +9,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from jaxpool import own_code, trained_words
 from jaxpool.errors import CheckpointError, ValidationError
 
 # A folder with none of these has no tokenizer.
-TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json", "*.codes")
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ def read_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        hf = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        hf = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **_known_config(folder))
+        trained_words.mend(hf, folder)
         # transformers builds an empty tokenizer out of a lone tokenizer_config.json.
         empty = len(hf) <= len(hf.added_tokens_decoder)
     except Exception as error:  # the Rust reader raises bare Exceptions
@@ -143,6 +145,18 @@ def read_tokenizer(folder: Path) -> Any:
     if empty:
         raise CheckpointError(f"The tokenizer in {folder} has an empty vocabulary; are its files complete?")
     return hf
+
+
+def _known_config(folder: Path) -> dict[str, Any]:
+    """What keeps transformers from reading a ``config.json`` whose model type it does not know."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    path = folder / "config.json"
+    if not path.is_file():
+        return {}
+    model_type = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    name = own_code.NAMES.get(model_type, model_type)
+    return {} if model_type in CONFIG_MAPPING or name not in CONFIG_MAPPING else {"config": CONFIG_MAPPING[name]()}
 
 
 def _check_readers(folder: Path) -> None:

@@ -34,6 +34,8 @@ ARROWS = {
     "textfiles": "errors",
     "tokens": "errors prompts vocabulary",
     "own_code": "errors",
+    "trained_words": "",
+    "vocabulary": "errors own_code trained_words",
     "text_length": "errors labels sentence_files",
     "checkpoint": "errors cache own_code sentence_files",
     "sharding": "errors",
