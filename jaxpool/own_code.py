@@ -41,6 +41,7 @@ _GTE: dict[str, tuple[Any, ...]] = {
 
 def _gte(config: Fields) -> Fields:
     _require(config, _GTE)
+    config = {name: value for name, value in config.items() if name not in _GTE}
     return {"rope_theta": 10000.0} | config if config["model_type"] == "new" else config
 
 

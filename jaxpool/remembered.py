@@ -23,7 +23,7 @@ from jaxpool.cache import private_folder
 from jaxpool.checkpoint import Overrides, label_map, read_config
 from jaxpool.vocabulary import TOKENIZER_FILES, Vocabulary, read_tokenizer
 
-FORMAT = 2
+FORMAT = 3
 """Raise it when the content of the files changes."""
 
 DEPRECATED = {"torch_dtype", "use_return_dict"}
