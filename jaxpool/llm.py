@@ -255,7 +255,16 @@ class LLM:
 
     @property
     def reads_pairs_joined(self) -> bool:
-        """Whether ``score`` gives the model two texts as one: a language model, or where the config says so."""
+        """Whether ``score`` gives the model two texts as one: a language model, or where the config says so.
+
+        Raises:
+            ValidationError: the checkpoint was trained on pairs in its chat template.
+        """
+        if self.engine.spec.templated:
+            raise ValidationError(
+                f"{self._name} was trained on pairs in its chat template, so plain pairs would get wrong scores; "
+                "render the template yourself and pass the texts to classify."
+            )
         return self.engine.spec.joins_pairs
 
     def embed(

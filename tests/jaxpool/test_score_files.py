@@ -11,7 +11,7 @@ import pytest
 import tiny
 from parity_cases.first import BERT, LLAMA
 
-from jaxpool import LLM, CheckpointError, ConfigError
+from jaxpool import LLM, CheckpointError, ConfigError, ValidationError
 from jaxpool.convert import convert
 from jaxpool.sentence_files import default_prompt, is_sentence_embedder
 from jaxpool.tokens import Tokenizer
@@ -106,6 +106,17 @@ def test_the_default_prompt_begins_every_text(tmp_path: Path) -> None:
     files(tmp_path, ["Transformer", "Pooling"], prompts=prompts, default_prompt_name="passage")
     with pytest.raises(CheckpointError, match=r"'passage', which is not among its prompts \(query, document\)"):
         default_prompt(tmp_path)
+
+
+def test_pairs_of_a_template_are_not_scored_without_it(tmp_path: Path) -> None:
+    tiny.save(tmp_path, "bert", **BERT, num_labels=1)
+    files(tmp_path, ["Transformer"], model_type="CrossEncoder")
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"modality_config": {"text": {}, "message": {}}}))
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    with LLM(str(tmp_path), skip_tokenizer_init=True) as llm:
+        assert len(llm.classify(IDS, use_tqdm=False)) == 3
+        with pytest.raises(ValidationError, match="trained on pairs in its chat template"):
+            llm.score("a", "b")
 
 
 @pytest.mark.parametrize("name", ["use_sep_token", "use_pad_token"])

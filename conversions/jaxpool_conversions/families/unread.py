@@ -80,6 +80,8 @@ REFUSED: dict[str, dict[str, tuple[Any, ...]]] = {
         "normalize_embedding": (None, True),
         "extra_pos_embeddings": (None, 2),
     },
+    "jamba": {"is_causal": (None, True)},
+    "modernbert-decoder": {"is_causal": (None, True)},
     "roberta": {"position_embedding_type": (None, "absolute")},
     "xlm-roberta": {"position_embedding_type": (None, "absolute")},
 }
