@@ -102,9 +102,22 @@ def _both_ways(config: Fields) -> Fields:
     return {"is_causal": False} | config
 
 
+def _jina(config: Fields) -> Fields:
+    """jina-embeddings-v3 without a task, so without any of its adapters: XLM-RoBERTa with rotary positions."""
+    _require(config, {"position_embedding_type": ("rotary",), "emb_pooler": (None,)})
+    rope = {"rope_type": "default", "rope_theta": float(config.get("rotary_emb_base", 10000.0))}
+    own = ("position_embedding_type", "rotary_emb_base", "emb_pooler")
+    kept = {name: value for name, value in config.items() if name not in own and not name.startswith("lora_")}
+    named = {"architectures": ["JinaEmbeddingsV3Model"]} if config.get("architectures") == ["XLMRobertaLoRA"] else {}
+    return kept | named | {"model_type": "jina_embeddings_v3", "rope_parameters": rope}
+
+
 KNOWN: dict[tuple[str, str], Callable[[Fields], Fields]] = {
     # gte-Qwen1.5 and gte-Qwen2, stella_en_1.5B_v5, jasper: https://huggingface.co/Alibaba-NLP/gte-Qwen2-7B-instruct
     ("qwen2", "modeling_qwen.Qwen2Model"): _both_ways,
+    # jina-embeddings-v3: https://huggingface.co/jinaai/xlm-roberta-flash-implementation
+    ("xlm-roberta", "modeling_lora.XLMRobertaLoRA"): _jina,
+    ("jina_embeddings_v3", "modeling_lora.XLMRobertaLoRA"): dict,  # so named once it is translated
     # jina-reranker-v2: XLM-RoBERTa under other names
     ("xlm-roberta", "modeling_xlm_roberta.XLMRobertaForSequenceClassification"): dict,
     # NVIDIA's rerankers, known by their architecture
@@ -122,10 +135,9 @@ def translated(config: Fields) -> Fields:
     Raises:
         ConfigError: the checkpoint's own code could do what transformers' class does not.
     """
-    model_type = config["model_type"]
     if (known := _known(config)) is not None:
         config = known(config)
-    config = _TRANSLATE.get(model_type, lambda fields: fields)(config)
+    config = _TRANSLATE.get(config["model_type"], lambda fields: fields)(config)
     return config | {"model_type": NAMES.get(config["model_type"], config["model_type"])}
 
 

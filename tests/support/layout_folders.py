@@ -178,6 +178,27 @@ def _nomic(tensors: Tensors, fields: Fields) -> tuple[Tensors, Fields]:
     return renamed(tensors, (r"^nomic_bert\.", "")), {names.get(k, k): v for k, v in fields.items()} | own
 
 
+def _adapters(tensors: Tensors, fields: Fields) -> tuple[Tensors, Fields]:
+    adapted = {
+        name: x for name, x in tensors.items() if re.search(r"(Wqkv|out_proj|fc1|fc2|_embeddings)\.weight", name)
+    }
+    kept = {f"roberta.{name}": x for name, x in tensors.items() if name not in adapted}
+    for name, x in adapted.items():
+        place = f"roberta.{name[:-7]}.parametrizations.weight"
+        kept |= {
+            f"{place}.original": x,
+            f"{place}.0.lora_A": torch.rand(5, 4, 8),
+            f"{place}.0.lora_B": torch.rand(5, 8, 4),
+        }
+    theta = fields.pop("rope_parameters")["rope_theta"]
+    code = "jinaai/xlm-roberta-flash-implementation--modeling_lora.XLMRobertaLoRA"
+    own = {"model_type": "xlm-roberta", "architectures": ["XLMRobertaLoRA"], "auto_map": {"AutoModel": code},
+           "rotary_emb_base": theta, "position_embedding_type": "rotary", "lora_rank": 4, "lora_alpha": 1,
+           "lora_adaptations": ["retrieval.query"], "load_trained_adapters": True, "use_flash_attn": True,
+           "emb_pooler": None, "matryoshka_dimensions": [8, 16]}  # fmt: skip
+    return kept, fields | own
+
+
 def _gpt2_masks(tensors: Tensors, fields: Fields) -> tuple[Tensors, Fields]:
     size = fields["n_positions"]
     masks = {f"transformer.h.{i}.attn.bias": torch.ones(1, 1, size, size).tril() for i in range(fields["n_layer"])}
@@ -202,6 +223,7 @@ CHANGES: dict[str, Callable[[Tensors, Fields], tuple[Tensors, Fields]]] = {
     "flash": _flash,
     "bidirectional": _bidirectional,
     "nomic": _nomic,
+    "adapters": _adapters,
     "gpt2_masks": _gpt2_masks,
     "inv_freq": _inv_freq,
 }

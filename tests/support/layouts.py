@@ -30,6 +30,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "modernbert": SMALL | {"global_attn_every_n_layers": 2, "local_attention": 8, "classifier_pooling": "mean"},
     "gte": SMALL,
     "nomic_bert": SMALL,
+    "jina_embeddings_v3": SMALL | {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2},
     "bart": {"vocab_size": 60, "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
              "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 40,
              "max_position_embeddings": 64, "eos_token_id": 2, "pad_token_id": 1},
@@ -211,6 +212,8 @@ EMBEDDERS: dict[str, Layout] = {
     "nomic-ai/nomic-embed-text-v2-moe": Layout(
         "nomic_bert", 0, "none", changes=("nomic",), config={"moe_every_n_layers": 2, "num_experts": 8}, pooling="mean",
         refused="moe_every_n_layers=2"),
+    "jinaai/jina-embeddings-v3": Layout(
+        "jina_embeddings_v3", 0, "none", changes=("adapters",), pooling="mean"),
     "Qwen/Qwen3-Embedding-0.6B": Layout("qwen3", 0, "none", config=LLAMA, pooling="lasttoken", tail=(2,)),
     "Alibaba-NLP/gte-Qwen2-1.5B-instruct": Layout(
         "qwen2", 0, "none", config=LLAMA | QWEN_CODE, pooling="lasttoken", changes=("both_ways",)),
