@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxpool.checkpoints.cross_encoder import read_scoring
 from jaxpool.checkpoints.labels import of_text
 from jaxpool.checkpoints.spec import Spec, resolve
 from jaxpool.engine import sharding
@@ -22,7 +23,7 @@ from jaxpool.errors import ConfigError, ValidationError
 from jaxpool.ops.kernels import Implementation, available
 from jaxpool.params import PoolerConfig
 from jaxpool_conversions.families import Family
-from jaxpool_conversions.heads import FROM_2_WAY_SOFTMAX, find_head
+from jaxpool_conversions.heads import FROM_2_WAY_SOFTMAX, NO_POST_PROCESSING, find_head
 from jaxpool_conversions.load import load
 from jaxpool_conversions.reader import Reader
 from jaxpool_conversions.rules import HeadSource
@@ -239,6 +240,17 @@ def head_source(
 
         return read_head(folder)
     tokens, method = of_text(config, "classifier_from_token"), of_text(config, "method")
+    scoring = read_scoring(folder)
+    if tokens is None and scoring is not None and scoring.tokens is not None:
+        return find_head(
+            reader,
+            family.table,
+            num_labels=None,
+            width=width,
+            token_ids=scoring.tokens,
+            method=FROM_2_WAY_SOFTMAX if len(scoring.tokens) == 2 else NO_POST_PROCESSING,
+            tied=bool(getattr(config, "tie_word_embeddings", False)),
+        )
     if tokens is not None and method is None and of_text(config, "is_original_qwen3_reranker"):
         method = FROM_2_WAY_SOFTMAX
     return find_head(

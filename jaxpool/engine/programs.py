@@ -72,7 +72,7 @@ def logits(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
     """
     picks = getattr(model.backbone, "picks", False) and not spec.per_token and spec.pooling != "MEAN"
     layout = inputs.layout
-    at = (pooled_index(layout, spec.pooling, _ends(inputs, spec)),) if picks else ()
+    at = (pooled_index(layout, spec.pooling, _marks(inputs, spec)),) if picks else ()
     # On accelerators float32 matmuls are rounded to bfloat16 or TF32 passes unless this is said.
     with jax.default_matmul_precision("float32" if spec.dtype == "float32" else "default"):
         hidden_BTD = model.backbone(inputs.ids, inputs.types, layout, *at)
@@ -87,12 +87,15 @@ def logits(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
 
 def pooled(values_BTD: jax.Array, inputs: Inputs, spec: Spec) -> jax.Array:
     """One vector per text, ``[N, D]``, of one per token, as ``spec.pooling`` says."""
-    values_BMD = pool(values_BTD, inputs.layout, spec.pooling, _ends(inputs, spec))
+    values_BMD = pool(values_BTD, inputs.layout, spec.pooling, _marks(inputs, spec))
     return values_BMD.reshape(-1, values_BMD.shape[-1])
 
 
-def _ends(inputs: Inputs, spec: Spec) -> jax.Array | None:
-    return None if spec.eos_token is None else inputs.ids == spec.eos_token
+def _marks(inputs: Inputs, spec: Spec) -> jax.Array | None:
+    """Which tokens ``pool`` looks for, bool ``[B, T]``, or None where it does not ask."""
+    if spec.pooling == "EOS":
+        return inputs.ids == spec.eos_token
+    return inputs.ids != spec.pad_token if spec.pooling == "NOT_PAD" else None
 
 
 def scores(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:

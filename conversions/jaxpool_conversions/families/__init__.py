@@ -25,7 +25,8 @@ class HeadStyle:
     """How the sequence classifier of transformers gets from hidden states to logits.
 
     Attributes:
-        pooling: which vector of a row it reads, unless the user says otherwise.
+        pooling: which vector of a row it reads, unless the user says otherwise. NOT_PAD is what decoders' classes do;
+            it is LAST for whatever was not trained as such a class, and where the config names no padding token.
         dense: activation of a dense layer before the last linear layer, or None for no dense layer.
         dense_bias: whether that layer has a bias.
         norm_eps: epsilon of a LayerNorm after the activation, or None for no norm.

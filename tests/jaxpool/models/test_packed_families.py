@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxpool_conversions.families.config_fields import Fields
 from parity_cases import CASES, FIRST
 from transformers import AutoConfig
 
@@ -17,6 +16,7 @@ from jaxpool.engine.buckets import Bucket
 from jaxpool.engine.programs import Inputs, fill
 from jaxpool.ops.kernels import ANYWHERE
 from jaxpool_conversions.families import find
+from jaxpool_conversions.families.config_fields import Fields
 
 LENGTHS, PLACES = (7, 19, 1, 17, 30, 2), (0, 0, 0, 0, 1, 1)
 PACKED, PADDED = Bucket(2, 44, 5), Bucket(6, 31)
