@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from jaxpool.engine.daemon_threads import DaemonThreads
-from jaxpool_serving.access_log import access_logged
-from jaxpool_serving.keys import BODY_THREAD, MODELS, OBSERVERS, OPTIONS, Observer, Options
-from jaxpool_serving.memory import BODY_MEMORY, BodyMemory
+from jaxpool_serving.access import DIGESTS, accept_keys, allow_origin
+from jaxpool_serving.bodies import BODY_MEMORY, BodyMemory
+from jaxpool_serving.chat_rendering import rendering
+from jaxpool_serving.connections import OPEN_CONNECTIONS, OpenConnections
+from jaxpool_serving.logs import access_logged
 from jaxpool_serving.metrics import METRICS, Metrics
-from jaxpool_serving.middleware import middlewares
-from jaxpool_serving.middleware.api_keys import DIGESTS, accept_keys
-from jaxpool_serving.middleware.cors import allow_origin
-from jaxpool_serving.middleware.observing import echo_request_id
+from jaxpool_serving.middleware import echo_request_id, middlewares
 from jaxpool_serving.models import opened
-from jaxpool_serving.open_connections import OPEN_CONNECTIONS, OpenConnections
-from jaxpool_serving.rendering import rendering
+from jaxpool_serving.options import Options
 from jaxpool_serving.routes import ROUTES
-from jaxpool_serving.tokenizer_threads import tokenizing
+from jaxpool_serving.state import BODY_THREAD, MODELS, OBSERVERS, OPTIONS, Observer
+from jaxpool_serving.tokenization import tokenizing
 from jaxpool_serving.tracing import traced
 
 if TYPE_CHECKING:

@@ -16,16 +16,12 @@ from jaxpool.commands.options import json_object, model_options, positive
 from jaxpool.engine.daemon_threads import at_work
 from jaxpool.errors import ValidationError
 from jaxpool.params import PoolerConfig
-from jaxpool_serving.access import access, add_access, tls
-from jaxpool_serving.access_log import STDOUT
+from jaxpool_serving.access import accept_keys
 from jaxpool_serving.app import init_app
-from jaxpool_serving.keys import Options
-from jaxpool_serving.limits import add_limits, limits
-from jaxpool_serving.logs import log_as_json
-from jaxpool_serving.middleware.api_keys import accept_keys
+from jaxpool_serving.logs import STDOUT, log_as_json
 from jaxpool_serving.models import still_loading
+from jaxpool_serving.options import Options, access, add_access, add_limits, add_templates, limits, templates, tls
 from jaxpool_serving.run import listen
-from jaxpool_serving.templates import add_templates, templates
 
 if TYPE_CHECKING:
     from jaxpool.llm import LLM

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
-from jaxpool_serving.keys import VERSION
+from jaxpool_serving.state import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from jaxpool.engine.buckets import Bucket
-    from jaxpool_serving.keys import Served
-    from jaxpool_serving.record import Record
+    from jaxpool_serving.state import Record, Served
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 TEXTS = tuple(float(2**power) for power in range(11))
@@ -93,7 +92,7 @@ class Metrics:
         return batch
 
     def answered(self, _: web.Request, record: Record) -> None:
-        """Count a request, and its times if it was computed; see `middleware.observing`."""
+        """Count a request, and its times if it was computed; see `middleware.observe`."""
         self._requests.labels(record.route, record.status, record.model or "").inc()
         if record.model is not None and record.status == 200:
             for part, histogram in self._times_of[record.model]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from jaxpool_serving.batcher import Batcher
-from jaxpool_serving.keys import MODELS, OPTIONS, Served
+from jaxpool_serving.batching.batcher import Batcher
 from jaxpool_serving.metrics import METRICS
 from jaxpool_serving.schemas.errors import RequestError, cut
+from jaxpool_serving.state import MODELS, OPTIONS, Served
 
 if TYPE_CHECKING:
     from jaxpool.llm import LLM

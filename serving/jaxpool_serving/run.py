@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from jaxpool.errors import JaxpoolError
-from jaxpool_serving.connections import BACKLOG, Site
-from jaxpool_serving.keys import MODELS, OPTIONS
-from jaxpool_serving.open_connections import OPEN_CONNECTIONS, allow_files
-from jaxpool_serving.signals import stopped_by_signals
+from jaxpool_serving.connections import BACKLOG, OPEN_CONNECTIONS, Site, allow_files
+from jaxpool_serving.state import MODELS, OPTIONS
 
 if TYPE_CHECKING:
     from jaxpool.engine.engine import Engine
@@ -172,3 +173,31 @@ async def _complete(engines: Sequence[Engine], started: float) -> None:
 
 def _say(what: str) -> None:
     print(f"jaxpool serve: {what}", file=sys.stderr, flush=True)
+
+
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def stopped_by_signals(loop: asyncio.AbstractEventLoop) -> Iterator[asyncio.Event]:
+    """An event of ``loop``, set by the first signal; the second exits at once.
+
+    The handlers are not the loop's: a loop that stands still, or is being closed, would not call them. Without a first
+    signal the handlers from before are back afterwards; else they stay, since the process is about to end.
+    """
+    stop, stopping = asyncio.Event(), False
+
+    def handle(number: int, _: FrameType | None) -> None:
+        nonlocal stopping
+        if stopping:
+            os._exit(128 + number)
+        stopping = True
+        loop.call_soon_threadsafe(stop.set)
+
+    before = {number: signal.signal(number, handle) for number in STOPPING}
+    try:
+        yield stop
+    finally:
+        if not stopping:
+            for number, handler in before.items():
+                signal.signal(number, handler)

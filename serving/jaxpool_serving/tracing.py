@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from jaxpool.errors import JaxpoolError
-from jaxpool_serving.keys import OBSERVERS, OPTIONS, PROBES, VERSION
+from jaxpool_serving.state import OBSERVERS, OPTIONS, PROBES, VERSION
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-    from jaxpool_serving.record import Record
+    from jaxpool_serving.state import Record
 
 
 def provider(endpoint: str) -> TracerProvider:

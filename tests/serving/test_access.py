@@ -12,9 +12,9 @@ from aiohttp.test_utils import TestClient
 
 from jaxpool import LLM
 from jaxpool.errors import ValidationError
-from jaxpool_serving.access import access
 from jaxpool_serving.command import add_arguments, main
-from jaxpool_serving.keys import PROBES
+from jaxpool_serving.options import access
+from jaxpool_serving.state import PROBES
 
 from .conftest import TamperedEngine, serving
 from .test_classify import post

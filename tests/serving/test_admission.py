@@ -16,9 +16,9 @@ from aiohttp.test_utils import TestClient
 from jaxpool import LLM
 from jaxpool.engine.buckets import Bucket
 from jaxpool.engine.engine import Row
-from jaxpool_serving.admission import Admission, QueueFullError
-from jaxpool_serving.batcher import Batcher
-from jaxpool_serving.tokenise import PIECE, _pieces
+from jaxpool_serving.batching.admission import Admission, QueueFullError
+from jaxpool_serving.batching.batcher import Batcher
+from jaxpool_serving.tokenization import PIECE, _pieces
 
 from .conftest import TamperedEngine, serving
 from .test_batcher import has_queued, occupied

@@ -17,8 +17,8 @@ from jaxpool import LLM
 from jaxpool.engine.buckets import essential, plan
 from jaxpool.engine.engine import Row
 from jaxpool.errors import EngineError
-from jaxpool_serving.batch_selection import BatchSelection
-from jaxpool_serving.batcher import Batcher
+from jaxpool_serving.batching.batch_selection import BatchSelection
+from jaxpool_serving.batching.batcher import Batcher
 
 from .conftest import TamperedEngine, serving
 from .test_classify import offline, post, probs

@@ -13,8 +13,7 @@ from aiohttp.test_utils import TestServer
 
 from jaxpool import LLM
 from jaxpool.commands.main import main
-from jaxpool_serving.bench.load import LOST, arriving, closed, connect
-from jaxpool_serving.bench.texts import mix
+from jaxpool_serving.bench.load import LOST, arriving, closed, connect, mix
 
 from .conftest import MODELS, serving
 

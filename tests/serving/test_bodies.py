@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 
 from jaxpool import LLM
 from jaxpool.errors import ValidationError
-from jaxpool_serving.schemas import json_text
+from jaxpool_serving.bodies import ALWAYS
+from jaxpool_serving.schemas import json_body
 from jaxpool_serving.schemas.errors import SchemaError, document, parse_as
-from jaxpool_serving.schemas.size import MAX_MEMBERS
+from jaxpool_serving.schemas.json_body import MAX_MEMBERS
 from jaxpool_serving.schemas.tokenize import DetokenizeRequest
-from jaxpool_serving.unpacking import ALWAYS
 
 from .conftest import serving
 from .test_classify import post, probs
@@ -195,9 +195,9 @@ def test_large_bodies_read_as_small_ones(
     text = " " + json.dumps(value, ensure_ascii=ascii_only)
     body = (text[:where] + junk + text[where:]).encode(encoding)
     with pytest.MonkeyPatch.context() as small:
-        small.setattr(json_text, "AT_ONCE", 0)
-        small.setattr(json_text, "STEP", step)
-        assert read(json_text.loads) == read(json.loads)
+        small.setattr(json_body, "AT_ONCE", 0)
+        small.setattr(json_body, "STEP", step)
+        assert read(json_body.loads) == read(json.loads)
 
 
 @settings(max_examples=100, deadline=None)
@@ -206,18 +206,18 @@ def test_the_longest_string_is_found_wherever_steps_begin(texts: list[str], step
     body = json.dumps(texts, ensure_ascii=False).encode()
     longest = max((len(json.dumps(text, ensure_ascii=False).encode()) - 1 for text in texts), default=0)
     with pytest.MonkeyPatch.context() as small:
-        small.setattr(json_text, "STEP", step)
-        small.setattr(json_text, "MAX_STRING_BYTES", most)
+        small.setattr(json_body, "STEP", step)
+        small.setattr(json_body, "MAX_STRING_BYTES", most)
         with pytest.raises(ValidationError) if longest > most else contextlib.nullcontext():
-            json_text.weigh(body)
+            json_body.weigh(body)
 
 
 async def test_large_bodies_get_the_same_answers(llm: LLM) -> None:
     async with serving(llm, max_tokens_per_request=10**6) as client:
         texts = ["It was great.", "bad", 'a \\ " é 日本 \U0001f600']
         _, small = await post(client, {"input": texts})
-        _, large = await post(client, {"input": texts, "unknown": "x" * 2 * json_text.AT_ONCE})
+        _, large = await post(client, {"input": texts, "unknown": "x" * 2 * json_body.AT_ONCE})
         np.testing.assert_allclose(probs(large), probs(small), atol=1e-5)
         for body in ({"input": [[1, "a"]]}, {"messages": [{"role": 1}]}):
             status, small = await post(client, body | {"unknown": "x"})
-            assert (status, small) == await post(client, body | {"unknown": "x" * 2 * json_text.AT_ONCE})
+            assert (status, small) == await post(client, body | {"unknown": "x" * 2 * json_body.AT_ONCE})

@@ -17,7 +17,7 @@ from jaxpool.commands.main import main
 from jaxpool.engine.buckets import Bucket
 from jaxpool.text import chat
 from jaxpool.text.chat_template import NO_TEMPLATE
-from jaxpool_serving.templates import templates
+from jaxpool_serving.options import templates
 
 from .conftest import MODELS, serving
 

@@ -19,9 +19,9 @@ import pytest
 from aiohttp.test_utils import TestClient
 
 from jaxpool import LLM
-from jaxpool_serving.keys import RENDERERS
-from jaxpool_serving.rendering import PROCESSES
-from jaxpool_serving.tokenizer_threads import TokenizerThreads
+from jaxpool_serving.chat_rendering import PROCESSES
+from jaxpool_serving.state import RENDERERS
+from jaxpool_serving.tokenization import TokenizerThreads
 
 from .conftest import MODELS, serving
 from .test_lifecycle import SMALL, queued, server

@@ -22,11 +22,11 @@ from safetensors.numpy import load_file, save_file
 from jaxpool import LLM
 from jaxpool.errors import WeightsError
 from jaxpool_serving.app import init_app
-from jaxpool_serving.batcher import Batcher
+from jaxpool_serving.batching.batcher import Batcher
 from jaxpool_serving.connections import Site
-from jaxpool_serving.keys import MODELS as LOADED
-from jaxpool_serving.keys import Options
+from jaxpool_serving.options import Options
 from jaxpool_serving.run import runner_of
+from jaxpool_serving.state import MODELS as LOADED
 
 from .conftest import MODELS, TamperedEngine, serving
 from .test_batcher import has_queued, until

@@ -12,9 +12,9 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from jaxpool import LLM
-from jaxpool_serving.keys import Options
-from jaxpool_serving.memory import BODY_MEMORY
-from jaxpool_serving.open_connections import FILES, OPEN_CONNECTIONS, allow_files
+from jaxpool_serving.bodies import BODY_MEMORY
+from jaxpool_serving.connections import FILES, OPEN_CONNECTIONS, allow_files
+from jaxpool_serving.options import Options
 
 from .conftest import TamperedEngine
 from .test_batcher import until

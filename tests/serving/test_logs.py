@@ -16,9 +16,8 @@ from urllib.parse import quote
 import pytest
 
 from jaxpool import LLM
-from jaxpool_serving.access_log import AccessLog
-from jaxpool_serving.logs import JsonFormatter
-from jaxpool_serving.record import Record
+from jaxpool_serving.logs import AccessLog, JsonFormatter
+from jaxpool_serving.state import Record
 
 from .conftest import MODELS, serving
 from .test_classify import post
@@ -111,7 +110,7 @@ def test_every_line_is_written_before_the_end(tmp_path: Path) -> None:
 
 def test_a_reader_that_stops_reading_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lines pile up to a bound, the rest is counted; closing does not wait for ever."""
-    monkeypatch.setattr("jaxpool_serving.access_log.MAX_WAITING", 500)
+    monkeypatch.setattr("jaxpool_serving.logs.MAX_WAITING", 500)
     read, write = os.pipe()
     log = AccessLog(f"/dev/fd/{write}")
     os.close(write)

@@ -15,7 +15,7 @@ from jaxpool import LLM, AsyncClient
 from jaxpool.errors import CheckpointError
 from jaxpool_serving.app import init_app
 from jaxpool_serving.command import named_models
-from jaxpool_serving.keys import Options
+from jaxpool_serving.options import Options
 
 from .conftest import MODELS, TamperedEngine
 from .test_classify import TEXTS, offline, post, probs

@@ -13,8 +13,8 @@ from one_label import one_label
 from jaxpool import LLM, PoolingParams
 from jaxpool.engine.buckets import Bucket
 from jaxpool_serving.app import init_app
-from jaxpool_serving.keys import MODELS as LOADED
-from jaxpool_serving.keys import Options
+from jaxpool_serving.options import Options
+from jaxpool_serving.state import MODELS as LOADED
 
 from .conftest import MODELS, serving
 

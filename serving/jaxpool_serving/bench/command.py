@@ -16,10 +16,8 @@ from rich.table import Table
 
 from jaxpool.commands.options import model_options, positive
 from jaxpool.errors import ValidationError
-from jaxpool_serving.bench.batches import batches
-from jaxpool_serving.bench.load import Sample, arriving, closed, connect
-from jaxpool_serving.bench.server import Running, own_server
-from jaxpool_serving.bench.texts import LONGEST, mix
+from jaxpool_serving.bench.load import LONGEST, Sample, arriving, closed, connect, mix
+from jaxpool_serving.bench.server import Running, batches, own_server
 
 STEPS = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1)
 """Rates of the ramp, as shares of the best closed-loop throughput."""

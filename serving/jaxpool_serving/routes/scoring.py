@@ -8,11 +8,9 @@ import numpy as np
 from aiohttp import web
 
 from jaxpool.text.prompts import pairs, to_score
-from jaxpool_serving.compute import Job, check_sizes, compute
-from jaxpool_serving.deadlines import in_time
-from jaxpool_serving.keys import MODELS, TOKENIZER_THREADS, Served
+from jaxpool_serving.bodies import parsed, request_id
+from jaxpool_serving.compute import Job, check_sizes, compute, in_time
 from jaxpool_serving.models import served
-from jaxpool_serving.routes.bodies import parsed, request_id
 from jaxpool_serving.schemas.scoring import (
     ScoringRequest,
     parse_rerank,
@@ -20,7 +18,8 @@ from jaxpool_serving.schemas.scoring import (
     rerank_response,
     score_response,
 )
-from jaxpool_serving.tokenise import blaming_the_tokenizer
+from jaxpool_serving.state import MODELS, TOKENIZER_THREADS, Served
+from jaxpool_serving.tokenization import blaming_the_tokenizer
 
 if TYPE_CHECKING:
     from jaxpool.llm import LLM

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from jaxpool.errors import ValidationError
-from jaxpool_serving.chats import prompts
-from jaxpool_serving.compute import check_sizes
-from jaxpool_serving.deadlines import in_time
-from jaxpool_serving.keys import MODELS, TOKENIZER_THREADS, Served
+from jaxpool_serving.bodies import parsed
+from jaxpool_serving.chat_rendering import prompts
+from jaxpool_serving.compute import check_sizes, in_time
 from jaxpool_serving.models import served
-from jaxpool_serving.routes.bodies import parsed
 from jaxpool_serving.schemas.errors import RequestError, cut, parse_as
 from jaxpool_serving.schemas.tokenize import (
     DetokenizeRequest,
@@ -23,9 +21,10 @@ from jaxpool_serving.schemas.tokenize import (
     TokenizeChatRequest,
     TokenizeForms,
     TokenizeResponse,
-    parse,
+    parse_tokenize,
 )
-from jaxpool_serving.tokenise import blaming_the_tokenizer
+from jaxpool_serving.state import MODELS, TOKENIZER_THREADS, Served
+from jaxpool_serving.tokenization import blaming_the_tokenizer
 
 if TYPE_CHECKING:
     from jaxpool.llm import LLM
@@ -40,7 +39,7 @@ routes = web.RouteTableDef()
 @routes.post("/tokenize")
 async def tokenize(request: web.Request) -> web.Response:
     """Token ids of a text, however many."""
-    body = await parsed(request, parse)
+    body = await parsed(request, parse_tokenize)
     model = _named(request.app, body.model)
     async with in_time(request):
         [text] = await prompts(request.app, model, body) if isinstance(body, TokenizeChatRequest) else [body.prompt]

@@ -1,18 +1,19 @@
-"""How a refusal looks on the wire, and how a request body is read. Texts and shapes follow vLLM's server."""
+"""How a refusal looks on the wire, and how a request body is validated. Texts and shapes follow vLLM's server."""
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import SchemaValidator
+from typing_extensions import TypedDict
 
 from jaxpool.errors import JaxpoolError
-from jaxpool_serving.schemas.json_text import loads
-from jaxpool_serving.schemas.quick import quick
-from jaxpool_serving.schemas.size import members, refuse_huge
+from jaxpool_serving.schemas.json_body import loads, members, refuse_huge
 
 # What an error repeats of a request is bounded, or a small body could ask for a large answer.
 MAX_PROBLEMS = 10
@@ -173,3 +174,46 @@ def _shortened(value: object) -> str:
 def cut(text: str, size: int = MAX_CHARS_OF_INPUT) -> str:
     """A text of a client, as much of it as an answer may repeat."""
     return text if len(text) <= size else f"{text[:size]}...[truncated]"
+
+
+class Problem(TypedDict):
+    """What is wrong: a sentence, its kind, the field to blame if it is one, and the status again."""
+
+    message: str
+    type: str
+    param: str | None
+    code: int
+
+
+class ErrorResponse(TypedDict):
+    """A refusal as OpenAI's and vLLM's clients read it."""
+
+    error: Problem
+
+
+class Detail(TypedDict):
+    """A refusal before any route has looked at the request."""
+
+    detail: str
+
+
+class Unauthorized(TypedDict):
+    """The request has none of the API keys."""
+
+    error: str
+
+
+@functools.cache
+def quick(schema: type[BaseModel] | TypeAdapter[Any]) -> SchemaValidator:
+    """What validates as ``schema`` does, with the same results and fewer complaints."""
+    adapter = schema if isinstance(schema, TypeAdapter) else TypeAdapter(schema)
+    # with what is built already, pydantic would take the slow validators of the models themselves
+    return SchemaValidator(_failing_fast(adapter.core_schema), _use_prebuilt=False)
+
+
+def _failing_fast(part: Any) -> Any:
+    """A copy of a core schema in which every list gives up at its first problem."""
+    if isinstance(part, dict):
+        copied = {name: _failing_fast(value) for name, value in part.items()}
+        return copied | {"fail_fast": True} if part.get("type") in ("list", "tuple", "set", "frozenset") else copied
+    return [_failing_fast(value) for value in part] if isinstance(part, list) else part

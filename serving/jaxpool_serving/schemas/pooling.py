@@ -1,23 +1,21 @@
-"""The bodies of ``/pooling``: what the model's pooler gives, as it is."""
+"""The bodies of ``/pooling``: what the model's pooler gives, as it is, as JSON numbers or as bytes."""
 
 from __future__ import annotations
 
 import base64
 import json
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from jaxpool.errors import ValidationError
-from jaxpool_serving.schemas.chat import Chat
-from jaxpool_serving.schemas.common import Activated, PoolingRequest, Usage, usage
-from jaxpool_serving.schemas.encodings import EmbedDType, EncodingFormat, Endianness, binary, numbers
-from jaxpool_serving.schemas.forms import read
-from jaxpool_serving.schemas.texts import Texts
+from jaxpool_serving.schemas.request import Activated, Chat, PoolingRequest, Texts, Usage, exact, read, usage
 
 PoolingTask = Literal["embed", "classify", "token_embed", "token_classify", "plugin", "embed&token_classify"]
 NO_PLUGIN = (
@@ -82,7 +80,7 @@ PoolingForms = PoolingCompletionRequest | PoolingChatRequest | PoolingPluginRequ
 FORMS: TypeAdapter[PoolingForms] = TypeAdapter(PoolingForms)
 
 
-def parse(body: bytes) -> PoolingForms:
+def parse_pooling(body: bytes) -> PoolingForms:
     """Read a request body.
 
     Raises:
@@ -172,3 +170,30 @@ def pooling_bytes(
             parameter="encoding_format",
         )
     return b"".join(parts), {"metadata": header}
+
+
+EncodingFormat = Literal["float", "base64", "bytes", "bytes_only"]
+EmbedDType = Literal["float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2"]
+Endianness = Literal["native", "big", "little"]
+
+DTYPES: dict[EmbedDType, Any] = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+    "fp8_e4m3": ml_dtypes.float8_e4m3fn,
+    "fp8_e5m2": ml_dtypes.float8_e5m2,
+}
+
+
+def numbers(values: np.ndarray) -> list[Any]:
+    """Float32 values as lists of JSON numbers, nested as the axes are."""
+    return [numbers(row) if values.ndim > 1 else exact(row) for row in values]
+
+
+def binary(values: np.ndarray, dtype: EmbedDType, endianness: Endianness) -> bytes:
+    """Values in C order; those too large for a small type become its infinity or NaN."""
+    with np.errstate(over="ignore"):
+        typed = values.astype(DTYPES[dtype])
+    if endianness not in ("native", sys.byteorder):
+        typed = typed.view(f"u{typed.itemsize}").byteswap()
+    return typed.tobytes()

@@ -10,9 +10,8 @@ from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from jaxpool.errors import ValidationError
-from jaxpool_serving.schemas.common import PoolingRequest, Usage, exact, usage
 from jaxpool_serving.schemas.errors import document, validated, validated_form
-from jaxpool_serving.schemas.refused import refuse_after
+from jaxpool_serving.schemas.request import PoolingRequest, Usage, exact, refuse_after, usage
 
 
 class ScoreMultiModalParam(TypedDict):

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, TypeAdapter
 from typing_extensions import TypedDict
 
-from jaxpool_serving.schemas.chat import Chat
-from jaxpool_serving.schemas.forms import read
+from jaxpool_serving.schemas.request import Chat, read
 
 
 class TokenizeCompletionRequest(BaseModel):
@@ -46,7 +45,7 @@ class TokenizeResponse(TypedDict):
     token_strs: list[str] | None
 
 
-def parse(body: bytes) -> TokenizeForms:
+def parse_tokenize(body: bytes) -> TokenizeForms:
     """Read the body of ``/tokenize``.
 
     Raises:

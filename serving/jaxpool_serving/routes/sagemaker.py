@@ -1,23 +1,34 @@
-"""``POST /invocations``, where SageMaker sends every request."""
+"""What SageMaker asks of a container: ``/ping``, and ``POST /invocations``, where it sends every request."""
 
 from __future__ import annotations
 
 from aiohttp import web
 
-from jaxpool_serving.routes import classify, pooling, predict, scoring
-from jaxpool_serving.routes.bodies import parsed
+from jaxpool_serving.bodies import parsed
+from jaxpool_serving.models import served
+from jaxpool_serving.routes import classify, scoring
 from jaxpool_serving.schemas.errors import RequestError, SchemaError, document
+from jaxpool_serving.state import MODELS
 
 routes = web.RouteTableDef()
 
 HANDLERS = {
     "classify": classify.classify,
-    "pooling": pooling.pooling,
+    "pooling": classify.pooling,
     "score": scoring.score,
     "rerank": scoring.rerank,
-    "inference": predict.inference,
+    "inference": classify.inference,
 }
 """What a request may be, tried in this order; the first that understands it and serves it answers."""
+
+
+@routes.get("/ping", allow_head=False)
+@routes.post("/ping")
+async def ping(request: web.Request) -> web.Response:
+    """200 once every model is loaded, 503 before: SageMaker sends requests from then on."""
+    for name in request.app[MODELS]:
+        served(request.app, name)
+    return web.Response()
 
 
 @routes.post("/invocations")

@@ -1,17 +1,23 @@
-"""Tokenising for many clients: short requests at once, long ones in threads, piece by piece."""
+"""Tokenising for many clients: short requests at once, long ones in threads, piece by piece. A text that takes too long
+is given up, and its thread replaced."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from aiohttp import web
+
+from jaxpool.engine.daemon_threads import DaemonThreads
 from jaxpool.errors import JaxpoolError
+from jaxpool_serving.schemas.errors import RequestError
+from jaxpool_serving.state import OPTIONS, TOKENIZER_THREADS
 
 if TYPE_CHECKING:
     from jaxpool.engine.engine import Row
     from jaxpool.llm import LLM
-    from jaxpool_serving.tokenizer_threads import TokenizerThreads
 
 AT_ONCE = 2_000
 """Characters (or ids) of a request that the event loop tokenises itself; a hop to a thread costs as much."""
@@ -101,3 +107,59 @@ def blaming_the_tokenizer() -> Iterator[None]:
         raise
     except BaseException as error:  # a panic of a Rust tokenizer is not even an Exception
         raise TokenizerError(type(error).__name__) from error
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def tokenizing(app: web.Application) -> AsyncIterator[None]:
+    """A cleanup context of the application: its `TokenizerThreads`."""
+    options = app[OPTIONS]
+    app[TOKENIZER_THREADS] = threads = TokenizerThreads(options.tokenizer_threads, options.tokenizer_timeout)
+    yield
+    threads.shutdown(cancel_futures=True)
+
+
+class TokenizerThreads(DaemonThreads):
+    """Threads for a tokenizer, which nobody can interrupt.
+
+    Args:
+        count: of the threads.
+        seconds: that one work may take, the wait for a thread not counted.
+    """
+
+    def __init__(self, count: int, seconds: float) -> None:
+        super().__init__(count, "tokenizer")
+        self.seconds = seconds
+
+    async def run(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """What ``work`` returns, in a thread; once nobody waits for it, the thread is replaced.
+
+        Raises:
+            RequestError: 504, it takes too long.
+        """
+        loop, waiting = asyncio.get_running_loop(), True
+
+        def watch() -> None:
+            if waiting:
+                limit.reschedule(loop.time() + self.seconds)
+
+        def begin() -> T:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(watch)
+            return work(*args, **kwargs)
+
+        try:
+            async with asyncio.timeout(None) as limit:
+                future = self.submit(begin)
+                try:
+                    return await asyncio.wrap_future(future)
+                finally:
+                    waiting = False
+                    self.abandon(future)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            message = f"The tokenizer was not done within {self.seconds:g} s."
+            raise RequestError(504, "GatewayTimeoutError", message) from None
