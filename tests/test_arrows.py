@@ -21,7 +21,7 @@ ARROWS = {
     "errors": "",
     "params": "errors",
     "outputs": "errors params",
-    "engine_args": "",
+    "engine_args": "params",
     "client": "errors client",
     "text": "errors text",
     "ops": "errors ops",
@@ -33,7 +33,7 @@ ARROWS = {
     "files": "errors params outputs llm files",
     "training": "errors text ops models checkpoints engine files training jaxpool_conversions",
     "default_model": "errors llm training files commands default_model",
-    "commands": "version errors text checkpoints engine llm files training commands jaxpool_conversions",
+    "commands": "version errors engine_args text checkpoints engine llm files training commands jaxpool_conversions",
     "jaxpool_conversions": "errors jaxpool_conversions",
     "jaxpool_conversions.families": "errors ops models jaxpool_conversions",
     "jaxpool_serving": "errors params text ops.host_activations engine.engine engine.buckets engine.daemon_threads "

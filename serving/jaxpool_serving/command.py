@@ -8,11 +8,12 @@ import atexit
 import os
 import ssl
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxpool.commands.options import json_object, model_options, positive
+from jaxpool.commands.options import engine_options, model_arguments, model_options
 from jaxpool.engine.daemon_threads import at_work
 from jaxpool.errors import ValidationError
 from jaxpool.params import PoolerConfig
@@ -26,6 +27,10 @@ from jaxpool_serving.run import listen
 if TYPE_CHECKING:
     from jaxpool.llm import LLM
 
+MODEL = engine_options()
+MODEL["compile"] = replace(MODEL["compile"], default="behind", choices=("behind", "ahead"))
+"""Argument of a model -> its option; no request ever waits for a compile."""
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of ``jaxpool serve``."""
@@ -33,21 +38,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "It listens at once and answers 503 until the model is warm (GET /ready says when). On SIGTERM it stops "
         "listening, answers what it has accepted and exits 0."
     )
-    model = model_options(parser, named=False, embeds=True)
+    model = model_options(parser, MODEL, named=False)
     about = "checkpoint folder, converted store or hub id; repeated, as NAME=MODEL, it serves several"
     model("--model", action="append", metavar="MODEL", help=f"{about} (default: the embedded model)")
-    about = "pooling: an architecture that is no classifier by its name gives embeddings"
-    model("--runner", default="auto", choices=("auto", "pooling"), metavar="HOW", help=about)
-    about = "how the model pools, fields of vLLM's PoolerConfig as a JSON object"
-    model("--pooler-config", metavar="JSON", type=json_object, default={}, help=about)
     about = "short for --pooler-config '{\"task\": …}': classify, token_classify, embed or token_embed"
     model("--pooler-config.task", dest="pooling_task", metavar="TASK", help=f"{about} (default: as the model is made)")
-    model("--max-model-len", metavar="N", type=positive, help="most tokens of a text (default: the model's limit)")
-    model("--max-num-batched-tokens", metavar="N", type=positive, help="most tokens of a batch, padding included")
-    model("--tensor-parallel-size", metavar="N", type=positive, default=1, help="devices per copy (default: 1)")
-    model("--data-parallel-size", metavar="N", type=positive, help="copies (default: as many as the devices allow)")
-    about = "ahead: ready when every program is compiled; behind: ready with a few, the others follow"
-    model("--compile", default="behind", choices=("behind", "ahead"), help=f"{about} (default: %(default)s)")
     http = parser.add_argument_group("server").add_argument
     http("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     http("--port", type=_port, default=8000, help="port, 0 for any free one (default: %(default)s)")
@@ -95,20 +90,7 @@ def main(args: argparse.Namespace) -> int:
     def open_llm(model: str | None) -> LLM:
         from jaxpool.llm import LLM
 
-        return LLM(
-            model,
-            revision=args.revision,
-            convert=args.convert,
-            dtype=args.dtype,
-            hf_overrides=args.hf_overrides,
-            max_model_len=args.max_model_len,
-            max_num_batched_tokens=args.max_num_batched_tokens,
-            tensor_parallel_size=args.tensor_parallel_size,
-            data_parallel_size=args.data_parallel_size,
-            runner=args.runner,
-            pooler_config=pooler,
-            compile=args.compile,
-        )
+        return LLM(model, **model_arguments(args, MODEL) | {"pooler_config": pooler})
 
     try:
         import uvloop
@@ -137,7 +119,7 @@ def main(args: argparse.Namespace) -> int:
 def _pooler(args: argparse.Namespace) -> PoolerConfig:
     task = {"task": args.pooling_task} if args.pooling_task else {}
     try:
-        return PoolerConfig(**args.pooler_config | task)
+        return PoolerConfig(**(args.pooler_config or {}) | task)
     except TypeError as error:  # the name of a field
         raise ValidationError(f"--pooler-config: {error}") from error
 

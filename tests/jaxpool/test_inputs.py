@@ -21,7 +21,7 @@ import jaxpool
 from jaxpool import LLM, ConfigError, ValidationError
 from jaxpool.checkpoints.location import read_config
 from jaxpool.commands.main import main
-from jaxpool.engine_args import IGNORED, REFUSED, EngineArgs
+from jaxpool.engine_args import ARGUMENTS, IGNORED, REFUSED, EngineArgs
 from jaxpool.outputs import ClassificationOutput
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,7 +159,7 @@ def test_what_a_notebook_shows(llm: LLM) -> None:
 def test_public_names_and_types() -> None:
     assert dir(jaxpool) == sorted(jaxpool.__all__)
     assert get_type_hints(ClassificationOutput)["label"] is str
-    assert set(EngineArgs.__annotations__) == IGNORED.keys() | REFUSED.keys()
+    assert set(EngineArgs.__annotations__) == ARGUMENTS.keys() | IGNORED.keys() | REFUSED.keys()
 
 
 def test_misspelt_arguments_fail_in_a_type_checker(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from jaxpool.commands.options import model_options, positive
+from jaxpool.commands.options import engine_options, model_options, positive
 from jaxpool.errors import ValidationError
 from jaxpool_serving.bench.load import LONGEST, Sample, arriving, closed, connect, mix
 from jaxpool_serving.bench.server import Running, batches, own_server
@@ -23,6 +23,8 @@ STEPS = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1)
 """Rates of the ramp, as shares of the best closed-loop throughput."""
 
 TEXTS = 2048
+MODEL = engine_options(without={"runner", "pooler_config", "compile"})
+"""Argument of a model -> its option, passed on to the server."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,8 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.usage = "jaxpool bench serve [--model MODEL | --url URL] [--against NAME=URL] [options]"
     parser.add_argument("what", metavar="serve", choices=("serve",), help="the HTTP server is what is measured")
-    model = model_options(parser)
-    model("--max-model-len", metavar="N", type=positive, help="most tokens of a text (default: the model's limit)")
+    model_options(parser, MODEL)
     load = parser.add_argument_group("load").add_argument
     load("--url", help="measure the server there instead of starting one")
     load("--against", action="append", default=[], metavar="NAME=URL", help="another server to compare, repeatable")
@@ -138,14 +139,16 @@ def _table(figures: Sequence[dict[str, Any]]) -> Table:
 def _server_options(args: argparse.Namespace) -> list[str]:
     options = {
         "--model": args.model,
-        "--revision": args.revision,
-        "--dtype": args.dtype,
-        "--convert": args.convert,
-        "--hf-overrides": None if args.hf_overrides is None else json.dumps(args.hf_overrides),
-        "--max-model-len": args.max_model_len,
+        **{f"--{name.replace('_', '-')}": getattr(args, name) for name in MODEL},
         "--api-key": args.api_key,
     }
-    return [word for name, value in options.items() if value is not None for word in (name, str(value))]
+    return [word for name, value in options.items() for word in _option(name, value)]
+
+
+def _option(name: str, value: Any) -> list[str]:
+    if value is None or value is False:
+        return []
+    return [name] if value is True else [name, json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
 def _named(word: str) -> tuple[str, str]:
