@@ -206,7 +206,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
 """Would change results: the values that ask for nothing, and why any other is an error."""
 
 
-def completed(given: EngineArgs) -> EngineArgs:
+def with_defaults(given: EngineArgs) -> EngineArgs:
     """The arguments that mean something here, those that are not given with their defaults.
 
     Args:

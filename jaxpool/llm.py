@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxpool.checkpoints import parsed_cache, tasks
 from jaxpool.checkpoints.location import locate
-from jaxpool.engine_args import EngineArgs, completed, takes_engine_args
+from jaxpool.engine_args import EngineArgs, takes_engine_args, with_defaults
 from jaxpool.errors import EngineError, ValidationError
 from jaxpool.outputs import (
     ClassificationRequestOutput,
@@ -62,7 +62,7 @@ class LLM:
         model: str | os.PathLike[str] | None = None,
         **engine_args: Unpack[EngineArgs],
     ) -> None:
-        args = completed(engine_args)
+        args = with_defaults(engine_args)
         tokenizer, skip_tokenizer_init = args["tokenizer"], args["skip_tokenizer_init"]
         pooler = PoolerConfig.of(args["pooler_config"])
         hub: dict[str, Any] = {"token": args["hf_token"], "cache_dir": args["download_dir"]}
@@ -325,7 +325,7 @@ class LLM:
                 bar.close()
         _check_finite(scores)
         if spec.steps or spec.matryoshka is not None:
-            scores = [postprocess.wanted(spec, *parts) for parts in zip(params, rows, scores)]
+            scores = [postprocess.select(spec, *parts) for parts in zip(params, rows, scores)]
         return [
             PoolingRequestOutput(str(next(self._ids)), PoolingOutput(score), list(one.ids))
             for score, one in zip(scores, encoded)

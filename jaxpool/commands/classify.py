@@ -36,7 +36,7 @@ The other columns of a table or of JSON stand between text and label.
 An empty text is what the tokenizer makes of it, or an error if that is nothing.
 """
 TABLE_LABELS = 4  # labels a table shows of each text, unless told otherwise
-OURS = {"index", "text", "pair", "label", "labels", "probs", "logits"}
+RESULT_FIELDS = {"index", "text", "pair", "label", "labels", "probs", "logits"}
 """Names in results; a kept column of such a name gets ``input_`` before it."""
 MODEL = engine_options(without={"runner", "pooler_config", "compile"})
 MODEL["convert"] = replace(
@@ -79,7 +79,7 @@ def main(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         file = None if args.texts else stack.enter_context(_open_input(args))
         _check_output(args, file)
-        items = _words(args.texts) if file is None else _not_empty(_read(file), file.name)
+        items = _given_texts(args.texts) if file is None else _not_empty(_read(file), file.name)
         lead = _lead(items)
         items = itertools.chain(lead, items)
         llm = stack.enter_context(_open_model(args))
@@ -160,7 +160,7 @@ def _open_model(args: argparse.Namespace) -> LLM:
     return LLM(args.model, pooler_config={"task": "classify"}, **model_arguments(args, MODEL))
 
 
-def _words(texts: Sequence[str]) -> Iterator[Item]:
+def _given_texts(texts: Sequence[str]) -> Iterator[Item]:
     return iter([Item(text, where=f"text {number}") for number, text in enumerate(texts, 1)])
 
 
@@ -198,7 +198,7 @@ def _item(file: TextFile, row: Row) -> Item:
 
 def _kept_as(name: str) -> str:
     """A column's name in results."""
-    return f"input_{name}" if name in OURS or name.startswith(("probs_", "logits_")) else name
+    return f"input_{name}" if name in RESULT_FIELDS or name.startswith(("probs_", "logits_")) else name
 
 
 def _not_empty(items: Iterator[Item], name: str) -> Iterator[Item]:

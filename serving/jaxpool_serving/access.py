@@ -1,4 +1,4 @@
-"""Who may call: the API keys, and which pages of other origins (CORS)."""
+"""Who may call: API keys, and the pages of other origins that browsers ask for (CORS)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DIGESTS = web.AppKey("DIGESTS", list[bytes])
 """Of the keys that are accepted now."""
 
 
-def accept_keys(app: web.Application, keys: Iterable[str]) -> None:
+def set_api_keys(app: web.Application, keys: Iterable[str]) -> None:
     """From now on accept these keys, and no others."""
     app[DIGESTS][:] = map(_digest, keys)
 
@@ -65,9 +65,9 @@ async def answer_preflights(request: web.Request, handler: Handler) -> web.Strea
     wanted = request.headers.get("Access-Control-Request-Headers", "")
     names = [name.strip() for name in wanted.split(",") if name.strip()]
     if not (
-        _among(origin, options.allowed_origins)
-        and _among(asked, options.allowed_methods)
-        and all(_among(name, options.allowed_headers) for name in names)
+        _allows(origin, options.allowed_origins)
+        and _allows(asked, options.allowed_methods)
+        and all(_allows(name, options.allowed_headers) for name in names)
     ):
         return web.json_response({"error": "Forbidden"}, status=403)
     headers = {"Access-Control-Allow-Methods": asked, "Access-Control-Max-Age": str(PREFLIGHT_SECONDS)}
@@ -76,16 +76,16 @@ async def answer_preflights(request: web.Request, handler: Handler) -> web.Strea
     return web.Response(status=204, headers=headers)
 
 
-async def allow_origin(request: web.Request, response: web.StreamResponse) -> None:
+async def add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:
     """A signal before each response: a browser shows it to pages of the allowed origins."""
     origin = request.headers.get("Origin")
     if origin is None:
         return
     response.headers.add("Vary", "Origin")
-    if _among(origin, request.app[OPTIONS].allowed_origins):
+    if _allows(origin, request.app[OPTIONS].allowed_origins):
         response.headers["Access-Control-Allow-Origin"] = origin
         response.headers["Access-Control-Expose-Headers"] = EXPOSED
 
 
-def _among(name: str, allowed: tuple[str, ...]) -> bool:
+def _allows(name: str, allowed: tuple[str, ...]) -> bool:
     return "*" in allowed or name.lower() in (one.lower() for one in allowed)

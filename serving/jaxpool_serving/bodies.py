@@ -1,5 +1,7 @@
-"""The bodies of requests: read within a time, unpacked within bounds, their bytes counted with those of answers that
-clients do not fetch."""
+"""The bodies of requests: read in time, unpacked within bounds, and counted.
+
+Their bytes count together with those of answers that clients do not fetch, against one limit.
+"""
 
 from __future__ import annotations
 
@@ -140,17 +142,17 @@ async def read_body(request: web.Request) -> bytes:
 Parsed = TypeVar("Parsed")
 
 
-async def parsed(request: web.Request, parse: Callable[[bytes], Parsed]) -> Parsed:
+async def parse_body(request: web.Request, parse: Callable[[bytes], Parsed]) -> Parsed:
     """What ``parse`` makes of the body of a request; in a thread where the body is large.
 
     Raises:
-        RequestError, HTTPException: as `json_body` does, and ``parse``.
+        RequestError, HTTPException: as `read_json` does, and ``parse``.
     """
-    body = await json_body(request)
+    body = await read_json(request)
     return parse(body) if len(body) <= AT_ONCE else await _in_thread(request, parse, body)
 
 
-async def json_body(request: web.Request) -> bytes:
+async def read_json(request: web.Request) -> bytes:
     """The body of a request whose content type says JSON.
 
     Raises:
@@ -165,9 +167,9 @@ async def json_body(request: web.Request) -> bytes:
     if (request.content_length or 0) > options.max_body_bytes:
         raise web.HTTPRequestEntityTooLarge(options.max_body_bytes)
     body = await _read(request, options.body_timeout)
-    if (encoding := encoding_of(request)) is None:
+    if (encoding := content_encoding(request)) is None:
         return body
-    found = await _in_thread(request, unpacked, body, encoding, options.max_body_bytes, options.max_body_ratio)
+    found = await _in_thread(request, decompress, body, encoding, options.max_body_bytes, options.max_body_ratio)
     request[SHARE].grow(len(found))
     return found
 
@@ -195,33 +197,33 @@ def request_id(request: web.Request, body: PoolingRequest) -> str:
     return found
 
 
-FORMATS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+ZLIB_WINDOW = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 """``Content-Encoding`` -> zlib's word for it (RFC 9110: "deflate" is zlib's format)."""
 
-ALWAYS = 2**16
+MIN_UNPACKED = 2**16
 """Bytes that any body may unpack to, however small it is."""
 
 
-def encoding_of(request: web.Request) -> str | None:
+def content_encoding(request: web.Request) -> str | None:
     """How the body is encoded, in lower case; None for not at all."""
     found = ",".join(request.headers.getall(hdrs.CONTENT_ENCODING, ())).strip().lower()
     return None if found in ("", "identity") else found
 
 
-def unpacked(body: bytes, encoding: str, most_bytes: int, most_ratio: int) -> bytes:
+def decompress(body: bytes, encoding: str, most_bytes: int, most_ratio: int) -> bytes:
     """A body as it was before it was compressed. For a thread: zlib lets the event loop go on meanwhile.
 
     Args:
         body: as it came.
-        encoding: one of `FORMATS`.
+        encoding: one of `ZLIB_WINDOW`.
         most_bytes: largest result.
         most_ratio: most bytes of the result per byte of ``body``.
 
     Raises:
         RequestError: 413, the result would be larger; 400, it is damaged, cut off or followed by something.
     """
-    limit = min(most_bytes, max(most_ratio * len(body), ALWAYS))
-    unpacking = zlib.decompressobj(FORMATS[encoding])
+    limit = min(most_bytes, max(most_ratio * len(body), MIN_UNPACKED))
+    unpacking = zlib.decompressobj(ZLIB_WINDOW[encoding])
     try:
         found = unpacking.decompress(body, limit + 1)
     except zlib.error:
@@ -237,11 +239,11 @@ def unpacked(body: bytes, encoding: str, most_bytes: int, most_ratio: int) -> by
 @web.middleware
 async def refuse_compressed(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer 415 to a body in an encoding that this server does not read, on every path."""
-    if not request.body_exists or (encoding := encoding_of(request)) is None:
+    if not request.body_exists or (encoding := content_encoding(request)) is None:
         return await handler(request)
     # elsewhere than in `jaxpool serve`, aiohttp unpacks by itself, and without a bound
     reads = request.app[OPTIONS].compressed_bodies and isinstance(request.protocol, Connection)
-    accepted = sorted(FORMATS) if reads else ["identity"]
+    accepted = sorted(ZLIB_WINDOW) if reads else ["identity"]
     if encoding not in accepted:
         message = f"This server reads bodies of Content-Encoding {' or '.join(accepted)} only; send this one so."
         refusal = RequestError(415, "UnsupportedMediaTypeError", message)

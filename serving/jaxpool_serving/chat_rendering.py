@@ -1,5 +1,7 @@
-"""Conversations to prompts. Templates are programs, so they run in other processes, where one that does not end can be
-ended."""
+"""Conversations to prompts, in other processes.
+
+Chat templates are programs, so they run where one that does not end can be ended: see `render_worker`.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from aiohttp import web
 from jaxpool.errors import ValidationError
 from jaxpool_serving.render_worker import HEAD, SIZE
 from jaxpool_serving.schemas.errors import RequestError
-from jaxpool_serving.schemas.request import Chat, Texts
+from jaxpool_serving.schemas.request import ChatInput, TextInput
 from jaxpool_serving.state import OPTIONS, RENDERERS, TOKENIZER_THREADS
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from jaxpool.llm import LLM
     from jaxpool_serving.options import Options
-    from jaxpool_serving.state import Served
+    from jaxpool_serving.state import ServedModel
 
 log = logging.getLogger("jaxpool.serving")
 
@@ -40,7 +42,7 @@ PROCESSES = 2
 """As many conversations are rendered at a time."""
 
 
-async def rendering(app: web.Application) -> AsyncIterator[None]:
+async def renderer_context(app: web.Application) -> AsyncIterator[None]:
     """A cleanup context of the application: its `Renderers`."""
     app[RENDERERS] = renderers = Renderers(app[OPTIONS].template_timeout)
     yield
@@ -169,14 +171,14 @@ UNTRUSTED = (
 )
 
 
-async def prompts(app: web.Application, served: Served, body: Texts | Chat) -> Sequence[Any]:
+async def request_prompts(app: web.Application, served: ServedModel, body: TextInput | ChatInput) -> Sequence[Any]:
     """The prompts of a request in either form; a conversation is one.
 
     Raises:
         ValidationError: the conversation cannot be rendered, or brings a template that this server does not trust.
         RequestError: 504, the template does not end.
     """
-    if isinstance(body, Texts):
+    if isinstance(body, TextInput):
         return body.prompts()
     if body.templates() and not app[OPTIONS].trust_request_chat_template:
         raise ValidationError(UNTRUSTED)
@@ -184,7 +186,7 @@ async def prompts(app: web.Application, served: Served, body: Texts | Chat) -> S
     return [await app[RENDERERS].render(question)]
 
 
-def _question(llm: LLM, body: Chat, options: Options) -> bytes:
+def _question(llm: LLM, body: ChatInput, options: Options) -> bytes:
     """The arguments of ``chat.render`` as `Renderers` take them."""
     vocabulary = llm.tokenizer.vocabulary
     if vocabulary is None:

@@ -17,11 +17,20 @@ from jaxpool.commands.options import engine_options, model_arguments, model_opti
 from jaxpool.engine.daemon_threads import at_work
 from jaxpool.errors import ValidationError
 from jaxpool.params import PoolerConfig
-from jaxpool_serving.access import accept_keys
+from jaxpool_serving.access import set_api_keys
 from jaxpool_serving.app import init_app
 from jaxpool_serving.logs import STDOUT, log_as_json
 from jaxpool_serving.models import still_loading
-from jaxpool_serving.options import Options, access, add_access, add_limits, add_templates, limits, templates, tls
+from jaxpool_serving.options import (
+    Options,
+    access_options,
+    add_access_arguments,
+    add_limit_arguments,
+    add_template_arguments,
+    limit_options,
+    template_options,
+    tls_context,
+)
 from jaxpool_serving.run import listen
 
 if TYPE_CHECKING:
@@ -48,8 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     http("--port", type=_port, default=8000, help="port, 0 for any free one (default: %(default)s)")
     http("--served-model-name", metavar="NAME", help="name in requests and responses (default: from --model)")
     http("--uds", metavar="PATH", help="Unix socket to listen on, instead of host and port")
-    add_access(parser)
-    add_templates(parser)
+    add_access_arguments(parser)
+    add_template_arguments(parser)
     watch = parser.add_argument_group("observability").add_argument
     watch(
         "--access-log",
@@ -59,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     watch("--enable-request-id-headers", action="store_true", help="send X-Request-Id with responses")
     watch("--otlp-traces-endpoint", metavar="URL", help="OpenTelemetry collector that gets a span per request")
-    add_limits(parser)
+    add_limit_arguments(parser)
 
 
 def _port(word: str) -> int:
@@ -76,14 +85,14 @@ def main(args: argparse.Namespace) -> int:
         OSError: the address cannot be listened on.
     """
     models, pooler = named_models(args.model, args.served_model_name), _pooler(args)
-    certificates = tls(args)
+    certificates = tls_context(args)
     options = Options(
         access_log=None if args.access_log == "off" else args.access_log,
         enable_request_id_headers=args.enable_request_id_headers,
         otlp_traces_endpoint=args.otlp_traces_endpoint,
-        **access(args),
-        **templates(args),
-        **limits(args),
+        **access_options(args),
+        **template_options(args),
+        **limit_options(args),
     )
     log_as_json()
 
@@ -101,8 +110,8 @@ def main(args: argparse.Namespace) -> int:
     app = init_app({name: partial(open_llm, model) for name, model in models.items()}, options)
 
     def reload() -> ssl.SSLContext | None:
-        renewed = tls(args)
-        accept_keys(app, access(args)["api_keys"])
+        renewed = tls_context(args)
+        set_api_keys(app, access_options(args)["api_keys"])
         return renewed
 
     code = 1
@@ -133,7 +142,7 @@ def named_models(words: Sequence[str] | None, served_as: str | None) -> dict[str
     found: dict[str, str | None] = {}
     given: Sequence[str | None] = words or [None]
     for word in given:
-        name, model = _named(word)
+        name, model = _named_model(word)
         if name in found:
             raise ValidationError(f"Two models are called {name!r}; say --model NAME={model} with another name.")
         found[name] = model
@@ -145,16 +154,16 @@ def named_models(words: Sequence[str] | None, served_as: str | None) -> dict[str
     return {served_as: model}
 
 
-def _named(word: str | None) -> tuple[str, str | None]:
+def _named_model(word: str | None) -> tuple[str, str | None]:
     if word is not None and "=" in word and not Path(word).exists():
         name, _, model = word.partition("=")
         if not name or not model:
             raise ValidationError(f"--model {word}: say NAME=MODEL, with both.")
         return name, model
-    return _name(word), word
+    return _default_name(word), word
 
 
-def _name(model: str | None) -> str:
+def _default_name(model: str | None) -> str:
     """``default``, a folder's own name, or the hub id: never a path of this machine."""
     if model is None:
         return "default"

@@ -14,8 +14,8 @@ from aiohttp import web
 from jaxpool.errors import ValidationError
 from jaxpool.params import PoolingParams
 from jaxpool_serving.schemas.errors import RequestError
-from jaxpool_serving.state import OPTIONS, RECORD, TOKENIZER_THREADS, Served
-from jaxpool_serving.tokenization import guess, size, tokenise
+from jaxpool_serving.state import OPTIONS, RECORD, TOKENIZER_THREADS, ServedModel
+from jaxpool_serving.tokenization import estimate_tokens, prompt_size, tokenise
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +66,7 @@ class Scores:
         return sum(map(len, self.prompt_ids))
 
 
-async def compute(request: web.Request, served: Served, job: Job) -> Scores:
+async def compute(request: web.Request, served: ServedModel, job: Job) -> Scores:
     """Computes a job in company of other requests.
 
     If its client leaves or its deadline passes, what is not on the device yet is dropped.
@@ -77,16 +77,16 @@ async def compute(request: web.Request, served: Served, job: Job) -> Scores:
         RequestError: 504, the deadline has passed.
         TokenizerError, EngineError: the tokenizer or the device failed at one of the prompts.
     """
-    async with in_time(request, job.timeout):
+    async with deadline(request, job.timeout):
         return await _compute(request, served, job)
 
 
-async def _compute(request: web.Request, served: Served, job: Job) -> Scores:
+async def _compute(request: web.Request, served: ServedModel, job: Job) -> Scores:
     spec, options, record = served.llm.engine.spec, request.app[OPTIONS], request[RECORD]
-    sizes = [size(prompt) for prompt in job.prompts]
+    sizes = [prompt_size(prompt) for prompt in job.prompts]
     _check(job, sizes, request.app, served)
     record.model = served.name
-    with served.batcher.admission.room(len(sizes), guess(job.prompts, sizes, spec.max_length)) as room:
+    with served.batcher.admission.room(len(sizes), estimate_tokens(job.prompts, sizes, spec.max_length)) as room:
         record.texts, started = len(sizes), time.perf_counter()
         activated = spec.use_activation if job.activated is None else job.activated
         threads = request.app[TOKENIZER_THREADS]
@@ -103,14 +103,14 @@ async def _compute(request: web.Request, served: Served, job: Job) -> Scores:
         values, record.queue, record.device = await served.batcher.classify(rows, job.priority)
     if spec.steps or spec.dimensions is not None:
         from jaxpool.engine.postprocess import (
-            wanted,  # not above: it brings JAX, and the server listens before that is there
+            select,  # not above: it brings JAX, and the server listens before that is there
         )
 
-        values = [wanted(spec, PoolingParams(), row, one) for row, one in zip(rows, values, strict=True)]
+        values = [select(spec, PoolingParams(), row, one) for row, one in zip(rows, values, strict=True)]
     return Scores(values, [row.ids for row in rows])
 
 
-def _check(job: Job, sizes: Sequence[int], app: web.Application, served: Served) -> None:
+def _check(job: Job, sizes: Sequence[int], app: web.Application, served: ServedModel) -> None:
     """Refuse what a schema cannot see."""
     check_sizes(app, sizes)
     truncate = job.tokenization.get("truncate_prompt_tokens")
@@ -148,7 +148,7 @@ DEADLINE = "X-Request-Timeout"
 
 
 @asynccontextmanager
-async def in_time(request: web.Request, timeout: float | None = None) -> AsyncIterator[None]:
+async def deadline(request: web.Request, timeout: float | None = None) -> AsyncIterator[None]:
     """Inside, everything is cancelled once the deadline of ``request`` has passed.
 
     Args:

@@ -1,5 +1,7 @@
-"""What listens, and what speaks HTTP on each connection: aiohttp's, bounded in number, closed more strictly and logged
-more discreetly."""
+"""Sockets and the HTTP connections on them.
+
+They are aiohttp's, bounded in number, closed more strictly and logged more discreetly.
+"""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from aiohttp import web
 from jaxpool_serving.state import OBSERVERS, OPTIONS, PROBES
 
 if TYPE_CHECKING:
-    from jaxpool_serving.state import Record
+    from jaxpool_serving.state import RequestRecord
 
 log = logging.getLogger("jaxpool.serving")
 
@@ -51,15 +51,15 @@ class AccessLog:
         self._thread = threading.Thread(target=self._write, name="access log", daemon=True)
         self._thread.start()
 
-    def answered(self, _: web.Request, record: Record) -> None:
-        """Log a request; probes are left out, they would be most of the log. See `middleware.observe`."""
+    def answered(self, _: web.Request, record: RequestRecord) -> None:
+        """Log a request; probes are left out, they would be most of the log. See `middleware.record_request`."""
         if record.path in PROBES:
             return
         if len(self._lines) >= MAX_WAITING:
             self._lost += 1
             return
         entry: dict[str, object] = {
-            "time": moment(record.time),
+            "time": iso_time(record.time),
             "method": record.method,
             "path": record.path,
             "status": record.status,
@@ -97,7 +97,7 @@ class AccessLog:
         os.close(self._descriptor)
 
 
-async def access_logged(app: web.Application) -> AsyncIterator[None]:
+async def access_log_context(app: web.Application) -> AsyncIterator[None]:
     """A cleanup context of the application: keeps the access log that its options ask for."""
     to = app[OPTIONS].access_log
     if to is None:
@@ -109,7 +109,7 @@ async def access_logged(app: web.Application) -> AsyncIterator[None]:
     access_log.close()
 
 
-def moment(seconds: float) -> str:
+def iso_time(seconds: float) -> str:
     """Unix seconds as ISO 8601 in UTC, to the millisecond."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
 
@@ -120,7 +120,7 @@ class JsonFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line, without its end."""
         entry = {
-            "time": moment(record.created),
+            "time": iso_time(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),

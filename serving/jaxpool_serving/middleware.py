@@ -1,5 +1,7 @@
-"""What every request passes through, from the outside in: its answer is seen off, it is put on record, its errors are
-made answers of."""
+"""The middleware: what every request passes through, from the outside in.
+
+Its answer is sent and seen off, it is put on record, its errors are made answers of.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ from jaxpool_serving.bodies import BODY_MEMORY, SHARE, Share, refuse_compressed
 from jaxpool_serving.connections import OPEN_CONNECTIONS, Connection
 from jaxpool_serving.schemas.errors import RequestError
 from jaxpool_serving.schemas.request import random_id
-from jaxpool_serving.state import MAX_ID, OBSERVERS, OPTIONS, RECORD, Record
+from jaxpool_serving.state import MAX_ID, OBSERVERS, OPTIONS, RECORD, RequestRecord
 from jaxpool_serving.tokenization import TokenizerError
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ log = logging.getLogger("jaxpool.serving")
 
 
 @web.middleware
-async def send(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def send_response(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer a request and see the answer off, counting what is held for either."""
     connections = request.app[OPEN_CONNECTIONS]
     connections.busy(request.protocol)
@@ -129,10 +131,10 @@ VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
 
 
 @web.middleware
-async def observe(request: web.Request, handler: Handler) -> web.StreamResponse:
+async def record_request(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Record a request from its arrival to its answer, or to the moment its client leaves."""
     resource = request.match_info.route.resource
-    request[RECORD] = record = Record(
+    request[RECORD] = record = RequestRecord(
         request_id=request.headers.get("X-Request-Id") or random_id(),
         method=request.method,
         path=request.path,
@@ -176,18 +178,18 @@ async def answer_errors(request: web.Request, handler: Handler) -> web.StreamRes
     except QueueFullError as error:
         refusal = RequestError(429, "TooManyRequestsError", str(error), retry_after=error.retry_after)
     except EngineError as error:
-        log.error("%s failed on the device: %s", _what(request), error)
+        log.error("%s failed on the device: %s", _method_and_path(request), error)
         refusal = RequestError(500, "InternalServerError", "The model could not compute this request.")
     except TokenizerError as error:
-        log.error("%s: the tokenizer failed", _what(request), exc_info=error.__cause__)
+        log.error("%s: the tokenizer failed", _method_and_path(request), exc_info=error.__cause__)
         refusal = RequestError(500, "InternalServerError", "The tokenizer could not read this request.")
     except Exception:
-        log.exception("%s failed", _what(request))
+        log.exception("%s failed", _method_and_path(request))
         refusal = RequestError(500, "InternalServerError", "Internal error; the server's log says more.")
     return web.json_response(refusal.body, status=refusal.status, headers=refusal.headers)
 
 
-def _what(request: web.Request) -> str:
+def _method_and_path(request: web.Request) -> str:
     """Method and path for the log; the path stays percent-encoded, so that it cannot end a line."""
     return f"{request.method} {request.rel_url.raw_path}"
 
@@ -197,16 +199,16 @@ def _allow(error: web.HTTPException) -> dict[str, str]:
 
 
 # What FastAPI does, and vLLM with it; 307 keeps the method and the body.
-without_last_slash = web.normalize_path_middleware(
+strip_trailing_slash = web.normalize_path_middleware(
     append_slash=False, remove_slash=True, merge_slashes=False, redirect_class=web.HTTPTemporaryRedirect
 )
 
 
 def middlewares(options: Options) -> list[Middleware]:
     """Those that ``options`` ask for; observed from outside all others, so that a 401 is on record too."""
-    chain: list[Middleware] = [send, close_unread, observe]
+    chain: list[Middleware] = [send_response, close_unread, record_request]
     if options.allowed_origins:  # browsers send no key with a preflight, so this comes before keys
         chain.append(answer_preflights)
     if options.api_keys:  # before anything that depends on whether a path exists
         chain.append(require_api_key(guard_probes=options.guard_probes))
-    return [*chain, without_last_slash, answer_errors, refuse_compressed]
+    return [*chain, strip_trailing_slash, answer_errors, refuse_compressed]

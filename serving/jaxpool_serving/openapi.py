@@ -1,5 +1,8 @@
-"""The server's OpenAPI document, made of the route tables, the docstrings of their handlers and the schemas; and a page
-for people made of that, which needs nothing else, no script and no other server."""
+"""The server's OpenAPI document, and a page for people made of it.
+
+The document is made of the route tables, the docstrings of their handlers and the schemas. The page needs nothing else,
+no script and no other server.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ from jaxpool_serving.schemas.tokenize import (
 from jaxpool_serving.state import PROBES, VERSION
 
 
-class Described(NamedTuple):
+class RouteBodies(NamedTuple):
     """The bodies of a route: types of the JSON ones, content types of others."""
 
     request: Any = None
@@ -44,35 +47,37 @@ class Described(NamedTuple):
     errors: tuple[int, ...] = ()
 
 
-COMPUTES = (400, 404, 408, 413, 415, 429, 500, 501, 503, 504)
-READS = (400, 404, 408, 413, 415, 500, 503)
+COMPUTE_STATUSES = (400, 404, 408, 413, 415, 429, 500, 501, 503, 504)
+READ_STATUSES = (400, 404, 408, 413, 415, 500, 503)
 Classify = ClassifyRequest | ClassifyChatRequest
 Inference = list[list[LabelScore]]
 
-ROUTES: Mapping[str, Described] = {
-    "/classify": Described(Classify, ClassifyResponse, errors=COMPUTES),
-    "/pooling": Described(PoolingForms, PoolingResponse, ("application/octet-stream",), COMPUTES),
-    **dict.fromkeys(("/score", "/v1/score"), Described(ScoreRequest, ScoreResponse, errors=COMPUTES)),
-    **dict.fromkeys(("/rerank", "/v1/rerank", "/v2/rerank"), Described(RerankRequest, RerankResponse, errors=COMPUTES)),
-    "/predict": Described(PredictRequest, list[LabelScore] | Inference, errors=COMPUTES),
-    "/": Described(TextClassificationRequest, Inference, errors=COMPUTES),
-    "/invocations": Described(
+ROUTES: Mapping[str, RouteBodies] = {
+    "/classify": RouteBodies(Classify, ClassifyResponse, errors=COMPUTE_STATUSES),
+    "/pooling": RouteBodies(PoolingForms, PoolingResponse, ("application/octet-stream",), COMPUTE_STATUSES),
+    **dict.fromkeys(("/score", "/v1/score"), RouteBodies(ScoreRequest, ScoreResponse, errors=COMPUTE_STATUSES)),
+    **dict.fromkeys(
+        ("/rerank", "/v1/rerank", "/v2/rerank"), RouteBodies(RerankRequest, RerankResponse, errors=COMPUTE_STATUSES)
+    ),
+    "/predict": RouteBodies(PredictRequest, list[LabelScore] | Inference, errors=COMPUTE_STATUSES),
+    "/": RouteBodies(TextClassificationRequest, Inference, errors=COMPUTE_STATUSES),
+    "/invocations": RouteBodies(
         Classify | PoolingForms | ScoreRequest | RerankRequest | TextClassificationRequest,
         ClassifyResponse | PoolingResponse | ScoreResponse | RerankResponse | Inference,
         ("application/octet-stream",),
-        COMPUTES,
+        COMPUTE_STATUSES,
     ),
-    "/tokenize": Described(TokenizeForms, TokenizeResponse, errors=READS),
-    "/detokenize": Described(DetokenizeRequest, DetokenizeResponse, errors=READS),
-    "/v1/models": Described(response=ModelList),
-    "/version": Described(response=Version),
-    "/load": Described(response=Load),
-    "/health": Described(),
-    "/ready": Described(response=Readiness, errors=(503,)),
-    "/ping": Described(errors=(503,)),
-    "/metrics": Described(also=("text/plain",)),
-    "/openapi.json": Described(response=dict[str, Any]),
-    "/docs": Described(also=("text/html",)),
+    "/tokenize": RouteBodies(TokenizeForms, TokenizeResponse, errors=READ_STATUSES),
+    "/detokenize": RouteBodies(DetokenizeRequest, DetokenizeResponse, errors=READ_STATUSES),
+    "/v1/models": RouteBodies(response=ModelList),
+    "/version": RouteBodies(response=Version),
+    "/load": RouteBodies(response=Load),
+    "/health": RouteBodies(),
+    "/ready": RouteBodies(response=Readiness, errors=(503,)),
+    "/ping": RouteBodies(errors=(503,)),
+    "/metrics": RouteBodies(also=("text/plain",)),
+    "/openapi.json": RouteBodies(response=dict[str, Any]),
+    "/docs": RouteBodies(also=("text/html",)),
 }
 
 STATUSES = {
@@ -103,7 +108,7 @@ HEADERS = [
 ]
 
 
-def document(routes: Iterable[web.AbstractRoute], *, guarded: bool) -> dict[str, Any]:
+def openapi_document(routes: Iterable[web.AbstractRoute], *, guarded: bool) -> dict[str, Any]:
     """The document as JSON.
 
     Args:
@@ -126,7 +131,7 @@ def document(routes: Iterable[web.AbstractRoute], *, guarded: bool) -> dict[str,
         if described.request is not None:
             content = {"application/json": {"schema": found[path, "request"]}}
             operation["requestBody"] = {"required": True, "content": content}
-        if described.errors == COMPUTES:
+        if described.errors == COMPUTE_STATUSES:
             operation["parameters"] = HEADERS
         if key_needed:
             operation["security"] = [{"bearer": []}]
@@ -182,7 +187,7 @@ table { border-collapse: collapse; width: 100% } td, th { border: 1px solid #ddd
 """
 
 
-def page(document: Mapping[str, Any]) -> str:
+def html_page(document: Mapping[str, Any]) -> str:
     """An OpenAPI document as HTML: every route, every status, every body."""
     title = escape(f"{document['info']['title']} {document['info']['version']}")
     lines = [

@@ -1,4 +1,4 @@
-"""How the server behaves: every option of ``jaxpool serve`` that is not the model's, declared, read and checked."""
+"""The options of ``jaxpool serve`` that are not the model's: declared, read and checked."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ class Options:
         return max(self.max_body_memory, self.max_body_bytes)
 
 
-def add_access(parser: argparse.ArgumentParser) -> None:
+def add_access_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options, under headings of their own."""
     keys = parser.add_argument_group("API keys").add_argument
     keys("--api-key", action="append", default=[], metavar="KEY", help="a bearer token to accept, repeatable")
@@ -122,10 +122,10 @@ def add_access(parser: argparse.ArgumentParser) -> None:
         ("headers", "what they may send (default: any)"),
     ):
         default = () if name == "origins" else ("*",)
-        pages(f"--allowed-{name}", metavar="A,B", type=_names, default=default, help=about)
+        pages(f"--allowed-{name}", metavar="A,B", type=_name_list, default=default, help=about)
 
 
-def access(args: argparse.Namespace) -> dict[str, Any]:
+def access_options(args: argparse.Namespace) -> dict[str, Any]:
     """What the options say, as fields of `Options`.
 
     Raises:
@@ -136,7 +136,7 @@ def access(args: argparse.Namespace) -> dict[str, Any]:
     return {"api_keys": _keys(args), **{name: getattr(args, name) for name in names}}
 
 
-def tls(args: argparse.Namespace) -> ssl.SSLContext | None:
+def tls_context(args: argparse.Namespace) -> ssl.SSLContext | None:
     """The certificates that the options name, TLS 1.2 or later; None for plain HTTP.
 
     Raises:
@@ -193,7 +193,7 @@ def _lines(text: str) -> list[str]:
     return [word for line in text.splitlines() if (word := line.strip()) and not word.startswith("#")]
 
 
-def _names(word: str) -> tuple[str, ...]:
+def _name_list(word: str) -> tuple[str, ...]:
     """A JSON list of strings, as vLLM has them, or names between commas."""
     if not word.lstrip().startswith("["):
         return tuple(name.strip() for name in word.split(",") if name.strip())
@@ -246,7 +246,7 @@ LIMITS: dict[str, tuple[str, Callable[[str], float], str]] = {
 """Field of `Options` -> what its option takes, how that is read, and what it bounds."""
 
 
-def add_limits(parser: argparse.ArgumentParser) -> None:
+def add_limit_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options, under a heading of their own."""
     group, defaults = parser.add_argument_group("limits"), Options()
     for name, (takes, read, about) in LIMITS.items():
@@ -258,12 +258,12 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--compressed-bodies", action="store_true", help=about)
 
 
-def limits(args: argparse.Namespace) -> dict[str, Any]:
+def limit_options(args: argparse.Namespace) -> dict[str, Any]:
     """What the options say, as fields of `Options`."""
     return {name: getattr(args, name) for name in (*LIMITS, "compressed_bodies")}
 
 
-def add_templates(parser: argparse.ArgumentParser) -> None:
+def add_template_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options, under a heading of their own."""
     chat = parser.add_argument_group("chat").add_argument
     chat("--chat-template", metavar="FILE", help="a Jinja template (or its text) that goes before the tokenizer's own")
@@ -272,7 +272,7 @@ def add_templates(parser: argparse.ArgumentParser) -> None:
     chat("--chat-template-content-format", metavar="HOW", choices=get_args(ContentFormat), default="auto", help=about)
 
 
-def templates(args: argparse.Namespace) -> dict[str, Any]:
+def template_options(args: argparse.Namespace) -> dict[str, Any]:
     """What the options say, as fields of `Options`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What the application and every request hold, each under one typed key."""
+"""What the application and every request carry, each under one typed key."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CLIENT_LEFT = 499
 
 
 @dataclass(slots=True)
-class Record:
+class RequestRecord:
     """One request, filled in on its way. Durations are seconds.
 
     Attributes:
@@ -67,7 +67,7 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True)
-class Served:
+class ServedModel:
     """A model that is loaded and warm, with its queue.
 
     Attributes:
@@ -82,10 +82,10 @@ class Served:
 
 
 OPTIONS = web.AppKey("OPTIONS", Options)
-MODELS = web.AppKey("MODELS", dict[str, asyncio.Future[Served]])
+MODELS = web.AppKey("MODELS", dict[str, asyncio.Future[ServedModel]])
 """Name -> a future, done when the model is warm or has failed to load. The first answers requests that name none."""
 VERSION = importlib.metadata.version("jaxpool")
-Observer = Callable[[web.Request, Record], None]
+Observer = Callable[[web.Request, RequestRecord], None]
 OBSERVERS = web.AppKey("OBSERVERS", list[Observer])
 """Called in order with every request that has been answered."""
 PROBES = frozenset({"/health", "/ready", "/ping", "/metrics"})
@@ -94,4 +94,4 @@ TOKENIZER_THREADS: web.AppKey[TokenizerThreads] = web.AppKey("TOKENIZER_THREADS"
 RENDERERS: web.AppKey[Renderers] = web.AppKey("RENDERERS")
 BODY_THREAD = web.AppKey("BODY_THREAD", Executor)
 """Where large bodies are unpacked and read, one after the other."""
-RECORD = web.RequestKey("RECORD", Record)
+RECORD = web.RequestKey("RECORD", RequestRecord)

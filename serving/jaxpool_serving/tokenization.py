@@ -1,5 +1,7 @@
-"""Tokenising for many clients: short requests at once, long ones in threads, piece by piece. A text that takes too long
-is given up, and its thread replaced."""
+"""Tokenising for many clients: short requests at once, long ones in threads, piece by piece.
+
+A text that takes too long is given up, and its thread replaced.
+"""
 
 from __future__ import annotations
 
@@ -32,14 +34,14 @@ class TokenizerError(RuntimeError):
     """The tokenizer itself failed; ``__cause__`` is what it raised."""
 
 
-def size(prompt: Any) -> int:
+def prompt_size(prompt: Any) -> int:
     """Characters of a text or of both texts of a pair, or the number of ids."""
     if isinstance(prompt, Mapping):
         return sum(len(part) for part in prompt.values() if isinstance(part, str | list))
     return len(prompt)
 
 
-def guess(prompts: Iterable[Any], sizes: Iterable[int], longest: int) -> int:
+def estimate_tokens(prompts: Iterable[Any], sizes: Iterable[int], longest: int) -> int:
     """Tokens that the prompts will have, about: ids are counted, texts estimated, and both are cut at ``longest``."""
     return sum(
         min(size if isinstance(prompt, list) else size // CHARACTERS_PER_TOKEN + 1, longest)
@@ -61,7 +63,7 @@ async def tokenise(
         llm: the model whose tokenizer it is.
         threads: where all but short requests are tokenised; fast tokenizers let the event loop go on meanwhile.
         prompts: texts, lists of token ids, or pairs.
-        sizes: `size` of each.
+        sizes: `prompt_size` of each.
         tokenization: options for the tokenizer.
         activated: whether scores are wanted after the activation.
 
@@ -94,12 +96,12 @@ def _pieces(sizes: Sequence[int]) -> Iterable[tuple[int, int]]:
 def _rows(llm: LLM, prompts: Sequence[Any], tokenization: Mapping[str, Any], activated: bool) -> list[Row]:
     from jaxpool.engine.engine import Row
 
-    with blaming_the_tokenizer():
+    with tokenizer_errors():
         return [Row(text.ids, text.types, activated) for text in llm.tokenizer.encode(prompts, tokenization)]
 
 
 @contextlib.contextmanager
-def blaming_the_tokenizer() -> Iterator[None]:
+def tokenizer_errors() -> Iterator[None]:
     """Inside, whatever is raised that is no refusal of ours is raised as `TokenizerError`."""
     try:
         yield
@@ -113,7 +115,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-async def tokenizing(app: web.Application) -> AsyncIterator[None]:
+async def tokenizer_context(app: web.Application) -> AsyncIterator[None]:
     """A cleanup context of the application: its `TokenizerThreads`."""
     options = app[OPTIONS]
     app[TOKENIZER_THREADS] = threads = TokenizerThreads(options.tokenizer_threads, options.tokenizer_timeout)

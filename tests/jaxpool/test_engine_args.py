@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from jaxpool.commands.options import engine_options, model_arguments
-from jaxpool.engine_args import ARGUMENTS, IGNORED, REFUSED, completed
+from jaxpool.engine_args import ARGUMENTS, IGNORED, REFUSED, with_defaults
 from jaxpool.llm import LLM
 
 ANOTHER = """
@@ -67,17 +67,17 @@ def test_the_signature_shows_every_argument() -> None:
 def test_every_argument_is_declared_once() -> None:
     assert not ARGUMENTS.keys() & (IGNORED.keys() | REFUSED.keys())
     assert not IGNORED.keys() & REFUSED.keys()
-    assert completed({}) == {name: one.default for name, one in ARGUMENTS.items()}
-    assert completed({"dtype": "float32", "seed": 7})["dtype"] == "float32"
-    assert "seed" not in completed({"seed": 7})
+    assert with_defaults({}) == {name: one.default for name, one in ARGUMENTS.items()}
+    assert with_defaults({"dtype": "float32", "seed": 7})["dtype"] == "float32"
+    assert "seed" not in with_defaults({"seed": 7})
 
 
 @pytest.mark.parametrize("command", ["classify", "serve", "bench", "convert"])
 def test_commands_without_options_say_what_the_model_would_do_anyway(command: str) -> None:
     """But for what a command decides: `jaxpool serve` compiles before it is ready."""
-    from jaxpool.commands.main import COMMANDS, _room, parser
+    from jaxpool.commands.main import COMMANDS, _command_module, parser
 
-    room = _room(COMMANDS[command][0])
+    room = _command_module(COMMANDS[command][0])
     arguments = room.MODEL
     words = {"bench": ["serve"], "convert": ["a", "b"]}.get(command, [])
     given = model_arguments(parser([command]).parse_args([command, *words]), arguments)

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from jaxpool import LLM
 from jaxpool.errors import ValidationError
-from jaxpool_serving.bodies import ALWAYS
+from jaxpool_serving.bodies import MIN_UNPACKED
 from jaxpool_serving.schemas import json_body
-from jaxpool_serving.schemas.errors import SchemaError, document, parse_as
+from jaxpool_serving.schemas.errors import SchemaError, parse_model, parse_object
 from jaxpool_serving.schemas.json_body import MAX_MEMBERS
 from jaxpool_serving.schemas.tokenize import DetokenizeRequest
 
@@ -93,7 +93,7 @@ async def test_compressed_bodies_where_they_are_switched_on(llm: LLM, bomb: byte
         for other in ("br", "zstd", "gzip, gzip"):
             assert (await send(server, body, **{"Content-Encoding": other}))[0] == 415
         assert (await send(server, body, **{"Content-Encoding": "identity"}))[0] == 200
-    assert len(gzip.compress(b" " * ALWAYS)) < ALWAYS / 50  # so that the ratio decides above, and not this
+    assert len(gzip.compress(b" " * MIN_UNPACKED)) < MIN_UNPACKED / 50  # so that the ratio decides above, and not this
 
 
 def hostile() -> dict[str, bytes]:
@@ -157,14 +157,14 @@ def test_bounds_of_ids_are_one_complaint() -> None:
     for tokens, complaints in (([-1] * 200_000, 1), ([-1, 2**63, 5], 2)):
         started = time.process_time()
         with pytest.raises(SchemaError, match=f"^{complaints} validation error"):
-            parse_as(DetokenizeRequest, json.dumps({"tokens": tokens}).encode())
+            parse_model(DetokenizeRequest, json.dumps({"tokens": tokens}).encode())
         assert time.process_time() - started < 2
 
 
 def test_keys_of_the_outermost_object_are_members() -> None:
     with pytest.raises(ValidationError, match="more than 32768 members"):
-        document(b"{" + b",".join(b'"%d":1' % n for n in range(MAX_MEMBERS + 1)) + b"}")
-    assert len(document(b"{" + b",".join(b'"%d":1' % n for n in range(MAX_MEMBERS)) + b"}")) == MAX_MEMBERS
+        parse_object(b"{" + b",".join(b'"%d":1' % n for n in range(MAX_MEMBERS + 1)) + b"}")
+    assert len(parse_object(b"{" + b",".join(b'"%d":1' % n for n in range(MAX_MEMBERS)) + b"}")) == MAX_MEMBERS
 
 
 WORDS = st.text(st.sampled_from('ab\\"\n\tбя\U0001f600,[]{}: '))
@@ -209,7 +209,7 @@ def test_the_longest_string_is_found_wherever_steps_begin(texts: list[str], step
         small.setattr(json_body, "STEP", step)
         small.setattr(json_body, "MAX_STRING_BYTES", most)
         with pytest.raises(ValidationError) if longest > most else contextlib.nullcontext():
-            json_body.weigh(body)
+            json_body.check_json_size(body)
 
 
 async def test_large_bodies_get_the_same_answers(llm: LLM) -> None:

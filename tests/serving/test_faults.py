@@ -25,7 +25,7 @@ from jaxpool_serving.app import init_app
 from jaxpool_serving.batching.batcher import Batcher
 from jaxpool_serving.connections import Site
 from jaxpool_serving.options import Options
-from jaxpool_serving.run import runner_of
+from jaxpool_serving.run import make_runner
 from jaxpool_serving.state import MODELS as LOADED
 
 from .conftest import MODELS, TamperedEngine, serving
@@ -60,7 +60,7 @@ class Wire:
 async def wire(llm: LLM, *, send_buffer: int = 0, **options: Any) -> AsyncIterator[Wire]:
     """``send_buffer``: bytes that the system takes off the server's hands for each connection; 0 for as it likes."""
     app = init_app({"bert": llm}, Options(**options))
-    runner = runner_of(app)
+    runner = make_runner(app)
     await runner.setup()
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
         if send_buffer:  # connections inherit it

@@ -17,7 +17,7 @@ import pytest
 
 from jaxpool import LLM
 from jaxpool_serving.logs import AccessLog, JsonFormatter
-from jaxpool_serving.state import Record
+from jaxpool_serving.state import RequestRecord
 
 from .conftest import MODELS, serving
 from .test_classify import post
@@ -102,7 +102,7 @@ async def test_errors_are_logged_as_one_line(
 def test_every_line_is_written_before_the_end(tmp_path: Path) -> None:
     log = AccessLog(str(tmp_path / "log"))
     for _ in range(20_000):
-        log.answered(None, Record("id", "GET", "/", "unknown"))  # type: ignore[arg-type]
+        log.answered(None, RequestRecord("id", "GET", "/", "unknown"))  # type: ignore[arg-type]
     log.close()
     assert not log._thread.is_alive()
     assert len(lines(tmp_path / "log")) == 20_000
@@ -114,7 +114,7 @@ def test_a_reader_that_stops_reading_holds_nothing_up(monkeypatch: pytest.Monkey
     read, write = os.pipe()
     log = AccessLog(f"/dev/fd/{write}")
     os.close(write)
-    record = Record("id", "GET", "/" + "x" * 1000, "unknown")
+    record = RequestRecord("id", "GET", "/" + "x" * 1000, "unknown")
     for _ in range(2000):
         log.answered(None, record)  # type: ignore[arg-type]
     log.close()  # a pipe holds 64 KiB

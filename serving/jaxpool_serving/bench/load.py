@@ -53,7 +53,7 @@ def connect(url: str, key: str | None = None) -> aiohttp.ClientSession:
     )
 
 
-async def closed(session: aiohttp.ClientSession, texts: Sequence[str], clients: int, seconds: float) -> Sample:
+async def closed_loop(session: aiohttp.ClientSession, texts: Sequence[str], clients: int, seconds: float) -> Sample:
     """``clients`` clients, each sending its next text when the last is answered, for ``seconds``."""
     sample, feed, start = Sample(), itertools.cycle(texts), time.perf_counter()
 
@@ -66,7 +66,7 @@ async def closed(session: aiohttp.ClientSession, texts: Sequence[str], clients: 
     return sample
 
 
-async def arriving(
+async def open_loop(
     session: aiohttp.ClientSession, texts: Sequence[str], rate: float, seconds: float, *, seed: int = 0
 ) -> Sample:
     """A Poisson stream of ``rate`` texts per second for ``seconds``; returns when all are answered."""
@@ -118,7 +118,7 @@ FREQUENT = (
 WORDS = FREQUENT.split()
 
 
-def mix(count: int, *, longest: int = LONGEST, seed: int = 0) -> list[str]:
+def sample_texts(count: int, *, longest: int = LONGEST, seed: int = 0) -> list[str]:
     """``count`` texts; with the two special tokens that most encoders add, none is longer than ``longest`` tokens."""
     rng = np.random.default_rng(seed)
     lengths = np.clip(rng.lognormal(np.log(MEDIAN), SIGMA, count), 1, longest).astype(int)

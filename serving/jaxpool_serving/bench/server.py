@@ -113,7 +113,7 @@ class Batches(NamedTuple):
 _NAMES = ("jaxpool_batch_texts_count", "jaxpool_texts_total", "jaxpool_tokens_total", "jaxpool_padding_tokens_total")
 
 
-async def batches(session: aiohttp.ClientSession) -> Batches:
+async def read_batches(session: aiohttp.ClientSession) -> Batches:
     """The counters of all models of a server; all 0 for a server that has none of ours."""
     async with session.get("/metrics") as response:
         if response.status != 200:

@@ -1,7 +1,7 @@
 """The server's resources: one module a group, each with a table of its routes.
 
-A handler reads a body (`bodies.parsed`), finds the model (`models.served`), has prompts computed (`compute.compute`)
-and makes an answer of the result; what bodies and answers look like stands in `schemas`.
+A handler reads a body (`bodies.parse_body`), finds the model (`models.find_model`), has prompts computed
+(`compute.compute`) and makes an answer of the result; what bodies and answers look like stands in `schemas`.
 """
 
 from __future__ import annotations

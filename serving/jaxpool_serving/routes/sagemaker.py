@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from jaxpool_serving.bodies import parsed
-from jaxpool_serving.models import served
+from jaxpool_serving.bodies import parse_body
+from jaxpool_serving.models import find_model
 from jaxpool_serving.routes import classify, scoring
-from jaxpool_serving.schemas.errors import RequestError, SchemaError, document
+from jaxpool_serving.schemas.errors import RequestError, SchemaError, parse_object
 from jaxpool_serving.state import MODELS
 
 routes = web.RouteTableDef()
@@ -27,14 +27,14 @@ HANDLERS = {
 async def ping(request: web.Request) -> web.Response:
     """200 once every model is loaded, 503 before: SageMaker sends requests from then on."""
     for name in request.app[MODELS]:
-        served(request.app, name)
+        find_model(request.app, name)
     return web.Response()
 
 
 @routes.post("/invocations")
 async def invocations(request: web.Request) -> web.StreamResponse:
     """A request of any kind, told by its fields."""
-    await parsed(request, document)
+    await parse_body(request, parse_object)
     for handler in HANDLERS.values():
         try:
             return await handler(request)

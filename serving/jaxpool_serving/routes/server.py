@@ -1,5 +1,7 @@
-"""What the server says about itself: whether it lives and is ready, models, version, load, metrics, its own
-description."""
+"""What the server says about itself.
+
+Whether it lives and is ready, its models, version, load and metrics, and its own description.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,10 @@ from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 from jaxpool_serving.metrics import METRICS
-from jaxpool_serving.models import served
-from jaxpool_serving.openapi import document, page
+from jaxpool_serving.models import find_model
+from jaxpool_serving.openapi import html_page, openapi_document
 from jaxpool_serving.schemas.server import Load, ModelCard, ModelList, Version
-from jaxpool_serving.state import MODELS, OPTIONS, VERSION, Served
+from jaxpool_serving.state import MODELS, OPTIONS, VERSION, ServedModel
 
 routes = web.RouteTableDef()
 
@@ -31,7 +33,7 @@ async def ready(request: web.Request) -> web.Response:
 
     ``programs_to_come`` counts the programs that are still compiled in the background, to make answers faster.
     """
-    warm = [served(request.app, name) for name in request.app[MODELS]]
+    warm = [find_model(request.app, name) for name in request.app[MODELS]]
     queued = sum(model.batcher.queued for model in warm)
     engines = [model.llm.engine for model in warm]
     to_come = sum(len(engine.buckets) - len(engine.usable) for engine in engines)
@@ -59,11 +61,11 @@ async def load(request: web.Request) -> web.Response:
     return web.json_response(answer)
 
 
-def _loaded(app: web.Application) -> list[Served]:
+def _loaded(app: web.Application) -> list[ServedModel]:
     return [model.result() for model in app[MODELS].values() if model.done() and not model.exception()]
 
 
-def _card(model: Served) -> ModelCard:
+def _card(model: ServedModel) -> ModelCard:
     now = int(time.time())
     return {
         "id": model.name,
@@ -108,8 +110,8 @@ async def openapi(request: web.Request) -> web.Response:
 @routes.get("/docs", allow_head=False)
 async def docs(request: web.Request) -> web.Response:
     """This server's routes and bodies, for people."""
-    return web.Response(text=page(_document(request.app)), content_type="text/html")
+    return web.Response(text=html_page(_document(request.app)), content_type="text/html")
 
 
 def _document(app: web.Application) -> dict[str, Any]:
-    return document(app.router.routes(), guarded=bool(app[OPTIONS].api_keys))
+    return openapi_document(app.router.routes(), guarded=bool(app[OPTIONS].api_keys))

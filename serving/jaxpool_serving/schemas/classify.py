@@ -1,6 +1,8 @@
-"""The bodies of the routes that classify: ``/classify``, whose field names, coercions and error texts follow vLLM's
-server, so that its clients work unchanged; ``/predict`` and ``/``, those of Text Embeddings Inference and Hugging Face
-Inference Endpoints."""
+"""The bodies of ``/classify``, ``/predict`` and ``/``.
+
+Field names, coercions and error texts of ``/classify`` follow vLLM's server, so that its clients work unchanged; the
+others are those of Text Embeddings Inference and Hugging Face Inference Endpoints.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,20 @@ import numpy as np
 from pydantic import BaseModel, Field, TypeAdapter
 from typing_extensions import TypedDict
 
-from jaxpool_serving.schemas.request import Activated, Chat, Pair, PoolingRequest, Texts, Usage, exact, read, usage
+from jaxpool_serving.schemas.request import (
+    ChatInput,
+    Pair,
+    PoolingRequest,
+    TextInput,
+    Usage,
+    UseActivation,
+    decimal,
+    parse_texts_or_chat,
+    usage,
+)
 
 
-class ClassifyOptions(Activated):
+class ClassifyOptions(UseActivation):
     """What a response says beside vLLM's fields; nothing unless it is asked for."""
 
     top_k: Annotated[int, Field(ge=1)] | None = None
@@ -23,11 +35,11 @@ class ClassifyOptions(Activated):
     return_logits: bool = False
 
 
-class ClassifyRequest(PoolingRequest, Texts, ClassifyOptions):
+class ClassifyRequest(PoolingRequest, TextInput, ClassifyOptions):
     """``POST /classify``, completion form."""
 
 
-class ClassifyChatRequest(PoolingRequest, Chat, ClassifyOptions):
+class ClassifyChatRequest(PoolingRequest, ChatInput, ClassifyOptions):
     """``POST /classify``, chat form."""
 
 
@@ -70,7 +82,7 @@ def parse_classify(body: bytes) -> ClassifyRequest | ClassifyChatRequest:
     Raises:
         SchemaError, HTTPBadRequest, ValidationError: 400, with every problem in one message.
     """
-    return read(body, FORMS, ClassifyChatRequest)
+    return parse_texts_or_chat(body, FORMS, ClassifyChatRequest)
 
 
 def classify_response(
@@ -102,10 +114,10 @@ def classify_response(
             {
                 "index": index,
                 "label": labels[int(row.argmax())],
-                "probs": [exact(value) for value in row],
+                "probs": [decimal(value) for value in row],
                 "num_classes": len(row),
                 **_extras(labels, row, options),
-                **({} if logits is None else {"logits": [exact(value) for value in logits[index]]}),
+                **({} if logits is None else {"logits": [decimal(value) for value in logits[index]]}),
             }
             for index, row in enumerate(values)
         ],
@@ -117,17 +129,17 @@ def _extras(labels: Sequence[str], row: np.ndarray, options: ClassifyOptions) ->
     """What a client of vLLM never asks for."""
     extras: dict[str, Any] = {}
     if options.top_k is not None:
-        [extras["top_k"]] = ranked(labels, row[None], options.top_k)
+        [extras["top_k"]] = top_labels(labels, row[None], options.top_k)
     if options.threshold is not None:  # compared as it is shown: 0.1 reaches a threshold of 0.1
-        extras["labels"] = [label for label, one in zip(labels, row, strict=True) if exact(one) >= options.threshold]
+        extras["labels"] = [label for label, one in zip(labels, row, strict=True) if decimal(one) >= options.threshold]
     return extras
 
 
-def ranked(labels: Sequence[str], scores: np.ndarray, top_k: int | None = None) -> list[list[LabelScore]]:
+def top_labels(labels: Sequence[str], scores: np.ndarray, top_k: int | None = None) -> list[list[LabelScore]]:
     """Per text its labels, best first, at most ``top_k``; equal ones in the model's order."""
     order = np.argsort(-scores, axis=-1, kind="stable")[:, :top_k]
     return [
-        [{"label": labels[index], "score": exact(row[index])} for index in best]
+        [{"label": labels[index], "score": decimal(row[index])} for index in best]
         for row, best in zip(scores, order.tolist(), strict=True)
     ]
 

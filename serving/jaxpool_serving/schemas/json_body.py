@@ -41,7 +41,7 @@ def loads(body: bytes) -> Any:
     encoding = json.detect_encoding(body)
     if not encoding.startswith("utf-8"):
         body = body.decode(encoding, "surrogatepass").encode("utf-8", "surrogatepass")
-    weigh(body)
+    check_json_size(body)
     decode = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8-sig" else "utf-8")("surrogatepass").decode
     text = "".join([decode(body[start : start + STEP]) for start in range(0, len(body), STEP)] + [decode(b"", True)])
     start = _after_space(text, 0)
@@ -53,7 +53,7 @@ def loads(body: bytes) -> Any:
     return found
 
 
-def weigh(body: bytes) -> None:
+def check_json_size(body: bytes) -> None:
     """Refuse JSON that would be a burden to read. All that is counted here is counted without Python's lock.
 
     Raises:
@@ -123,7 +123,7 @@ TOKENS = frozenset({"input", "tokens"})
 """Fields whose lists of numbers are token ids, and do not count; other limits hold for them."""
 
 
-def refuse_huge(found: Mapping[str, Any]) -> None:
+def check_members(found: Mapping[str, Any]) -> None:
     """Refuse a body that would keep the server busy with finding out what is wrong with it.
 
     Raises:
@@ -144,7 +144,7 @@ def refuse_huge(found: Mapping[str, Any]) -> None:
         left += [(tokens, value) for value in inside if isinstance(value, list | dict)]
 
 
-def members(found: object) -> int:
+def count_members(found: object) -> int:
     """Members of all lists and objects in a body, token ids included."""
     total, left = 0, [found]
     while left:

@@ -15,7 +15,16 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from jaxpool.errors import ValidationError
-from jaxpool_serving.schemas.request import Activated, Chat, PoolingRequest, Texts, Usage, exact, read, usage
+from jaxpool_serving.schemas.request import (
+    ChatInput,
+    PoolingRequest,
+    TextInput,
+    Usage,
+    UseActivation,
+    decimal,
+    parse_texts_or_chat,
+    usage,
+)
 
 PoolingTask = Literal["embed", "classify", "token_embed", "token_classify", "plugin", "embed&token_classify"]
 NO_PLUGIN = (
@@ -27,7 +36,7 @@ MAX_METADATA = 65_000
 """Bytes of a header; Python's clients read lines of 65,536."""
 
 
-class Encoded(Activated):
+class EncodingFields(UseActivation):
     """How the numbers of the answer are sent."""
 
     encoding_format: EncodingFormat = "float"
@@ -35,22 +44,22 @@ class Encoded(Activated):
     endianness: Endianness = "native"
 
 
-class Pooled(Activated):
+class PoolingFields(UseActivation):
     """What the pooler should do; ``dimensions`` is known only to be refused."""
 
     dimensions: int | None = None
     task: PoolingTask | None = None
 
 
-class PoolingCompletionRequest(Pooled, PoolingRequest, Texts, Encoded):
+class PoolingCompletionRequest(PoolingFields, PoolingRequest, TextInput, EncodingFields):
     """``POST /pooling``, completion form."""
 
 
-class PoolingChatRequest(Pooled, PoolingRequest, Chat, Encoded):
+class PoolingChatRequest(PoolingFields, PoolingRequest, ChatInput, EncodingFields):
     """``POST /pooling``, chat form."""
 
 
-class PoolingPluginRequest(PoolingRequest, Encoded):
+class PoolingPluginRequest(PoolingRequest, EncodingFields):
     """``POST /pooling`` for plugins of vLLM; known only to be refused in its words."""
 
     data: Any
@@ -86,10 +95,12 @@ def parse_pooling(body: bytes) -> PoolingForms:
     Raises:
         RequestError, HTTPBadRequest, ValidationError: 400, with every problem in one message.
     """
-    return read(body, FORMS, PoolingChatRequest)
+    return parse_texts_or_chat(body, FORMS, PoolingChatRequest)
 
 
-def to_pool(body: PoolingForms, served: str, supported: Sequence[str]) -> PoolingCompletionRequest | PoolingChatRequest:
+def check_task(
+    body: PoolingForms, served: str, supported: Sequence[str]
+) -> PoolingCompletionRequest | PoolingChatRequest:
     """The body, if it asks for the task that is served.
 
     Args:
@@ -114,14 +125,14 @@ def to_pool(body: PoolingForms, served: str, supported: Sequence[str]) -> Poolin
 
 
 def pooling_response(
-    request_id: str, model: str, body: Encoded, values: Sequence[np.ndarray], prompt_tokens: int
+    request_id: str, model: str, body: EncodingFields, values: Sequence[np.ndarray], prompt_tokens: int
 ) -> PoolingResponse:
     """The answer as JSON, from one float32 array per prompt."""
 
     def encoded(one: np.ndarray) -> Any:
         if body.encoding_format == "float":
-            return numbers(one)
-        return base64.b64encode(binary(one, body.embed_dtype, body.endianness)).decode()
+            return as_lists(one)
+        return base64.b64encode(as_bytes(one, body.embed_dtype, body.endianness)).decode()
 
     return {
         "id": f"pooling-{request_id}",
@@ -134,14 +145,14 @@ def pooling_response(
 
 
 def pooling_bytes(
-    request_id: str, model: str, body: Encoded, values: Sequence[np.ndarray], prompt_tokens: int
+    request_id: str, model: str, body: EncodingFields, values: Sequence[np.ndarray], prompt_tokens: int
 ) -> tuple[bytes, dict[str, str]]:
     """The answer as bytes, prompt after prompt, and the headers that say where which is (none for ``bytes_only``).
 
     Raises:
         ValidationError: there are too many prompts for a header.
     """
-    parts = [binary(one, body.embed_dtype, body.endianness) for one in values]
+    parts = [as_bytes(one, body.embed_dtype, body.endianness) for one in values]
     if body.encoding_format == "bytes_only":
         return b"".join(parts), {}
     ends = np.cumsum([len(part) for part in parts]).tolist()
@@ -185,12 +196,12 @@ DTYPES: dict[EmbedDType, Any] = {
 }
 
 
-def numbers(values: np.ndarray) -> list[Any]:
+def as_lists(values: np.ndarray) -> list[Any]:
     """Float32 values as lists of JSON numbers, nested as the axes are."""
-    return [numbers(row) if values.ndim > 1 else exact(row) for row in values]
+    return [as_lists(row) if values.ndim > 1 else decimal(row) for row in values]
 
 
-def binary(values: np.ndarray, dtype: EmbedDType, endianness: Endianness) -> bytes:
+def as_bytes(values: np.ndarray, dtype: EmbedDType, endianness: Endianness) -> bytes:
     """Values in C order; those too large for a small type become its infinity or NaN."""
     with np.errstate(over="ignore"):
         typed = values.astype(DTYPES[dtype])

@@ -1,6 +1,6 @@
-"""What requests of several routes are made of: texts, a conversation, the fields of all; read in one of their forms.
+"""What requests of several routes share: texts, a conversation, the fields of all.
 
-What is refused whatever the form is refused as vLLM does, in the same order and words.
+What is refused whatever the route is refused as vLLM does, in the same order and words.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from jaxpool.errors import ValidationError
 from jaxpool.params import REMOVED_TASKS
-from jaxpool_serving.schemas.errors import document, quick, validated_form
+from jaxpool_serving.schemas.errors import fail_fast_validator, parse_object, validate_union
 
 TOKENIZATION = ("truncate_prompt_tokens", "truncation_side", "add_special_tokens", "padding")
 """Fields of a request that are the tokenizer's business."""
@@ -28,13 +28,13 @@ def random_id() -> str:
     return f"{random.getrandbits(128):032x}"
 
 
-class Activated(BaseModel):
+class UseActivation(BaseModel):
     """The field that goes first where a form is put together of several classes, as in vLLM."""
 
     use_activation: bool | None = None
 
 
-class PoolingRequest(Activated):
+class PoolingRequest(UseActivation):
     """The fields of every request that texts are sent with. Unknown fields are ignored, as vLLM does."""
 
     model: str | None = None
@@ -75,7 +75,7 @@ def usage(prompt_tokens: int) -> Usage:
     }
 
 
-def exact(value: Any) -> float:
+def decimal(value: Any) -> float:
     """A float32 as its shortest exact decimal: 0.38299862, not 0.3829986155033112."""
     return float(str(value))
 
@@ -99,7 +99,7 @@ def _has_pairs(value: Any) -> str:
     return "list[pair]" if pairs else "list[plain]"
 
 
-class Texts(Activated):
+class TextInput(UseActivation):
     """Texts in any of their forms."""
 
     add_special_tokens: bool = True
@@ -131,7 +131,7 @@ def _null_content_is_the_assistants(message: Message) -> Message:
     return message
 
 
-class Chat(Activated):
+class ChatInput(UseActivation):
     """A conversation, and how to make the one text of it that the model reads."""
 
     add_generation_prompt: bool = False
@@ -158,7 +158,7 @@ UNTRUSTED = {"mm_processor_kwargs": "preprocessing", "media_io_kwargs": "media l
 """Fields for images and sounds -> what of their handling they would change."""
 
 
-def refuse_before(found: Mapping[str, Any]) -> None:
+def check_before_validation(found: Mapping[str, Any]) -> None:
     """Raise ValidationError for what is wrong with a body before anyone looks at the types in it."""
     if "normalize" in found:
         raise ValidationError("Parameter `normalize` was removed; use `use_activation` instead.", parameter="normalize")
@@ -170,7 +170,7 @@ def refuse_before(found: Mapping[str, Any]) -> None:
         raise ValidationError("Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
 
 
-def refuse_after(found: Mapping[str, Any]) -> None:
+def check_after_validation(found: Mapping[str, Any]) -> None:
     """Raise ValidationError for what a body that is otherwise well-formed may not ask for."""
     for name, what in UNTRUSTED.items():
         if found.get(name):
@@ -199,7 +199,7 @@ T = TypeVar("T", bound=BaseModel)
 C = TypeVar("C", bound=BaseModel)
 
 
-def read(body: bytes, forms: TypeAdapter[T | C], chat: type[C]) -> T | C:
+def parse_texts_or_chat(body: bytes, forms: TypeAdapter[T | C], chat: type[C]) -> T | C:
     """A request body; the conversation wins where it holds both.
 
     Args:
@@ -211,13 +211,13 @@ def read(body: bytes, forms: TypeAdapter[T | C], chat: type[C]) -> T | C:
         SchemaError, HTTPBadRequest: it has neither form.
         ValidationError: a field that is refused whatever the form.
     """
-    found = document(body, forms=2)
-    refuse_before(found)
+    found = parse_object(body, forms=2)
+    check_before_validation(found)
     parsed: T | C | None = None
     if found.get("messages"):
         with contextlib.suppress(pydantic.ValidationError):
-            parsed = quick(chat).validate_python(found)
+            parsed = fail_fast_validator(chat).validate_python(found)
     if parsed is None:
-        parsed = validated_form(forms, found)
-    refuse_after(found)
+        parsed = validate_union(forms, found)
+    check_after_validation(found)
     return parsed
