@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -11,11 +12,10 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from jaxpool import LLM
 from jaxpool.commands.main import main
 from jaxpool_serving.bench.load import LOST, closed_loop, connect, open_loop, sample_texts
 
-from .conftest import MODELS, serving
+from .conftest import MODELS
 
 
 def test_the_mix_of_lengths_is_that_of_the_description() -> None:
@@ -26,13 +26,27 @@ def test_the_mix_of_lengths_is_that_of_the_description() -> None:
     assert sample_texts(10) == sample_texts(10)
 
 
-async def test_a_closed_loop_keeps_so_many_requests_in_flight(llm: LLM) -> None:
-    async with serving(llm) as client, connect(str(client.make_url("/"))) as session:
+async def test_a_closed_loop_keeps_so_many_requests_in_flight() -> None:
+    in_flight: list[int] = []
+    now = 0
+
+    async def count(_: web.Request) -> web.Response:
+        nonlocal now
+        now += 1
+        in_flight.append(now)
+        await asyncio.sleep(0.01)
+        now -= 1
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_post("/classify", count)
+    async with TestServer(app) as server, connect(str(server.make_url("/"))) as session:
         sample = await closed_loop(session, ["It was great."], clients=4, seconds=0.5)
     assert set(sample.statuses) == {200}
-    assert len(sample.latencies) == sample.statuses[200]
+    assert len(sample.latencies) == sample.statuses[200] == len(in_flight)
+    assert max(in_flight) == 4
     # Little's law: clients = rate x mean latency
-    assert sample.rate * np.mean(sample.latencies) == pytest.approx(4, rel=0.2)
+    assert sample.rate * np.mean(sample.latencies) == pytest.approx(4, rel=0.5)
 
 
 async def test_arrivals_do_not_wait_for_answers_and_latency_counts_from_when_they_were_due() -> None:
