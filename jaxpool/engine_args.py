@@ -1,10 +1,67 @@
-"""vLLM's engine arguments that ``LLM`` does not name: which change nothing here, and which cannot be had."""
+"""The arguments of a model, each declared once: for ``LLM``, for the commands that open one, for type checkers."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from typing import Any, TypedDict
+import inspect
+import os
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_type_hints
+
+from jaxpool.params import PoolerConfig
+
+Class = TypeVar("Class")
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """What an argument means, for Python and for the command line.
+
+    Attributes:
+        default: what it is if nobody says.
+        about: what it means; the help text of its option.
+        unset: in words, what None does.
+        python: what ``about`` leaves out because only callers from Python need it.
+        choices: what it may be, for the command line; Python is told by whoever reads the value.
+        metavar: what its option takes; else its type decides.
+        option: whether commands have it, as ``--max-model-len`` for ``max_model_len``.
+        also: other spellings of the option.
+        kind: its type, as annotated.
+    """
+
+    default: Any
+    about: str
+    unset: str = ""
+    python: str = ""
+    choices: tuple[str, ...] = ()
+    metavar: str | None = None
+    option: bool = True
+    also: tuple[str, ...] = ()
+    kind: Any = None
+
+    @property
+    def default_in_words(self) -> str:
+        """The default as documentation has it; nothing where the text says enough."""
+        return self.unset if self.default is None else "" if self.default is False else str(self.default)
+
+
+@dataclass(frozen=True, slots=True)
+class Ignored:
+    """An argument of vLLM's that is accepted without effect, and why it has none."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An argument of vLLM's that would change results: the values that ask for nothing, and why others are errors."""
+
+    harmless: tuple[Any, ...]
+    why: str
+
 
 NO_CACHE = "there is no key-value cache: every prompt is read once"
 NO_GENERATION = "nothing is generated"
@@ -15,147 +72,200 @@ TEXT_ONLY = "only text is read"
 MEMORY = "weights are placed as they are; JAX owns the device memory"
 SAMPLING = "a forward pass draws nothing at random"
 
-IGNORED: dict[str, str] = {
-    "allowed_local_media_path": TEXT_ONLY,
-    "allowed_media_domains": TEXT_ONLY,
-    "attention_config": XLA,
-    "block_size": NO_CACHE,
-    "calculate_kv_scales": NO_CACHE,
-    "chat_template": "offline prompts are texts; render a chat with get_tokenizer()",
-    "compilation_config": XLA,
-    "cuda_graph_sizes": XLA,
-    "disable_cascade_attn": XLA,
-    "disable_custom_all_reduce": XLA,
-    "disable_log_stats": "nothing is logged per step",
-    "disable_mm_preprocessor_cache": TEXT_ONLY,
-    "distributed_executor_backend": ONE_PROCESS,
-    "enable_chunked_prefill": PLANNER,
-    "enable_prefix_caching": NO_CACHE,
-    "enable_sleep_mode": MEMORY,
-    "enforce_eager": XLA,
-    "generation_config": NO_GENERATION,
-    "gpu_memory_utilization": MEMORY,
-    "kv_cache_dtype": NO_CACHE,
-    "kv_cache_memory_bytes": NO_CACHE,
-    "limit_mm_per_prompt": TEXT_ONLY,
-    "load_format": "the files in the folder decide",
-    "logits_processors": NO_GENERATION,
-    "long_prefill_token_threshold": PLANNER,
-    "max_logprobs": NO_GENERATION,
-    "max_num_partial_prefills": PLANNER,
-    "max_num_seqs": PLANNER,
-    "max_parallel_loading_workers": "one tensor at a time is read",
-    "max_seq_len_to_capture": XLA,
-    "mm_processor_cache_gb": TEXT_ONLY,
-    "mm_processor_kwargs": TEXT_ONLY,
-    "model_impl": "there is one implementation",
-    "num_gpu_blocks_override": NO_CACHE,
-    "optimization_level": XLA,
-    "override_generation_config": NO_GENERATION,
-    "scheduler_cls": PLANNER,
-    "scheduling_policy": PLANNER,
-    "seed": SAMPLING,
-    "served_model_name": "a name for the server alone",
-    "skip_mm_profiling": TEXT_ONLY,
-    "swap_space": NO_CACHE,
-    "tokenizer_mode": "the checkpoint's own tokenizer is used, fast where there is one",
-    "use_tqdm_on_load": "loading is quick enough without a bar",
-}
-"""Accepted for compatibility and without effect; the value is why."""
 
+class EngineArgs(TypedDict, total=False):
+    """Every argument of ``LLM`` but the model itself: jaxpool's, then what else vLLM has."""
+
+    runner: Annotated[
+        str,
+        Argument(
+            "auto",
+            "pooling: an architecture that is no classifier by its name gives embeddings",
+            choices=("auto", "pooling"),
+            metavar="HOW",
+        ),
+    ]
+    convert: Annotated[
+        str,
+        Argument(
+            "auto",
+            "classify: make a classifier of a language model; embed: an embedder of any model",
+            choices=("auto", "classify", "embed"),
+            metavar="HOW",
+        ),
+    ]
+    tokenizer: Annotated[PathLike | None, Argument(None, "folder or hub id of another tokenizer", option=False)]
+    skip_tokenizer_init: Annotated[bool, Argument(False, "load none; prompts are token ids then", option=False)]
+    trust_remote_code: Annotated[bool, Argument(False, "accepted; a checkpoint's own code is never run", option=False)]
+    tensor_parallel_size: Annotated[int, Argument(1, "devices per copy")]
+    data_parallel_size: Annotated[int | None, Argument(None, "copies", "as many as the devices allow")]
+    dtype: Annotated[
+        str,
+        Argument(
+            "auto",
+            "of the weights: auto, float32, bfloat16",
+            choices=("auto", "float32", "bfloat16"),
+            metavar="DTYPE",
+        ),
+    ]
+    revision: Annotated[str | None, Argument(None, "branch, tag or commit of a hub id")]
+    tokenizer_revision: Annotated[str | None, Argument(None, "the same for ``tokenizer``", option=False)]
+    hf_token: Annotated[bool | str | None, Argument(None, "token for the hub", option=False)]
+    hf_overrides: Annotated[
+        Mapping[str, Any] | Callable[..., Any] | None,
+        Argument(None, "changes to config.json", python="a dict, or a callable from config to config"),
+    ]
+    pooler_config: Annotated[
+        PoolerConfig | Mapping[str, Any] | None,
+        Argument(None, "how the model pools, fields of vLLM's PoolerConfig", "as the model is made"),
+    ]
+    max_model_len: Annotated[
+        int | None, Argument(None, "most tokens of a text", "the model's limit", also=("--max-length",))
+    ]
+    max_num_batched_tokens: Annotated[
+        int | None, Argument(None, "most tokens of a batch, padding included", also=("--batch-tokens",))
+    ]
+    download_dir: Annotated[PathLike | None, Argument(None, "where hub downloads are kept", option=False)]
+    compile: Annotated[
+        Literal["on_demand", "ahead", "behind"],
+        Argument(
+            "on_demand",
+            "ahead: ready when every program is compiled; behind: ready with a few, the others follow",
+            python="on_demand: each when it is first needed. With ahead and behind no prompt ever waits for a compile",
+        ),
+    ]
+    deterministic: Annotated[
+        bool,
+        Argument(
+            False,
+            "scores do not depend on the texts computed beside a text, bit for bit; slower",
+            python="else short prompts may share a row of a batch, and scores differ by rounding, 1e-6 in float32",
+        ),
+    ]
+    attention_backend: Annotated[
+        str | None,
+        Argument(
+            None,
+            "kernel of every attention that it can compute: dense, blocks, cudnn (GPU) or splash (TPU)",
+            "chosen call by call",
+            metavar="NAME",
+            python="see ``jaxpool.ops.kernels``; vLLM's names have no effect",
+        ),
+    ]
+
+    allowed_local_media_path: Annotated[Any, Ignored(TEXT_ONLY)]
+    allowed_media_domains: Annotated[Any, Ignored(TEXT_ONLY)]
+    attention_config: Annotated[Any, Ignored(XLA)]
+    block_size: Annotated[Any, Ignored(NO_CACHE)]
+    calculate_kv_scales: Annotated[Any, Ignored(NO_CACHE)]
+    chat_template: Annotated[Any, Ignored("offline prompts are texts; render a chat with get_tokenizer()")]
+    compilation_config: Annotated[Any, Ignored(XLA)]
+    cpu_offload_gb: Annotated[Any, Refused((0, None), "weights are not offloaded")]
+    cuda_graph_sizes: Annotated[Any, Ignored(XLA)]
+    disable_cascade_attn: Annotated[Any, Ignored(XLA)]
+    disable_custom_all_reduce: Annotated[Any, Ignored(XLA)]
+    disable_log_stats: Annotated[Any, Ignored("nothing is logged per step")]
+    disable_mm_preprocessor_cache: Annotated[Any, Ignored(TEXT_ONLY)]
+    disable_sliding_window: Annotated[Any, Refused((False, None), "windows are part of the model; use max_model_len")]
+    distributed_executor_backend: Annotated[Any, Ignored(ONE_PROCESS)]
+    enable_chunked_prefill: Annotated[Any, Ignored(PLANNER)]
+    enable_expert_parallel: Annotated[Any, Refused((False, None), "experts are not sharded yet")]
+    enable_lora: Annotated[Any, Refused((False, None), "adapters are not supported yet")]
+    enable_prefix_caching: Annotated[Any, Ignored(NO_CACHE)]
+    enable_prompt_embeds: Annotated[Any, Refused((False, None), "prompts are texts or token ids")]
+    enable_sleep_mode: Annotated[Any, Ignored(MEMORY)]
+    enforce_eager: Annotated[Any, Ignored(XLA)]
+    generation_config: Annotated[Any, Ignored(NO_GENERATION)]
+    gpu_memory_utilization: Annotated[Any, Ignored(MEMORY)]
+    io_processor_plugin: Annotated[Any, Refused((None,), "there are no input processor plugins")]
+    kv_cache_dtype: Annotated[Any, Ignored(NO_CACHE)]
+    kv_cache_memory_bytes: Annotated[Any, Ignored(NO_CACHE)]
+    limit_mm_per_prompt: Annotated[Any, Ignored(TEXT_ONLY)]
+    load_format: Annotated[Any, Ignored("the files in the folder decide")]
+    logits_processors: Annotated[Any, Ignored(NO_GENERATION)]
+    long_prefill_token_threshold: Annotated[Any, Ignored(PLANNER)]
+    max_logprobs: Annotated[Any, Ignored(NO_GENERATION)]
+    max_num_partial_prefills: Annotated[Any, Ignored(PLANNER)]
+    max_num_seqs: Annotated[Any, Ignored(PLANNER)]
+    max_parallel_loading_workers: Annotated[Any, Ignored("one tensor at a time is read")]
+    max_seq_len_to_capture: Annotated[Any, Ignored(XLA)]
+    mm_processor_cache_gb: Annotated[Any, Ignored(TEXT_ONLY)]
+    mm_processor_kwargs: Annotated[Any, Ignored(TEXT_ONLY)]
+    model_impl: Annotated[Any, Ignored("there is one implementation")]
+    num_gpu_blocks_override: Annotated[Any, Ignored(NO_CACHE)]
+    optimization_level: Annotated[Any, Ignored(XLA)]
+    override_generation_config: Annotated[Any, Ignored(NO_GENERATION)]
+    pipeline_parallel_size: Annotated[Any, Refused((1, None), "use tensor_parallel_size or data_parallel_size")]
+    quantization: Annotated[Any, Refused((None,), "quantised weights are not supported yet")]
+    scheduler_cls: Annotated[Any, Ignored(PLANNER)]
+    scheduling_policy: Annotated[Any, Ignored(PLANNER)]
+    seed: Annotated[Any, Ignored(SAMPLING)]
+    served_model_name: Annotated[Any, Ignored("a name for the server alone")]
+    skip_mm_profiling: Annotated[Any, Ignored(TEXT_ONLY)]
+    speculative_config: Annotated[Any, Refused((None,), NO_GENERATION)]
+    swap_space: Annotated[Any, Ignored(NO_CACHE)]
+    tokenizer_mode: Annotated[Any, Ignored("the checkpoint's own tokenizer is used, fast where there is one")]
+    use_tqdm_on_load: Annotated[Any, Ignored("loading is quick enough without a bar")]
+
+
+_HINTS = get_type_hints(EngineArgs, include_extras=True)
+_DECLARED = {name: hint.__metadata__[0] for name, hint in _HINTS.items()}
+
+ARGUMENTS: dict[str, Argument] = {
+    name: replace(one, kind=_HINTS[name].__origin__) for name, one in _DECLARED.items() if isinstance(one, Argument)
+}
+"""Arguments that mean something here."""
+IGNORED: dict[str, str] = {name: one.why for name, one in _DECLARED.items() if isinstance(one, Ignored)}
+"""Accepted for compatibility and without effect; the value is why."""
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "cpu_offload_gb": ((0, None), "weights are not offloaded"),
-    "disable_sliding_window": ((False, None), "windows are part of the model; use max_model_len"),
-    "enable_expert_parallel": ((False, None), "experts are not sharded yet"),
-    "enable_lora": ((False, None), "adapters are not supported yet"),
-    "enable_prompt_embeds": ((False, None), "prompts are texts or token ids"),
-    "io_processor_plugin": ((None,), "there are no input processor plugins"),
-    "pipeline_parallel_size": ((1, None), "use tensor_parallel_size or data_parallel_size"),
-    "quantization": ((None,), "quantised weights are not supported yet"),
-    "speculative_config": ((None,), NO_GENERATION),
+    name: (one.harmless, one.why) for name, one in _DECLARED.items() if isinstance(one, Refused)
 }
 """Would change results: the values that ask for nothing, and why any other is an error."""
 
 
-class EngineArgs(TypedDict, total=False):
-    """The names of both tables, for type checkers, which otherwise would take any misspelling for one of them."""
-
-    allowed_local_media_path: Any
-    allowed_media_domains: Any
-    attention_config: Any
-    block_size: Any
-    calculate_kv_scales: Any
-    chat_template: Any
-    compilation_config: Any
-    cpu_offload_gb: Any
-    cuda_graph_sizes: Any
-    disable_cascade_attn: Any
-    disable_custom_all_reduce: Any
-    disable_log_stats: Any
-    disable_mm_preprocessor_cache: Any
-    disable_sliding_window: Any
-    distributed_executor_backend: Any
-    enable_chunked_prefill: Any
-    enable_expert_parallel: Any
-    enable_lora: Any
-    enable_prefix_caching: Any
-    enable_prompt_embeds: Any
-    enable_sleep_mode: Any
-    enforce_eager: Any
-    generation_config: Any
-    gpu_memory_utilization: Any
-    io_processor_plugin: Any
-    kv_cache_dtype: Any
-    kv_cache_memory_bytes: Any
-    limit_mm_per_prompt: Any
-    load_format: Any
-    logits_processors: Any
-    long_prefill_token_threshold: Any
-    max_logprobs: Any
-    max_num_partial_prefills: Any
-    max_num_seqs: Any
-    max_parallel_loading_workers: Any
-    max_seq_len_to_capture: Any
-    mm_processor_cache_gb: Any
-    mm_processor_kwargs: Any
-    model_impl: Any
-    num_gpu_blocks_override: Any
-    optimization_level: Any
-    override_generation_config: Any
-    pipeline_parallel_size: Any
-    quantization: Any
-    scheduler_cls: Any
-    scheduling_policy: Any
-    seed: Any
-    served_model_name: Any
-    skip_mm_profiling: Any
-    speculative_config: Any
-    swap_space: Any
-    tokenizer_mode: Any
-    use_tqdm_on_load: Any
-
-
-def check_engine_args(given: Mapping[str, Any], named: set[str]) -> None:
-    """Accepts arguments that change nothing.
+def with_defaults(given: EngineArgs) -> EngineArgs:
+    """The arguments that mean something here, those that are not given with their defaults.
 
     Args:
-        given: keyword arguments of ``LLM`` beyond those in its signature.
-        named: the names in its signature, for the message.
+        given: keyword arguments of ``LLM``.
 
     Raises:
         TypeError: an argument nobody knows.
         NotImplementedError: an argument of vLLM's that jaxpool cannot honour.
     """
     for name, value in given.items():
-        if name in IGNORED:
-            continue
-        if name not in REFUSED:
-            near = difflib.get_close_matches(name, [*named, *IGNORED, *REFUSED], n=1, cutoff=0.7)
+        if name not in _DECLARED:
+            near = difflib.get_close_matches(name, ["model", *_DECLARED], n=1, cutoff=0.7)
             hint = f" Did you mean {near[0]!r}?" if near else ""
+            taken = ", ".join(sorted(["model", *ARGUMENTS]))
             raise TypeError(
-                f"LLM() got an unexpected keyword argument {name!r}; it takes {', '.join(sorted(named))} "
+                f"LLM() got an unexpected keyword argument {name!r}; it takes {taken} "
                 f"and accepts without effect {', '.join(sorted(IGNORED))}.{hint}"
             )
-        harmless, reason = REFUSED[name]
+        harmless, why = REFUSED.get(name, ((value,), ""))
         if value not in harmless:
-            raise NotImplementedError(f"{name}={value!r} is not possible in jaxpool: {reason}.")
+            raise NotImplementedError(f"{name}={value!r} is not possible in jaxpool: {why}.")
+    found: Any = {name: given.get(name, one.default) for name, one in ARGUMENTS.items()}
+    return found
+
+
+def takes_engine_args(of: type[Class]) -> type[Class]:
+    """A decorator of a class made from ``**engine_args``: its signature and its documentation show `ARGUMENTS`."""
+    init: Any = of.__init__
+    signature = inspect.signature(init)
+    *first, rest = signature.parameters.values()
+    named = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=one.kind)
+        for name, one in ARGUMENTS.items()
+    ]
+    init.__signature__ = signature.replace(parameters=[*first, *named, rest])
+    if of.__doc__ is not None:  # python -OO
+        lines = [textwrap.fill(_described(name, one), 112, subsequent_indent="    ") for name, one in ARGUMENTS.items()]
+        of.__doc__ = of.__doc__.replace("        {ARGUMENTS}", textwrap.indent("\n".join(lines), " " * 8))
+    return of
+
+
+def _described(name: str, one: Argument) -> str:
+    parts = [one.about, *([one.python] if one.python else [])]
+    default = f" (default: {one.default_in_words})" if one.default_in_words else ""
+    return f"{name}: {'; '.join(parts)}{default}."

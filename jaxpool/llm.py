@@ -5,16 +5,16 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from jaxpool.checkpoints import parsed_cache, tasks
 from jaxpool.checkpoints.location import locate
 from jaxpool.checkpoints.sentence_transformers import default_prompt
-from jaxpool.engine_args import EngineArgs, check_engine_args
+from jaxpool.engine_args import EngineArgs, takes_engine_args, with_defaults
 from jaxpool.errors import EngineError, ValidationError
 from jaxpool.outputs import (
     ClassificationRequestOutput,
@@ -34,35 +34,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+@takes_engine_args
 class LLM:
     """A classifier, ready to use. The interface is vLLM's, with labels.
 
     Args:
         model: checkpoint folder, hub id, folder written by ``jaxpool convert``, or None for the embedded
             English sentiment model.
-        runner: "auto" or "pooling".
-        convert: "auto"; "classify" to make a classifier of a language model; "embed" for embeddings.
-        tokenizer: folder or hub id of another tokenizer.
-        skip_tokenizer_init: load none; prompts are token ids then.
-        trust_remote_code: accepted; a checkpoint's own code is never run.
-        tensor_parallel_size: devices that share one copy of the weights.
-        data_parallel_size: copies of the weights; None uses every device.
-        dtype: "auto", "float32" or "bfloat16".
-        revision: branch, tag or commit of a hub id.
-        tokenizer_revision: the same for ``tokenizer``.
-        hf_token: token for the hub.
-        hf_overrides: changes to ``config.json``: a dict, or a callable from config to config.
-        pooler_config: a ``PoolerConfig`` or a dict of its fields.
-        max_model_len: longest prompt in tokens; None is the model's own limit.
-        max_num_batched_tokens: most tokens of one batch, padding included.
-        download_dir: where hub downloads are kept.
-        compile: "on_demand" compiles a program when it is first needed; "ahead" compiles all of them before
-            the constructor returns, and none ever after; "behind" compiles a few first, which are enough for any
-            prompt, and the others in the background, and nothing ever waits for them.
-        attention_backend: the kernel of every attention that it can compute, "dense", "blocks", "cudnn" (GPU) or
-            "splash" (TPU); None chooses call by call, see ``jaxpool.ops.kernels``. vLLM's names have no effect.
-        deterministic: whether a prompt's scores must be the same bit for bit whatever prompts are computed beside it.
-            Else short prompts may share a row of a batch, and scores differ by rounding (about 1e-6 in float32).
+        {ARGUMENTS}
         **engine_args: vLLM's other engine arguments; see ``jaxpool.engine_args`` for what becomes of each.
 
     Attributes:
@@ -82,40 +61,22 @@ class LLM:
     def __init__(
         self,
         model: str | os.PathLike[str] | None = None,
-        *,
-        runner: str = "auto",
-        convert: str = "auto",
-        tokenizer: str | os.PathLike[str] | None = None,
-        skip_tokenizer_init: bool = False,
-        trust_remote_code: bool = False,
-        tensor_parallel_size: int = 1,
-        data_parallel_size: int | None = None,
-        dtype: str = "auto",
-        revision: str | None = None,
-        tokenizer_revision: str | None = None,
-        hf_token: bool | str | None = None,
-        hf_overrides: Mapping[str, Any] | Callable[..., Any] | None = None,
-        pooler_config: PoolerConfig | Mapping[str, Any] | None = None,
-        max_model_len: int | None = None,
-        max_num_batched_tokens: int | None = None,
-        download_dir: str | os.PathLike[str] | None = None,
-        compile: Literal["on_demand", "ahead", "behind"] = "on_demand",  # noqa: A002 - the name users know
-        deterministic: bool = False,
-        attention_backend: str | None = None,
         **engine_args: Unpack[EngineArgs],
     ) -> None:
-        check_engine_args(engine_args, set(LLM.__init__.__annotations__) - {"return", "engine_args"})
-        pooler = PoolerConfig.of(pooler_config)
-        hub: dict[str, Any] = {"token": hf_token, "cache_dir": download_dir}
-        folder = locate(model, revision=revision, **hub)
-        words = folder
-        if tokenizer is None and tokenizer_revision is not None:
-            raise ValidationError(f"tokenizer_revision={tokenizer_revision!r} needs a tokenizer=… from the hub.")
+        args = with_defaults(engine_args)
+        tokenizer, skip_tokenizer_init = args["tokenizer"], args["skip_tokenizer_init"]
+        pooler = PoolerConfig.of(args["pooler_config"])
+        hub: dict[str, Any] = {"token": args["hf_token"], "cache_dir": args["download_dir"]}
+        folder = locate(model, revision=args["revision"], **hub)
+        tokenizer_folder = folder
+        if tokenizer is None and (revision := args["tokenizer_revision"]) is not None:
+            raise ValidationError(f"tokenizer_revision={revision!r} needs a tokenizer=… from the hub.")
         if tokenizer is not None:
-            words = locate(tokenizer, revision=tokenizer_revision, weights=False, **hub)
-        if trust_remote_code:
+            tokenizer_folder = locate(tokenizer, revision=args["tokenizer_revision"], weights=False, **hub)
+        if args["trust_remote_code"]:
             logger.warning("trust_remote_code has no effect: jaxpool never runs code from a checkpoint.")
-        config, vocabulary = parsed_cache.read(folder, None if skip_tokenizer_init else words, hf_overrides)
+        read_from = None if skip_tokenizer_init else tokenizer_folder
+        config, vocabulary = parsed_cache.read(folder, read_from, args["hf_overrides"])
 
         from jaxpool.engine.opening import open_engine
 
@@ -123,33 +84,36 @@ class LLM:
             folder,
             config,
             tokenizer=vocabulary,
-            runner=runner,
-            convert=convert,
+            runner=args["runner"],
+            convert=args["convert"],
             pooler_config=pooler,
-            dtype=dtype,
-            max_model_len=max_model_len,
-            tensor_parallel_size=tensor_parallel_size,
-            data_parallel_size=data_parallel_size,
-            max_num_batched_tokens=max_num_batched_tokens,
-            compile=compile,
-            deterministic=deterministic,
-            attention_backend=attention_backend,
+            dtype=args["dtype"],
+            max_model_len=args["max_model_len"],
+            tensor_parallel_size=args["tensor_parallel_size"],
+            data_parallel_size=args["data_parallel_size"],
+            max_num_batched_tokens=args["max_num_batched_tokens"],
+            compile=args["compile"],
+            deterministic=args["deterministic"],
+            attention_backend=args["attention_backend"],
         )
         spec = self.engine.spec
         self.labels: tuple[str, ...] = spec.labels
         self.supported_tasks: tuple[str, ...] = spec.supported_tasks
         self.pooling_task: str = spec.task
-        absent = "skip_tokenizer_init was set" if skip_tokenizer_init else f"{words.name} has no tokenizer files"
+        absent = f"{tokenizer_folder.name} has no tokenizer files"
+        if skip_tokenizer_init:
+            absent = "skip_tokenizer_init was set"
         self.tokenizer = Tokenizer(
             vocabulary,
             max_length=spec.max_length,
             vocab_size=spec.vocab_size,
             token_types=spec.token_types,
-            lower=lower_cases(words),
+            lower=lower_cases(tokenizer_folder),
             prefix=default_prompt(folder) if self.pooling_task == "embed" else "",
             absent=f"Texts cannot be read because {absent}; pass token ids, or name a tokenizer=….",
         )
-        self._words, self._name = words, folder.name if model is None or Path(model).is_dir() else str(model)
+        self._tokenizer_folder = tokenizer_folder
+        self._name = folder.name if model is None or Path(model).is_dir() else str(model)
         self._hf_tokenizer: Any = None
         self._ids = itertools.count()
         self._closed = False
@@ -315,7 +279,7 @@ class LLM:
         if self.tokenizer.vocabulary is None:
             raise ValidationError(self.tokenizer.absent)
         if self._hf_tokenizer is None:
-            self._hf_tokenizer = read_tokenizer(self._words)
+            self._hf_tokenizer = read_tokenizer(self._tokenizer_folder)
         return self._hf_tokenizer
 
     def close(self) -> None:
@@ -374,7 +338,7 @@ class LLM:
                 bar.close()
         _check_finite(scores)
         if spec.steps or spec.matryoshka is not None:
-            scores = [postprocess.wanted(spec, *parts) for parts in zip(params, rows, scores)]
+            scores = [postprocess.select(spec, *parts) for parts in zip(params, rows, scores)]
         return [
             PoolingRequestOutput(str(next(self._ids)), PoolingOutput(score), list(one.ids))
             for score, one in zip(scores, encoded)

@@ -21,7 +21,7 @@ ARROWS = {
     "errors": "",
     "params": "errors",
     "outputs": "errors params",
-    "engine_args": "",
+    "engine_args": "params",
     "client": "errors client",
     "text": "errors text",
     "ops": "errors ops",
@@ -34,11 +34,13 @@ ARROWS = {
     "files": "errors params outputs llm files",
     "training": "errors text ops models checkpoints engine files training jaxpool_conversions",
     "default_model": "errors llm training files commands default_model",
-    "commands": "version errors text checkpoints engine llm files training commands jaxpool_conversions",
+    "commands": "version errors engine_args text checkpoints engine llm files training commands jaxpool_conversions",
     "jaxpool_conversions": "errors jaxpool_conversions",
     "jaxpool_conversions.families": "errors ops models jaxpool_conversions",
-    "jaxpool_serving": "errors params text ops.host_activations engine.engine engine.buckets engine.packing "
-    "engine.daemon_threads engine.postprocess llm commands.options jaxpool_serving",
+    "jaxpool_serving": "errors params text ops.host_activations engine.engine engine.buckets engine.daemon_threads "
+    "engine.packing engine.postprocess engine_args llm commands.options jaxpool_serving",
+    "jaxpool_serving.batching": "errors engine.engine engine.buckets engine.packing jaxpool_serving.batching",
+    "jaxpool_serving.schemas": "errors params jaxpool_serving.schemas",
 }
 # What even a wide row may not hold: nobody imports the server (`jaxpool serve` finds it by name, at run time).
 NEVER = {"jaxpool": {"jaxpool_serving"}, "jaxpool_conversions": {"jaxpool_serving"}}
@@ -116,14 +118,19 @@ def test_rooms_stand_on_floors() -> None:
     assert set(TopologicalSorter(below).static_order()) >= ARROWS.keys()
 
 
-@pytest.mark.parametrize("room", sorted(path.name for path in (ROOT / "jaxpool").iterdir() if path.is_dir()))
-def test_a_room_says_what_lives_there(room: str) -> None:
-    if room.startswith("__"):
-        pytest.skip("no room")
-    doc = ast.get_docstring(ast.parse((ROOT / "jaxpool" / room / "__init__.py").read_text(encoding="utf-8")))
+ROOMS = sorted(
+    path.parent
+    for package in (ROOT / "jaxpool", ROOT / "serving" / "jaxpool_serving")
+    for path in package.glob("*/__init__.py")
+)
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_room_says_what_lives_there(room: Path) -> None:
+    doc = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8")))
     assert doc
-    assert len(doc.split()) > 20 or room == "default_model"
-    assert len(list((ROOT / "jaxpool" / room).glob("*.py"))) > 2, "a room of one file is a file"
+    assert len(doc.split()) > 20 or room.name == "default_model"
+    assert len(list(room.glob("*.py"))) > 2, "a room of one file is a file"
 
 
 @pytest.mark.parametrize(
@@ -137,6 +144,8 @@ def test_a_room_says_what_lives_there(room: str) -> None:
         ("jaxpool.llm", "import jaxpool_serving.app"),
         ("jaxpool_conversions.load", "from jaxpool import llm"),
         ("jaxpool_serving.app", "from jaxpool.engine.programs import Programs"),
+        ("jaxpool_serving.schemas.request", "from jaxpool_serving.state import OPTIONS"),
+        ("jaxpool_serving.batching.batcher", "from jaxpool_serving.schemas.errors import RequestError"),
     ],
 )
 def test_the_check_sees_a_wrong_arrow(module: str, line: str) -> None:

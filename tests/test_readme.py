@@ -45,6 +45,20 @@ def test_links_lead_somewhere(document: Path) -> None:
     assert not [target for target in targets if not (document.parent / target).exists()]
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_files_that_are_named_exist(document: Path) -> None:
+    """Modules and folders in backquotes, as seen from the root, the document's folder or the package in it."""
+    text = document.read_text(encoding="utf-8")
+    written = re.findall(r"`((?:[\w.-]+/)*[\w.-]+(?:\.py|/))`", text)
+    found = [ROOT, document.parent, *document.parent.glob("jaxpool_*")]
+    if document.parent == ROOT / "jaxpool":
+        found.append(ROOT / "serving" / "jaxpool_serving")  # of which one walk tells
+        found.append(ROOT / "conversions" / "jaxpool_conversions" / "families")
+    missing = {name for name in written if not any((folder / name).exists() for folder in found)}
+    assert not missing - {"params/"}  # a folder of every converted store
+    assert written or document.parent not in (ROOT / "jaxpool", ROOT / "serving", ROOT / "conversions")
+
+
 def test_every_command_is_run_by_somebody() -> None:
     """Each block of commands is one of the two of ``.ci/run`` or one of those below."""
     marked = re.findall(r"<!-- ci: (\w+) -->\n```bash\n", README)

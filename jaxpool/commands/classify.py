@@ -9,10 +9,11 @@ import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxpool.commands.options import model_options, positive
+from jaxpool.commands.options import engine_options, model_arguments, model_options, positive
 from jaxpool.errors import InputFileError, JaxpoolError
 from jaxpool.files import formats, result_files, stream, writers
 from jaxpool.files.input_files import Row, TextFile, as_text
@@ -35,8 +36,13 @@ The other columns of a table or of JSON stand between text and label.
 An empty text is what the tokenizer makes of it, or an error if that is nothing.
 """
 TABLE_LABELS = 4  # labels a table shows of each text, unless told otherwise
-OURS = {"index", "text", "pair", "label", "labels", "probs", "logits"}
+RESULT_FIELDS = {"index", "text", "pair", "label", "labels", "probs", "logits"}
 """Names in results; a kept column of such a name gets ``input_`` before it."""
+MODEL = engine_options(without={"runner", "pooler_config", "compile"})
+MODEL["convert"] = replace(
+    MODEL["convert"], about="classify: make a classifier of a language model", choices=("auto", "classify")
+)
+"""Argument of a model -> its option; the command is for classifiers, and compiles what its texts need."""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -63,10 +69,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--top-k", metavar="K", type=positive, help="the K highest labels only")
     add("--logits", action="store_true", help="scores before softmax or sigmoid")
     add("--quiet", action="store_true", help="no progress bar, no notes")
-    add = model_options(command)
+    add = model_options(command, MODEL)
     add("--truncate", action="store_true", help="cut texts that are too long (default: refuse them)")
-    add("--max-length", metavar="N", type=positive, help="most tokens of a text (default: the model's limit)")
-    add("--batch-tokens", metavar="N", type=positive, help="most tokens of a batch, padding included")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -75,7 +79,7 @@ def main(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         file = None if args.texts else stack.enter_context(_open_input(args))
         _check_output(args, file)
-        items = _words(args.texts) if file is None else _not_empty(_read(file), file.name)
+        items = _given_texts(args.texts) if file is None else _not_empty(_read(file), file.name)
         lead = _lead(items)
         items = itertools.chain(lead, items)
         llm = stack.enter_context(_open_model(args))
@@ -153,19 +157,10 @@ def _errors_file(output: Path) -> Path:
 def _open_model(args: argparse.Namespace) -> LLM:
     from jaxpool.llm import LLM
 
-    return LLM(
-        args.model,
-        revision=args.revision,
-        dtype=args.dtype,
-        convert=args.convert,
-        hf_overrides=args.hf_overrides,
-        max_model_len=args.max_length,
-        max_num_batched_tokens=args.batch_tokens,
-        pooler_config={"task": "classify"},
-    )
+    return LLM(args.model, pooler_config={"task": "classify"}, **model_arguments(args, MODEL))
 
 
-def _words(texts: Sequence[str]) -> Iterator[Item]:
+def _given_texts(texts: Sequence[str]) -> Iterator[Item]:
     return iter([Item(text, where=f"text {number}") for number, text in enumerate(texts, 1)])
 
 
@@ -203,7 +198,7 @@ def _item(file: TextFile, row: Row) -> Item:
 
 def _kept_as(name: str) -> str:
     """A column's name in results."""
-    return f"input_{name}" if name in OURS or name.startswith(("probs_", "logits_")) else name
+    return f"input_{name}" if name in RESULT_FIELDS or name.startswith(("probs_", "logits_")) else name
 
 
 def _not_empty(items: Iterator[Item], name: str) -> Iterator[Item]:

@@ -8,10 +8,11 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jaxpool.commands.options import model_options
+from jaxpool.commands.options import engine_options, model_arguments, model_options
 from jaxpool.errors import CheckpointError, ValidationError
 from jaxpool.files.destinations import check_folder, probe, reason
 
@@ -25,6 +26,12 @@ opening it is only reading.
 --convert, --hf-overrides and --dtype are settled here; the store needs none of them.
 """
 
+MODEL = {name: engine_options()[name] for name in ("revision", "dtype", "convert", "hf_overrides")}
+MODEL["convert"] = replace(
+    MODEL["convert"], about="classify: make a classifier of a language model", choices=("auto", "classify")
+)
+"""Argument of a model -> its option, of those that a store settles."""
+
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     """Declares the options of ``jaxpool convert``."""
@@ -33,7 +40,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("source", metavar="SRC", help="checkpoint folder or hub id")
     command.add_argument("target", metavar="DST", type=Path, help="folder to write")
     command.add_argument("--force", action="store_true", help="replace DST if it is a store already")
-    model_options(command, named=False)
+    model_options(command, MODEL, named=False)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -42,10 +49,7 @@ def main(args: argparse.Namespace) -> int:
         args.source,
         args.target,
         force=args.force,
-        revision=args.revision,
-        dtype=args.dtype,
-        convert=args.convert,
-        hf_overrides=args.hf_overrides,
+        **model_arguments(args, MODEL),
     )
     size = sum(path.stat().st_size for path in args.target.rglob("*") if path.is_file())
     print(f"jaxpool: wrote {args.target} ({size / 1e6:,.1f} MB)", file=sys.stderr)

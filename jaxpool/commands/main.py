@@ -41,11 +41,11 @@ COMMANDS = {
 EPILOG = "Without --model, the English sentiment model inside jaxpool is used."
 INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended
 PIPE_CLOSED = 141
-CLEAN = {"classify", "fit", "convert"}
+CLEANED_UP = {"classify", "fit", "convert"}
 """Commands that SIGTERM and SIGHUP end as Ctrl-C does, so that nothing half written stays; the server has its ways."""
 
 
-class Ended(BaseException):
+class Terminated(BaseException):
     """A signal asks us to end; what is under way cleans up."""
 
     def __init__(self, number: int) -> None:
@@ -69,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _reserve_streams()
     try:
         args = _parse(words)
-        _quieten(debug)
-        if argv is None and _named(words) in CLEAN:
+        _configure_logging(debug)
+        if argv is None and _command_name(words) in CLEANED_UP:
             _end_cleanly()
         code: int = args.run(args)
         if sys.stdout is not None:
@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _abandon_output()
         return PIPE_CLOSED
-    except Ended as ended:
+    except Terminated as ended:
         os._exit(ended.code)
     except KeyboardInterrupt:
         print("\njaxpool: interrupted", file=sys.stderr, flush=True)
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        print(f"jaxpool: {_sentence(error)}", file=sys.stderr)
+        print(f"jaxpool: {_printable_error(error)}", file=sys.stderr)
         try:
             if sys.stdout is not None:
                 sys.stdout.flush()
@@ -104,12 +104,12 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     args, unknown = top.parse_known_args(words or ["--help"])
     if unknown:
         flags = [option for action in args.command._actions for option in action.option_strings]
-        hint = _meant(unknown[0].partition("=")[0], flags)
+        hint = _suggestion(unknown[0].partition("=")[0], flags)
         args.command.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     return args
 
 
-def _meant(word: str, known: Sequence[str]) -> str:
+def _suggestion(word: str, known: Sequence[str]) -> str:
     """What ``word`` was probably meant to be, as the end of a message."""
     # --topk is --top-k; letters alone decide
     alike = [one for one in known if one.replace("-", "") == word.replace("-", "").replace("_", "")]
@@ -132,12 +132,12 @@ def _reserve_streams() -> None:
 
 
 def _end_cleanly() -> None:
-    """SIGTERM and SIGHUP raise `Ended` where the program is, once; the next one ends it at once."""
+    """SIGTERM and SIGHUP raise `Terminated` where the program is, once; the next one ends it at once."""
 
     def end(number: int, _frame: object) -> None:
         for one in signals:
             signal.signal(one, signal.SIG_DFL)
-        raise Ended(number)
+        raise Terminated(number)
 
     named = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     signals = [one for one in named if signal.getsignal(one) is not signal.SIG_IGN]  # nohup ignores SIGHUP
@@ -150,7 +150,7 @@ def _abandon_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _sentence(error: Exception) -> str:
+def _printable_error(error: Exception) -> str:
     from jaxpool.files.terminal import printable
 
     return "\n".join(map(printable, _reason(error).split("\n")))
@@ -164,7 +164,7 @@ def _reason(error: Exception) -> str:
     return f"unexpected {type(error).__name__}: {error} (--debug shows where; please report it)"
 
 
-def _quieten(debug: bool) -> None:
+def _configure_logging(debug: bool) -> None:
     """Libraries' warnings and logs are for developers; ours go to standard error, results alone to output."""
     if debug:
         logging.basicConfig(level=logging.INFO, stream=sys.stderr)
@@ -188,13 +188,13 @@ def parser(argv: Sequence[str] = (), *, everything: bool = False) -> argparse.Ar
     commands = top.add_subparsers(
         title="commands (jaxpool COMMAND --help tells more)", metavar="COMMAND", required=True
     )
-    named = _named(argv)
+    named = _command_name(argv)
     for name, (module, about) in COMMANDS.items():
         command = commands.add_parser(name, help=about, formatter_class=_Formatter)
         command.description = f"{about[0].upper()}{about[1:]}."
         if name == named or everything:
             with contextlib.suppress(*[NotInstalledError] * everything):
-                room = _room(module)
+                room = _command_module(module)
                 room.add_arguments(command)
                 command.set_defaults(run=room.main)
         command.add_argument("--debug", action="store_true", help="show logs, and tracebacks of errors")
@@ -202,12 +202,12 @@ def parser(argv: Sequence[str] = (), *, everything: bool = False) -> argparse.Ar
     return top
 
 
-def _named(words: Sequence[str]) -> str | None:
+def _command_name(words: Sequence[str]) -> str | None:
     """The command among the arguments."""
     return next((word for word in words if not word.startswith("-")), None)
 
 
-def _room(module: str) -> Any:
+def _command_module(module: str) -> Any:
     """The module that declares and runs a command."""
     try:
         return importlib.import_module(module)
@@ -231,7 +231,7 @@ class _Parser(argparse.ArgumentParser):
         """Usage, message, exit code 2."""
         wrong = re.search(r"argument COMMAND: invalid choice: '(.*?)' ", message)
         if wrong:
-            message = f"there is no command {wrong[1]!r} ({', '.join(COMMANDS)}){_meant(wrong[1], list(COMMANDS))}"
+            message = f"there is no command {wrong[1]!r} ({', '.join(COMMANDS)}){_suggestion(wrong[1], list(COMMANDS))}"
         super().error(message)
 
 

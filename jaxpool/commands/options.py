@@ -4,38 +4,56 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, get_args, get_origin
 
-DTYPES = ("auto", "float32", "bfloat16")
+from jaxpool.engine_args import ARGUMENTS, Argument
 
 
-def model_options(command: argparse.ArgumentParser, named: bool = True, *, embeds: bool = False) -> Callable[..., Any]:
+def engine_options(*, without: Iterable[str] = ()) -> dict[str, Argument]:
+    """The arguments of a model that a command takes as options: all that have one, but those it settles itself."""
+    return {name: one for name, one in ARGUMENTS.items() if one.option and name not in set(without)}
+
+
+def model_options(
+    command: argparse.ArgumentParser, arguments: Mapping[str, Argument], named: bool = True
+) -> Callable[..., Any]:
     """Declares the options that say which model to open and how; returns ``add_argument`` of their group.
 
-    ``named`` is False where the model is a positional argument of the command; ``embeds`` is True where the command
-    has a use for embeddings.
+    Args:
+        command: gets the options.
+        arguments: from `engine_options`; ``model_arguments`` reads them back.
+        named: whether there is an option ``--model``; False where the command has its own way to name one.
     """
     add = command.add_argument_group("model").add_argument
     if named:
         add("--model", help="checkpoint folder, converted store or hub id (default: the embedded model)")
-    add("--revision", help="branch, tag or commit of a hub id")
-    add(
-        "--dtype",
-        default="auto",
-        choices=DTYPES,
-        metavar="DTYPE",
-        help=f"of the weights: {', '.join(DTYPES)} (default: auto)",
-    )
-    add(
-        "--convert",
-        default="auto",
-        choices=("auto", "classify", "embed") if embeds else ("auto", "classify"),
-        metavar="HOW",
-        help="classify: make a classifier of a language model" + ("; embed: an embedder of any model" * embeds),
-    )
-    add("--hf-overrides", metavar="JSON", type=json_object, help="changes to config.json, a JSON object")
+    for name, argument in arguments.items():
+        how = _reading(argument)
+        about = argument.about + ", as a JSON object" * (how.get("type") is json_object)
+        if argument.default_in_words:
+            about += f" (default: {argument.default_in_words})"
+        add(f"--{name.replace('_', '-')}", *argument.also, dest=name, default=argument.default, help=about, **how)
     return add
+
+
+def model_arguments(args: argparse.Namespace, arguments: Iterable[str]) -> Any:
+    """What the options of `model_options` say, as keyword arguments of ``LLM``."""
+    return {name: getattr(args, name) for name in arguments}
+
+
+def _reading(argument: Argument) -> dict[str, Any]:
+    """How an option's words become a value of its argument's type."""
+    kinds = get_args(argument.kind) or (argument.kind,)
+    if argument.kind is bool:
+        return {"action": "store_true"}
+    if get_origin(argument.kind) is Literal or argument.choices:
+        return {"choices": argument.choices or kinds, "metavar": argument.metavar or "HOW"}
+    if int in kinds:
+        return {"type": positive, "metavar": argument.metavar or "N"}
+    if any(get_origin(kind) is Mapping for kind in kinds):
+        return {"type": json_object, "metavar": argument.metavar or "JSON"}
+    return {"metavar": argument.metavar} if argument.metavar else {}
 
 
 def positive(word: str) -> int:

@@ -38,7 +38,7 @@ def check(spec: Spec, name: str, params: PoolingParams) -> None:
         )
 
 
-def wanted(spec: Spec, params: PoolingParams, row: Row, values: np.ndarray) -> np.ndarray:
+def select(spec: Spec, params: PoolingParams, row: Row, values: np.ndarray) -> np.ndarray:
     """The part of a row's results that its request asks for."""
     size = _size(spec, params)
     if size is not None:

@@ -8,20 +8,19 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from jaxpool.engine.daemon_threads import DaemonThreads
-from jaxpool_serving.access_log import access_logged
-from jaxpool_serving.keys import BODY_THREAD, MODELS, OBSERVERS, OPTIONS, Observer, Options
-from jaxpool_serving.memory import BODY_MEMORY, BodyMemory
+from jaxpool_serving.access import DIGESTS, add_cors_headers, set_api_keys
+from jaxpool_serving.bodies import BODY_MEMORY, BodyMemory
+from jaxpool_serving.chat_rendering import renderer_context
+from jaxpool_serving.connections import OPEN_CONNECTIONS, OpenConnections
+from jaxpool_serving.logs import access_log_context
 from jaxpool_serving.metrics import METRICS, Metrics
-from jaxpool_serving.middleware import middlewares
-from jaxpool_serving.middleware.api_keys import DIGESTS, accept_keys
-from jaxpool_serving.middleware.cors import allow_origin
-from jaxpool_serving.middleware.observing import echo_request_id
-from jaxpool_serving.models import opened
-from jaxpool_serving.open_connections import OPEN_CONNECTIONS, OpenConnections
-from jaxpool_serving.rendering import rendering
+from jaxpool_serving.middleware import echo_request_id, middlewares
+from jaxpool_serving.models import models_context
+from jaxpool_serving.options import Options
 from jaxpool_serving.routes import ROUTES
-from jaxpool_serving.tokenizer_threads import tokenizing
-from jaxpool_serving.tracing import traced
+from jaxpool_serving.state import BODY_THREAD, MODELS, OBSERVERS, OPTIONS, Observer
+from jaxpool_serving.tokenization import tokenizer_context
+from jaxpool_serving.tracing import tracing_context
 
 if TYPE_CHECKING:
     from jaxpool.llm import LLM
@@ -41,7 +40,7 @@ def init_app(models: Mapping[str, LLM | Callable[[], LLM]], options: Options | N
     app = web.Application(middlewares=middlewares(options), client_max_size=options.max_body_bytes)
     app[OPTIONS] = options
     app[DIGESTS] = []
-    accept_keys(app, options.api_keys)
+    set_api_keys(app, options.api_keys)
     app[MODELS] = {}
     app[METRICS] = Metrics(models)
     app[BODY_MEMORY] = BodyMemory(options.body_memory)
@@ -49,7 +48,7 @@ def init_app(models: Mapping[str, LLM | Callable[[], LLM]], options: Options | N
     observers: list[Observer] = [app[METRICS].answered]
     app[OBSERVERS] = observers
     if options.allowed_origins:
-        app.on_response_prepare.append(allow_origin)
+        app.on_response_prepare.append(add_cors_headers)
     if options.enable_request_id_headers:
         app.on_response_prepare.append(echo_request_id)
     for routes in ROUTES:
@@ -60,5 +59,7 @@ def init_app(models: Mapping[str, LLM | Callable[[], LLM]], options: Options | N
         yield
         thread.shutdown(cancel_futures=True)
 
-    app.cleanup_ctx.extend([access_logged, traced, tokenizing, rendering, body_thread, opened(models)])
+    app.cleanup_ctx.extend(
+        [access_log_context, tracing_context, tokenizer_context, renderer_context, body_thread, models_context(models)]
+    )
     return app

@@ -8,27 +8,37 @@ import atexit
 import os
 import ssl
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxpool.commands.options import json_object, model_options, positive
+from jaxpool.commands.options import engine_options, model_arguments, model_options
 from jaxpool.engine.daemon_threads import at_work
 from jaxpool.errors import ValidationError
 from jaxpool.params import PoolerConfig
-from jaxpool_serving.access import access, add_access, tls
-from jaxpool_serving.access_log import STDOUT
+from jaxpool_serving.access import set_api_keys
 from jaxpool_serving.app import init_app
-from jaxpool_serving.keys import Options
-from jaxpool_serving.limits import add_limits, limits
-from jaxpool_serving.logs import log_as_json
-from jaxpool_serving.middleware.api_keys import accept_keys
+from jaxpool_serving.logs import STDOUT, log_as_json
 from jaxpool_serving.models import still_loading
+from jaxpool_serving.options import (
+    Options,
+    access_options,
+    add_access_arguments,
+    add_limit_arguments,
+    add_template_arguments,
+    limit_options,
+    template_options,
+    tls_context,
+)
 from jaxpool_serving.run import listen
-from jaxpool_serving.templates import add_templates, templates
 
 if TYPE_CHECKING:
     from jaxpool.llm import LLM
+
+MODEL = engine_options()
+MODEL["compile"] = replace(MODEL["compile"], default="behind", choices=("behind", "ahead"))
+"""Argument of a model -> its option; no request ever waits for a compile."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,32 +47,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "It listens at once and answers 503 until the model is warm (GET /ready says when). On SIGTERM it stops "
         "listening, answers what it has accepted and exits 0."
     )
-    model = model_options(parser, named=False, embeds=True)
+    model = model_options(parser, MODEL, named=False)
     about = "checkpoint folder, converted store or hub id; repeated, as NAME=MODEL, it serves several"
     model("--model", action="append", metavar="MODEL", help=f"{about} (default: the embedded model)")
-    about = "pooling: an architecture that is no classifier by its name gives embeddings"
-    model("--runner", default="auto", choices=("auto", "pooling"), metavar="HOW", help=about)
-    about = "how the model pools, fields of vLLM's PoolerConfig as a JSON object"
-    model("--pooler-config", metavar="JSON", type=json_object, default={}, help=about)
     about = "short for --pooler-config '{\"task\": …}': classify, token_classify, embed or token_embed"
     model("--pooler-config.task", dest="pooling_task", metavar="TASK", help=f"{about} (default: as the model is made)")
-    model("--max-model-len", metavar="N", type=positive, help="most tokens of a text (default: the model's limit)")
-    model("--max-num-batched-tokens", metavar="N", type=positive, help="most tokens of a batch, padding included")
-    model("--tensor-parallel-size", metavar="N", type=positive, default=1, help="devices per copy (default: 1)")
-    model("--data-parallel-size", metavar="N", type=positive, help="copies (default: as many as the devices allow)")
-    about = "ahead: ready when every program is compiled; behind: ready with a few, the others follow"
-    model("--compile", default="behind", choices=("behind", "ahead"), help=f"{about} (default: %(default)s)")
-    about = "scores do not depend on the texts computed beside a text, bit for bit; slower"
-    model("--deterministic", action="store_true", help=about)
-    about = "kernel of attention: dense, blocks, cudnn (GPU) or splash (TPU)"
-    model("--attention-backend", metavar="NAME", help=f"{about} (default: chosen call by call)")
     http = parser.add_argument_group("server").add_argument
     http("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     http("--port", type=_port, default=8000, help="port, 0 for any free one (default: %(default)s)")
     http("--served-model-name", metavar="NAME", help="name in requests and responses (default: from --model)")
     http("--uds", metavar="PATH", help="Unix socket to listen on, instead of host and port")
-    add_access(parser)
-    add_templates(parser)
+    add_access_arguments(parser)
+    add_template_arguments(parser)
     watch = parser.add_argument_group("observability").add_argument
     watch(
         "--access-log",
@@ -72,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     watch("--enable-request-id-headers", action="store_true", help="send X-Request-Id with responses")
     watch("--otlp-traces-endpoint", metavar="URL", help="OpenTelemetry collector that gets a span per request")
-    add_limits(parser)
+    add_limit_arguments(parser)
 
 
 def _port(word: str) -> int:
@@ -89,36 +85,21 @@ def main(args: argparse.Namespace) -> int:
         OSError: the address cannot be listened on.
     """
     models, pooler = named_models(args.model, args.served_model_name), _pooler(args)
-    certificates = tls(args)
+    certificates = tls_context(args)
     options = Options(
         access_log=None if args.access_log == "off" else args.access_log,
         enable_request_id_headers=args.enable_request_id_headers,
         otlp_traces_endpoint=args.otlp_traces_endpoint,
-        **access(args),
-        **templates(args),
-        **limits(args),
+        **access_options(args),
+        **template_options(args),
+        **limit_options(args),
     )
     log_as_json()
 
     def open_llm(model: str | None) -> LLM:
         from jaxpool.llm import LLM
 
-        return LLM(
-            model,
-            revision=args.revision,
-            convert=args.convert,
-            dtype=args.dtype,
-            hf_overrides=args.hf_overrides,
-            max_model_len=args.max_model_len,
-            max_num_batched_tokens=args.max_num_batched_tokens,
-            tensor_parallel_size=args.tensor_parallel_size,
-            data_parallel_size=args.data_parallel_size,
-            runner=args.runner,
-            pooler_config=pooler,
-            compile=args.compile,
-            deterministic=args.deterministic,
-            attention_backend=args.attention_backend,
-        )
+        return LLM(model, **model_arguments(args, MODEL) | {"pooler_config": pooler})
 
     try:
         import uvloop
@@ -129,8 +110,8 @@ def main(args: argparse.Namespace) -> int:
     app = init_app({name: partial(open_llm, model) for name, model in models.items()}, options)
 
     def reload() -> ssl.SSLContext | None:
-        renewed = tls(args)
-        accept_keys(app, access(args)["api_keys"])
+        renewed = tls_context(args)
+        set_api_keys(app, access_options(args)["api_keys"])
         return renewed
 
     code = 1
@@ -147,7 +128,7 @@ def main(args: argparse.Namespace) -> int:
 def _pooler(args: argparse.Namespace) -> PoolerConfig:
     task = {"task": args.pooling_task} if args.pooling_task else {}
     try:
-        return PoolerConfig(**args.pooler_config | task)
+        return PoolerConfig(**(args.pooler_config or {}) | task)
     except TypeError as error:  # the name of a field
         raise ValidationError(f"--pooler-config: {error}") from error
 
@@ -161,7 +142,7 @@ def named_models(words: Sequence[str] | None, served_as: str | None) -> dict[str
     found: dict[str, str | None] = {}
     given: Sequence[str | None] = words or [None]
     for word in given:
-        name, model = _named(word)
+        name, model = _named_model(word)
         if name in found:
             raise ValidationError(f"Two models are called {name!r}; say --model NAME={model} with another name.")
         found[name] = model
@@ -173,16 +154,16 @@ def named_models(words: Sequence[str] | None, served_as: str | None) -> dict[str
     return {served_as: model}
 
 
-def _named(word: str | None) -> tuple[str, str | None]:
+def _named_model(word: str | None) -> tuple[str, str | None]:
     if word is not None and "=" in word and not Path(word).exists():
         name, _, model = word.partition("=")
         if not name or not model:
             raise ValidationError(f"--model {word}: say NAME=MODEL, with both.")
         return name, model
-    return _name(word), word
+    return _default_name(word), word
 
 
-def _name(model: str | None) -> str:
+def _default_name(model: str | None) -> str:
     """``default``, a folder's own name, or the hub id: never a path of this machine."""
     if model is None:
         return "default"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +13,14 @@ from aiohttp import web
 
 from jaxpool.errors import ValidationError
 from jaxpool.params import PoolingParams
-from jaxpool_serving.deadlines import in_time
-from jaxpool_serving.keys import OPTIONS, TOKENIZER_THREADS, Served
-from jaxpool_serving.record import RECORD
-from jaxpool_serving.tokenise import guess, size, tokenise
+from jaxpool_serving.schemas.errors import RequestError
+from jaxpool_serving.state import OPTIONS, RECORD, TOKENIZER_THREADS, ServedModel
+from jaxpool_serving.tokenization import estimate_tokens, prompt_size, tokenise
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from jaxpool_serving.schemas.common import PoolingRequest
+    from jaxpool_serving.schemas.request import PoolingRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ class Scores:
         return sum(map(len, self.prompt_ids))
 
 
-async def compute(request: web.Request, served: Served, job: Job) -> Scores:
+async def compute(request: web.Request, served: ServedModel, job: Job) -> Scores:
     """Computes a job in company of other requests.
 
     If its client leaves or its deadline passes, what is not on the device yet is dropped.
@@ -76,16 +77,16 @@ async def compute(request: web.Request, served: Served, job: Job) -> Scores:
         RequestError: 504, the deadline has passed.
         TokenizerError, EngineError: the tokenizer or the device failed at one of the prompts.
     """
-    async with in_time(request, job.timeout):
+    async with deadline(request, job.timeout):
         return await _compute(request, served, job)
 
 
-async def _compute(request: web.Request, served: Served, job: Job) -> Scores:
+async def _compute(request: web.Request, served: ServedModel, job: Job) -> Scores:
     spec, options, record = served.llm.engine.spec, request.app[OPTIONS], request[RECORD]
-    sizes = [size(prompt) for prompt in job.prompts]
+    sizes = [prompt_size(prompt) for prompt in job.prompts]
     _check(job, sizes, request.app, served)
     record.model = served.name
-    with served.batcher.admission.room(len(sizes), guess(job.prompts, sizes, spec.max_length)) as room:
+    with served.batcher.admission.room(len(sizes), estimate_tokens(job.prompts, sizes, spec.max_length)) as room:
         record.texts, started = len(sizes), time.perf_counter()
         activated = spec.use_activation if job.activated is None else job.activated
         threads = request.app[TOKENIZER_THREADS]
@@ -102,14 +103,14 @@ async def _compute(request: web.Request, served: Served, job: Job) -> Scores:
         values, record.queue, record.device = await served.batcher.classify(rows, job.priority)
     if spec.steps or spec.dimensions is not None:
         from jaxpool.engine.postprocess import (
-            wanted,  # not above: it brings JAX, and the server listens before that is there
+            select,  # not above: it brings JAX, and the server listens before that is there
         )
 
-        values = [wanted(spec, PoolingParams(), row, one) for row, one in zip(rows, values, strict=True)]
+        values = [select(spec, PoolingParams(), row, one) for row, one in zip(rows, values, strict=True)]
     return Scores(values, [row.ids for row in rows])
 
 
-def _check(job: Job, sizes: Sequence[int], app: web.Application, served: Served) -> None:
+def _check(job: Job, sizes: Sequence[int], app: web.Application, served: ServedModel) -> None:
     """Refuse what a schema cannot see."""
     check_sizes(app, sizes)
     truncate = job.tokenization.get("truncate_prompt_tokens")
@@ -140,3 +141,46 @@ def check_sizes(app: web.Application, sizes: Sequence[int]) -> None:
             parameter="input",
             value=max(sizes),
         )
+
+
+DEADLINE = "X-Request-Timeout"
+"""Header with the seconds that the client waits; it beats the field ``timeout``."""
+
+
+@asynccontextmanager
+async def deadline(request: web.Request, timeout: float | None = None) -> AsyncIterator[None]:
+    """Inside, everything is cancelled once the deadline of ``request`` has passed.
+
+    Args:
+        request: from whose arrival the seconds count.
+        timeout: what its body says of them, or None; then the server's default counts.
+
+    Raises:
+        RequestError: 504, the deadline has passed.
+        ValidationError: the header `DEADLINE` is no number of seconds.
+    """
+    seconds = _seconds(request, timeout)
+    if seconds is None:
+        yield
+        return
+    try:
+        async with asyncio.timeout(request[RECORD].arrived + seconds - time.monotonic()) as limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        message = f"The answer was not ready within {seconds:g} s."
+        raise RequestError(504, "GatewayTimeoutError", message, "timeout") from None
+
+
+def _seconds(request: web.Request, timeout: float | None) -> float | None:
+    word = request.headers.get(DEADLINE)
+    if word is None:
+        return request.app[OPTIONS].request_timeout if timeout is None else timeout
+    try:
+        seconds = float(word)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ValidationError(f"The header {DEADLINE} must be a positive number of seconds, not {word[:100]!r}.")
+    return seconds

@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
-from jaxpool_serving.keys import VERSION
+from jaxpool_serving.state import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from jaxpool.engine.buckets import Bucket
-    from jaxpool_serving.keys import Served
-    from jaxpool_serving.record import Record
+    from jaxpool_serving.state import RequestRecord, ServedModel
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 TEXTS = tuple(float(2**power) for power in range(11))
@@ -24,7 +23,7 @@ TIMES = {
     "queue": ("jaxpool_queue_seconds", "Seconds until the last text of a request went to the device."),
     "device": ("jaxpool_device_seconds", "Seconds from then until its last result came back."),
 }
-"""Duration of a `Record` -> the histogram it goes into."""
+"""Duration of a `RequestRecord` -> the histogram it goes into."""
 
 
 class Metrics:
@@ -69,7 +68,7 @@ class Metrics:
         for name in models:
             self._ready.labels(name).set(0)
 
-    def watch(self, served: Served) -> None:
+    def watch(self, served: ServedModel) -> None:
         """Show a model that is warm now: its queue and its compiles are read whenever somebody asks."""
         engine, batcher, name = served.llm.engine, served.batcher, served.name
         at_ready = engine.begun
@@ -92,8 +91,8 @@ class Metrics:
 
         return batch
 
-    def answered(self, _: web.Request, record: Record) -> None:
-        """Count a request, and its times if it was computed; see `middleware.observing`."""
+    def answered(self, _: web.Request, record: RequestRecord) -> None:
+        """Count a request, and its times if it was computed; see `middleware.record_request`."""
         self._requests.labels(record.route, record.status, record.model or "").inc()
         if record.model is not None and record.status == 200:
             for part, histogram in self._times_of[record.model]:

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from jaxpool_serving.batcher import Batcher
-from jaxpool_serving.keys import MODELS, OPTIONS, Served
+from jaxpool_serving.batching.batcher import Batcher
 from jaxpool_serving.metrics import METRICS
-from jaxpool_serving.schemas.errors import RequestError, cut
+from jaxpool_serving.schemas.errors import RequestError, truncated
+from jaxpool_serving.state import MODELS, OPTIONS, ServedModel
 
 if TYPE_CHECKING:
     from jaxpool.llm import LLM
 
 
-def opened(sources: Mapping[str, LLM | Callable[[], LLM]]) -> Callable[[web.Application], AsyncIterator[None]]:
+def models_context(sources: Mapping[str, LLM | Callable[[], LLM]]) -> Callable[[web.Application], AsyncIterator[None]]:
     """A cleanup context of the application: opens every model when it starts, closes what it opened when it ends."""
 
     async def context(app: web.Application) -> AsyncIterator[None]:
@@ -43,7 +43,7 @@ def opened(sources: Mapping[str, LLM | Callable[[], LLM]]) -> Callable[[web.Appl
     return context
 
 
-def _serve(app: web.Application, name: str, llm: LLM) -> Served:
+def _serve(app: web.Application, name: str, llm: LLM) -> ServedModel:
     options, metrics = app[OPTIONS], app[METRICS]
     batcher = Batcher(
         llm.engine,
@@ -52,7 +52,7 @@ def _serve(app: web.Application, name: str, llm: LLM) -> Served:
         max_wait=options.max_wait_ms / 1e3,
         on_batch=metrics.of_batches(name),
     )
-    served = Served(name, llm, batcher)
+    served = ServedModel(name, llm, batcher)
     metrics.watch(served)
     return served
 
@@ -60,7 +60,7 @@ def _serve(app: web.Application, name: str, llm: LLM) -> Served:
 def _open_in_thread(app: web.Application, name: str, open_llm: Callable[[], LLM]) -> None:
     loop, served = asyncio.get_running_loop(), app[MODELS][name]
 
-    def settle(result: Served | None, error: BaseException | None) -> None:
+    def settle(result: ServedModel | None, error: BaseException | None) -> None:
         if served.done():
             return
         if error is not None:
@@ -82,11 +82,11 @@ def _open_in_thread(app: web.Application, name: str, open_llm: Callable[[], LLM]
 
 
 def still_loading(app: web.Application) -> bool:
-    """Whether a thread of `opened` has not come back yet."""
+    """Whether a thread of `models_context` has not come back yet."""
     return any(not model.done() for model in app[MODELS].values())
 
 
-def served(app: web.Application, name: str | None) -> Served:
+def find_model(app: web.Application, name: str | None) -> ServedModel:
     """The model that a request names; the first one if it names none.
 
     Raises:
@@ -94,21 +94,21 @@ def served(app: web.Application, name: str | None) -> Served:
     """
     models = app[MODELS]
     if name and name not in models:
-        raise RequestError(404, "NotFoundError", f"The model `{cut(name)}` does not exist.")
+        raise RequestError(404, "NotFoundError", f"The model `{truncated(name)}` does not exist.")
     found = models[name] if name else next(iter(models.values()))
     if not found.done() or found.exception():
         raise RequestError(503, "ServiceUnavailableError", "The model is still loading.", retry_after=1)
     return found.result()
 
 
-def classifier(app: web.Application, name: str | None) -> Served:
-    """As `served`, for those who want texts classified.
+def find_classifier(app: web.Application, name: str | None) -> ServedModel:
+    """As `find_model`, for those who want texts classified.
 
     Raises:
-        RequestError: as `served` does; 501, the model could classify texts, but was started for another task.
+        RequestError: as `find_model` does; 501, the model could classify texts, but was started for another task.
         HTTPNotFound: the model cannot classify texts.
     """
-    found = served(app, name)
+    found = find_model(app, name)
     if found.llm.pooling_task == "classify":
         return found
     if "classify" not in found.llm.supported_tasks:

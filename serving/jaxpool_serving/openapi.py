@@ -1,20 +1,32 @@
-"""The server's OpenAPI document, made of the route tables, the docstrings of their handlers and the schemas."""
+"""The server's OpenAPI document, and a page for people made of it.
+
+The document is made of the route tables, the docstrings of their handlers and the schemas. The page needs nothing else,
+no script and no other server.
+"""
 
 from __future__ import annotations
 
 import functools
+import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from html import escape
 from typing import Any, NamedTuple
 
 from aiohttp import web
 from pydantic import TypeAdapter
 
-from jaxpool_serving.deadlines import DEADLINE
-from jaxpool_serving.keys import PROBES, VERSION
-from jaxpool_serving.schemas.classify import ClassifyChatRequest, ClassifyRequest, ClassifyResponse, LabelScore
+from jaxpool_serving.compute import DEADLINE
+from jaxpool_serving.schemas.classify import (
+    ClassifyChatRequest,
+    ClassifyRequest,
+    ClassifyResponse,
+    LabelScore,
+    PredictRequest,
+    TextClassificationRequest,
+)
+from jaxpool_serving.schemas.errors import Detail, ErrorResponse, Unauthorized
 from jaxpool_serving.schemas.pooling import PoolingForms, PoolingResponse
-from jaxpool_serving.schemas.predict import PredictRequest, TextClassificationRequest
-from jaxpool_serving.schemas.problems import Detail, ErrorResponse, Unauthorized
 from jaxpool_serving.schemas.scoring import RerankRequest, RerankResponse, ScoreRequest, ScoreResponse
 from jaxpool_serving.schemas.server import Load, ModelList, Readiness, Version
 from jaxpool_serving.schemas.tokenize import (
@@ -23,9 +35,10 @@ from jaxpool_serving.schemas.tokenize import (
     TokenizeForms,
     TokenizeResponse,
 )
+from jaxpool_serving.state import PROBES, VERSION
 
 
-class Described(NamedTuple):
+class RouteBodies(NamedTuple):
     """The bodies of a route: types of the JSON ones, content types of others."""
 
     request: Any = None
@@ -34,35 +47,37 @@ class Described(NamedTuple):
     errors: tuple[int, ...] = ()
 
 
-COMPUTES = (400, 404, 408, 413, 415, 429, 500, 501, 503, 504)
-READS = (400, 404, 408, 413, 415, 500, 503)
+COMPUTE_STATUSES = (400, 404, 408, 413, 415, 429, 500, 501, 503, 504)
+READ_STATUSES = (400, 404, 408, 413, 415, 500, 503)
 Classify = ClassifyRequest | ClassifyChatRequest
 Inference = list[list[LabelScore]]
 
-ROUTES: Mapping[str, Described] = {
-    "/classify": Described(Classify, ClassifyResponse, errors=COMPUTES),
-    "/pooling": Described(PoolingForms, PoolingResponse, ("application/octet-stream",), COMPUTES),
-    **dict.fromkeys(("/score", "/v1/score"), Described(ScoreRequest, ScoreResponse, errors=COMPUTES)),
-    **dict.fromkeys(("/rerank", "/v1/rerank", "/v2/rerank"), Described(RerankRequest, RerankResponse, errors=COMPUTES)),
-    "/predict": Described(PredictRequest, list[LabelScore] | Inference, errors=COMPUTES),
-    "/": Described(TextClassificationRequest, Inference, errors=COMPUTES),
-    "/invocations": Described(
+ROUTES: Mapping[str, RouteBodies] = {
+    "/classify": RouteBodies(Classify, ClassifyResponse, errors=COMPUTE_STATUSES),
+    "/pooling": RouteBodies(PoolingForms, PoolingResponse, ("application/octet-stream",), COMPUTE_STATUSES),
+    **dict.fromkeys(("/score", "/v1/score"), RouteBodies(ScoreRequest, ScoreResponse, errors=COMPUTE_STATUSES)),
+    **dict.fromkeys(
+        ("/rerank", "/v1/rerank", "/v2/rerank"), RouteBodies(RerankRequest, RerankResponse, errors=COMPUTE_STATUSES)
+    ),
+    "/predict": RouteBodies(PredictRequest, list[LabelScore] | Inference, errors=COMPUTE_STATUSES),
+    "/": RouteBodies(TextClassificationRequest, Inference, errors=COMPUTE_STATUSES),
+    "/invocations": RouteBodies(
         Classify | PoolingForms | ScoreRequest | RerankRequest | TextClassificationRequest,
         ClassifyResponse | PoolingResponse | ScoreResponse | RerankResponse | Inference,
         ("application/octet-stream",),
-        COMPUTES,
+        COMPUTE_STATUSES,
     ),
-    "/tokenize": Described(TokenizeForms, TokenizeResponse, errors=READS),
-    "/detokenize": Described(DetokenizeRequest, DetokenizeResponse, errors=READS),
-    "/v1/models": Described(response=ModelList),
-    "/version": Described(response=Version),
-    "/load": Described(response=Load),
-    "/health": Described(),
-    "/ready": Described(response=Readiness, errors=(503,)),
-    "/ping": Described(errors=(503,)),
-    "/metrics": Described(also=("text/plain",)),
-    "/openapi.json": Described(response=dict[str, Any]),
-    "/docs": Described(also=("text/html",)),
+    "/tokenize": RouteBodies(TokenizeForms, TokenizeResponse, errors=READ_STATUSES),
+    "/detokenize": RouteBodies(DetokenizeRequest, DetokenizeResponse, errors=READ_STATUSES),
+    "/v1/models": RouteBodies(response=ModelList),
+    "/version": RouteBodies(response=Version),
+    "/load": RouteBodies(response=Load),
+    "/health": RouteBodies(),
+    "/ready": RouteBodies(response=Readiness, errors=(503,)),
+    "/ping": RouteBodies(errors=(503,)),
+    "/metrics": RouteBodies(also=("text/plain",)),
+    "/openapi.json": RouteBodies(response=dict[str, Any]),
+    "/docs": RouteBodies(also=("text/html",)),
 }
 
 STATUSES = {
@@ -93,7 +108,7 @@ HEADERS = [
 ]
 
 
-def document(routes: Iterable[web.AbstractRoute], *, guarded: bool) -> dict[str, Any]:
+def openapi_document(routes: Iterable[web.AbstractRoute], *, guarded: bool) -> dict[str, Any]:
     """The document as JSON.
 
     Args:
@@ -116,7 +131,7 @@ def document(routes: Iterable[web.AbstractRoute], *, guarded: bool) -> dict[str,
         if described.request is not None:
             content = {"application/json": {"schema": found[path, "request"]}}
             operation["requestBody"] = {"required": True, "content": content}
-        if described.errors == COMPUTES:
+        if described.errors == COMPUTE_STATUSES:
             operation["parameters"] = HEADERS
         if key_needed:
             operation["security"] = [{"bearer": []}]
@@ -162,3 +177,88 @@ def _responses(path: str, key_needed: bool, found: Mapping[Any, Any]) -> Iterato
             "content": {"application/json": {"schema": found["", status]}},
         }
         yield str(status), answer | ({"headers": RETRY_AFTER} if status in (429, 503) else {})
+
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
+code { background: #f3f3f3; padding: 0 .2em } h2 { border-top: 1px solid #ddd; padding-top: 1rem }
+table { border-collapse: collapse; width: 100% } td, th { border: 1px solid #ddd; padding: .3em .6em; text-align: left }
+@media (prefers-color-scheme: dark) { body { background: #181818; color: #ddd } code { background: #333 } }
+"""
+
+
+def html_page(document: Mapping[str, Any]) -> str:
+    """An OpenAPI document as HTML: every route, every status, every body."""
+    title = escape(f"{document['info']['title']} {document['info']['version']}")
+    lines = [
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><style>{STYLE}</style>',
+        f"<h1>{title}</h1><p>{_text(document['info']['description'])} <a href='openapi.json'>openapi.json</a></p>",
+    ]
+    statuses: dict[str, Mapping[str, Any]] = {}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            lines += [f"<h2><code>{method.upper()} {escape(path)}</code></h2>", *_operation(operation)]
+            statuses |= operation["responses"]
+    lines.append('<h1 id="statuses">Statuses</h1><table><tr><th>status<th>when<th>body</tr>')
+    for status, answer in sorted(statuses.items()):
+        body = "" if status == "200" else _content(answer["content"])
+        lines.append(f"<tr><td>{status}<td>{_text(answer['description'])}<td>{body}</tr>")
+    lines.append("</table><h1>Bodies</h1>")
+    for name, schema in sorted(document["components"]["schemas"].items()):
+        lines += [f'<h2 id="{escape(name)}">{escape(name)}</h2>', *_body(schema)]
+    return "\n".join(lines)
+
+
+def _operation(operation: Mapping[str, Any]) -> Iterator[str]:
+    yield f"<p>{_text(operation['summary'])}</p><ul>"
+    if request := operation.get("requestBody"):
+        yield f"<li>Request: {_content(request['content'])}"
+    yield f"<li>Answer: {_content(operation['responses']['200'].get('content', {})) or 'empty'}"
+    if refusals := [status for status in operation["responses"] if status != "200"]:
+        yield f'<li><a href="#statuses">Refusals</a>: {", ".join(refusals)}'
+    yield "</ul>"
+
+
+def _content(content: Mapping[str, Any]) -> str:
+    return " or ".join(
+        _kind(media["schema"]) if "schema" in media else f"<code>{escape(name)}</code>"
+        for name, media in content.items()
+    )
+
+
+def _body(schema: Mapping[str, Any]) -> Iterator[str]:
+    yield f"<p>{_text(schema.get('description', ''))}</p><table><tr><th>field<th>type<th>default</tr>"
+    for name, field in schema.get("properties", {}).items():
+        default = "required" if name in schema.get("required", ()) else _default(field)
+        yield f"<tr><td><code>{escape(name)}</code><td>{_kind(field)}<td>{default}</tr>"
+    yield "</table>"
+
+
+def _default(field: Mapping[str, Any]) -> str:
+    return f"<code>{escape(json.dumps(field['default']))}</code>" if "default" in field else ""
+
+
+def _text(markdown: str) -> str:
+    return re.sub(r"(`+)(.+?)\1", r"<code>\2</code>", escape(markdown))
+
+
+def _kind(schema: Mapping[str, Any]) -> str:
+    """The type of a value in words, named ones as links."""
+    if "$ref" in schema:
+        name = escape(schema["$ref"].rpartition("/")[2])
+        return f'<a href="#{name}">{name}</a>'
+    for union in ("anyOf", "oneOf"):
+        if union in schema:
+            return " or ".join(map(_kind, schema[union]))
+    if "const" in schema or "enum" in schema:
+        return " or ".join(
+            f"<code>{escape(json.dumps(one))}</code>" for one in schema.get("enum", [schema.get("const")])
+        )
+    if schema.get("type") == "array":
+        items = _kind(schema.get("items", {}))
+        return f"list of ({items})" if " or " in items else f"list of {items}"
+    limits = [f"{words} {schema[key]}" for key, words in LIMITS.items() if key in schema]
+    return " ".join([escape(schema.get("type", "anything")), *limits])
+
+
+LIMITS = {"minimum": "from", "maximum": "to", "exclusiveMinimum": "above"}

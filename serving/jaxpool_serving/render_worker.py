@@ -1,7 +1,7 @@
 """The process that renders chat templates, one conversation after the other; it has neither JAX nor secrets.
 
 A template is a program that nobody can interrupt from outside, so each conversation has a timer of the kernel's that
-ends the process, and the process has little memory. `rendering` starts it, and another one in its place.
+ends the process, and the process has little memory. `chat_rendering` starts it, and another one in its place.
 """
 
 from __future__ import annotations

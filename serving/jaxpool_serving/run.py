@@ -1,25 +1,26 @@
-"""Runs the application: listens at once, loads meanwhile, drains when told to stop."""
+"""Runs the application: listens at once, loads meanwhile, drains when a signal stops it."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import signal
 import socket
 import ssl
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from jaxpool.errors import JaxpoolError
-from jaxpool_serving.connections import BACKLOG, Site
-from jaxpool_serving.keys import MODELS, OPTIONS
-from jaxpool_serving.open_connections import OPEN_CONNECTIONS, allow_files
-from jaxpool_serving.signals import stopped_by_signals
+from jaxpool_serving.connections import BACKLOG, OPEN_CONNECTIONS, Site, allow_files
+from jaxpool_serving.state import MODELS, OPTIONS
 
 if TYPE_CHECKING:
     from jaxpool.engine.engine import Engine
@@ -35,7 +36,7 @@ class Runner(web.AppRunner):
         self.app[OPEN_CONNECTIONS].bound(self.server)
 
 
-def runner_of(app: web.Application) -> web.AppRunner:
+def make_runner(app: web.Application) -> web.AppRunner:
     """What runs ``app`` behind a `Site`; requests are cancelled when their clients leave."""
     options = app[OPTIONS]
     return Runner(
@@ -70,7 +71,7 @@ async def listen(
         JaxpoolError: a model cannot be opened; the others are given up.
     """
     allow_files(app[OPTIONS].max_connections)
-    with stopped_by_signals(asyncio.get_running_loop()) as stop:
+    with stop_on_signals(asyncio.get_running_loop()) as stop:
         await _listen(app, host, port, uds, tls, reload, stop)
 
 
@@ -88,7 +89,7 @@ async def _listen(
     if reload is not None:
         loop.add_signal_handler(signal.SIGHUP, hangup.set)
     models = app[MODELS]
-    runner = runner_of(app)
+    runner = make_runner(app)
     # The address is taken before the model is: a port in use should not cost a load.
     listening = _socket(host, port, uds)
     behind: asyncio.Task[None] | None = None
@@ -118,7 +119,7 @@ async def _listen(
             gc.freeze()
             engines = [served.llm.engine for served in loading.result()]
             _say(f"ready after {time.monotonic() - started:.1f} s")
-            behind = loop.create_task(_complete(engines, started))
+            behind = loop.create_task(_report_compiles(engines, started))
         await stopping
         _say("stopping: finishing the requests in flight")
     finally:
@@ -160,7 +161,7 @@ async def _reloading(hangup: asyncio.Event, site: Site, reload: Callable[[], ssl
             _say("keys and certificates are read anew")
 
 
-async def _complete(engines: Sequence[Engine], started: float) -> None:
+async def _report_compiles(engines: Sequence[Engine], started: float) -> None:
     """Say when every program is compiled, and which could not be: the server does without them."""
     compiling = [asyncio.wrap_future(one) for engine in engines for one in engine.compiling()]
     results = await asyncio.gather(*compiling, return_exceptions=True)
@@ -172,3 +173,31 @@ async def _complete(engines: Sequence[Engine], started: float) -> None:
 
 def _say(what: str) -> None:
     print(f"jaxpool serve: {what}", file=sys.stderr, flush=True)
+
+
+STOPPING = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def stop_on_signals(loop: asyncio.AbstractEventLoop) -> Iterator[asyncio.Event]:
+    """An event of ``loop``, set by the first signal; the second exits at once.
+
+    The handlers are not the loop's: a loop that stands still, or is being closed, would not call them. Without a first
+    signal the handlers from before are back afterwards; else they stay, since the process is about to end.
+    """
+    stop, stopping = asyncio.Event(), False
+
+    def handle(number: int, _: FrameType | None) -> None:
+        nonlocal stopping
+        if stopping:
+            os._exit(128 + number)
+        stopping = True
+        loop.call_soon_threadsafe(stop.set)
+
+    before = {number: signal.signal(number, handle) for number in STOPPING}
+    try:
+        yield stop
+    finally:
+        if not stopping:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from jaxpool.errors import JaxpoolError
-from jaxpool_serving.keys import OBSERVERS, OPTIONS, PROBES, VERSION
+from jaxpool_serving.state import OBSERVERS, OPTIONS, PROBES, VERSION
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-    from jaxpool_serving.record import Record
+    from jaxpool_serving.state import RequestRecord
 
 
 def provider(endpoint: str) -> TracerProvider:
@@ -40,7 +40,7 @@ def provider(endpoint: str) -> TracerProvider:
     return found
 
 
-async def traced(app: web.Application) -> AsyncIterator[None]:
+async def tracing_context(app: web.Application) -> AsyncIterator[None]:
     """A cleanup context of the application: traces requests if its options name a collector."""
     endpoint = app[OPTIONS].otlp_traces_endpoint
     if endpoint is None:
@@ -53,7 +53,7 @@ async def traced(app: web.Application) -> AsyncIterator[None]:
 
     tracer, propagator = spans.get_tracer("jaxpool.serving", VERSION), TraceContextTextMapPropagator()
 
-    def answered(request: web.Request, record: Record) -> None:
+    def answered(request: web.Request, record: RequestRecord) -> None:
         """A request's span, made once all is known of it."""
         if record.path in PROBES:
             return
@@ -74,7 +74,7 @@ async def traced(app: web.Application) -> AsyncIterator[None]:
     await asyncio.to_thread(spans.shutdown)  # sends what is left
 
 
-def _attributes(record: Record) -> dict[str, str | int | float]:
+def _attributes(record: RequestRecord) -> dict[str, str | int | float]:
     """OpenTelemetry's names for what is HTTP, ours for the rest."""
     found: dict[str, str | int | float] = {
         "http.request.method": record.method,

@@ -21,7 +21,7 @@ import jaxpool
 from jaxpool import LLM, ConfigError, ValidationError
 from jaxpool.checkpoints.location import read_config
 from jaxpool.commands.main import main
-from jaxpool.engine_args import IGNORED, REFUSED, EngineArgs
+from jaxpool.engine_args import ARGUMENTS, IGNORED, REFUSED, EngineArgs
 from jaxpool.outputs import ClassificationOutput
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -159,7 +159,7 @@ def test_what_a_notebook_shows(llm: LLM) -> None:
 def test_public_names_and_types() -> None:
     assert dir(jaxpool) == sorted(jaxpool.__all__)
     assert get_type_hints(ClassificationOutput)["label"] is str
-    assert set(EngineArgs.__annotations__) == IGNORED.keys() | REFUSED.keys()
+    assert set(EngineArgs.__annotations__) == ARGUMENTS.keys() | IGNORED.keys() | REFUSED.keys()
 
 
 def test_misspelt_arguments_fail_in_a_type_checker(tmp_path: Path) -> None:
@@ -173,7 +173,10 @@ llm.classify({"prompt": "a"}, use_tqdm=False)
     wrong = ["LLM(modle='x')", "LLM('x', max_model_length=8)", "llm.classify('a', use_tqmd=False)", "llm.classify(5)"]
     (tmp_path / "snippet.py").write_text(right + "\n".join(wrong) + "\n")
     # only what has the signatures is read; the rest of the source is checked with the rest of the source
-    public = ["jaxpool", *(f"jaxpool.{name}" for name in ("llm", "prompts", "params", "outputs", "engine_args"))]
+    public = [
+        "jaxpool",
+        *(f"jaxpool.{name}" for name in ("llm", "text", "text.prompts", "params", "outputs", "engine_args")),
+    ]
     settings = "[mypy]\nfollow_imports = skip\nignore_missing_imports = True\n"
     settings += "".join(f"[mypy-{name}]\nfollow_imports = silent\n" for name in public)
     (tmp_path / "mypy.ini").write_text(settings)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patience import PATIENCE
 from safetensors.numpy import load_file, save_file
 
 from jaxpool import LLM, ConfigError, EngineError, PoolingParams, ValidationError
@@ -281,7 +282,7 @@ def test_an_abandoned_llm_stops_its_threads() -> None:
     gc.collect()
     assert gone() is None
     for thread in started:
-        thread.join(timeout=10)
+        thread.join(timeout=PATIENCE)
         assert not thread.is_alive(), thread
 
 
@@ -291,7 +292,7 @@ def test_the_interpreter_ends_with_an_open_llm() -> None:
         "print(llm.classify('good', use_tqdm=False)[0].outputs.num_classes)"
     )
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, BERT], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-W", "error", "-c", code, BERT], capture_output=True, text=True, timeout=PATIENCE, check=True
     )
     assert result.stdout == "3\n"
     assert not result.stderr

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from jaxpool import LLM
 
@@ -41,7 +42,9 @@ with LLM(sys.argv[1]) as llm:
 
 @pytest.mark.skipif(not hasattr(sys, "setdlopenflags"), reason="there is no fork")
 def test_a_forked_child_is_told_and_ends() -> None:
-    done = subprocess.run([sys.executable, "-c", FORK, MODEL], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", FORK, MODEL], capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
     assert done.returncode == 0, done.stderr
     said = done.stdout.splitlines()
     assert len(said) == 2

@@ -16,8 +16,8 @@ from aiohttp.test_utils import TestClient, TestServer
 from jaxpool import LLM
 from jaxpool.errors import EngineError
 from jaxpool_serving.app import init_app
-from jaxpool_serving.keys import MODELS as LOADED
-from jaxpool_serving.keys import Options
+from jaxpool_serving.options import Options
+from jaxpool_serving.state import MODELS as LOADED
 
 if TYPE_CHECKING:
     from jaxpool.engine.buckets import Bucket

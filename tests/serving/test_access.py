@@ -12,9 +12,9 @@ from aiohttp.test_utils import TestClient
 
 from jaxpool import LLM
 from jaxpool.errors import ValidationError
-from jaxpool_serving.access import access
 from jaxpool_serving.command import add_arguments, main
-from jaxpool_serving.keys import PROBES
+from jaxpool_serving.options import access_options
+from jaxpool_serving.state import PROBES
 
 from .conftest import TamperedEngine, serving
 from .test_classify import post
@@ -31,7 +31,7 @@ PREFLIGHT = {
 def keys(*words: str) -> tuple[str, ...]:
     parser = argparse.ArgumentParser()
     add_arguments(parser)
-    found: tuple[str, ...] = access(parser.parse_args(words))["api_keys"]
+    found: tuple[str, ...] = access_options(parser.parse_args(words))["api_keys"]
     return found
 
 

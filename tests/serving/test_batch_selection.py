@@ -15,8 +15,8 @@ from jaxpool.engine.buckets import Bucket, CostModel
 from jaxpool.engine.engine import Row
 from jaxpool.engine.packing import ahead_grid, fits
 from jaxpool.errors import EngineError
-from jaxpool_serving.batch_selection import BatchSelection
-from jaxpool_serving.batcher import Batcher
+from jaxpool_serving.batching.batch_selection import BatchSelection
+from jaxpool_serving.batching.batcher import Batcher
 
 MODEL = Path(__file__).parents[1] / "data" / "models" / "bert-cls"
 FLOPS = 24 * 768 * (4 * 768 + 2 * 3072)

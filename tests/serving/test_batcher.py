@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 from aiohttp import ClientConnectionError
 from aiohttp.test_utils import TestClient
+from patience import PATIENCE, until
 
 from jaxpool import LLM
 from jaxpool.engine.buckets import essential
 from jaxpool.engine.engine import Row
 from jaxpool.engine.packing import fits, plan
 from jaxpool.errors import EngineError
-from jaxpool_serving.batch_selection import BatchSelection
-from jaxpool_serving.batcher import Batcher
+from jaxpool_serving.batching.batch_selection import BatchSelection
+from jaxpool_serving.batching.batcher import Batcher
 
 from .conftest import TamperedEngine, serving
 from .test_classify import offline, post, probs
@@ -33,12 +34,6 @@ def batching(engine: TamperedEngine, **options: Any) -> Batcher:
     return Batcher(engine, max_texts=10_000, max_tokens=10**6, **options)  # type: ignore[arg-type]
 
 
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.005)
-
-
 @asynccontextmanager
 async def occupied(client: TestClient, engine: TamperedEngine) -> AsyncIterator[None]:
     """Both device slots are taken inside, each by one text; what comes in waits."""
@@ -46,7 +41,7 @@ async def occupied(client: TestClient, engine: TamperedEngine) -> AsyncIterator[
         first = []
         for n in range(2):
             before = len(engine.batches)
-            first.append(asyncio.ensure_future(post(client, {"input": [n + 1], "timeout": 20})))
+            first.append(asyncio.ensure_future(post(client, {"input": [n + 1], "timeout": PATIENCE})))
             await until(lambda before=before: len(engine.batches) > before)
         yield
     assert [status for status, _ in await asyncio.gather(*first)] == [200, 200]
@@ -54,7 +49,7 @@ async def occupied(client: TestClient, engine: TamperedEngine) -> AsyncIterator[
 
 async def has_queued(client: TestClient, texts: int) -> None:
     """Returns when the server has admitted so many texts and answered none of them."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         while (await (await client.get("/ready")).json())["queued_texts"] != texts:
             await asyncio.sleep(0.005)
 
@@ -124,17 +119,18 @@ async def test_texts_that_arrive_together_share_a_batch(engine: TamperedEngine) 
 
 
 async def test_a_wait_gathers_company_until_a_batch_is_full(engine: TamperedEngine) -> None:
-    batcher = batching(engine, max_wait=0.2)
+    batcher = batching(engine, max_wait=1.0)
     started = time.monotonic()
     early = asyncio.ensure_future(batcher.classify([row(5)]))
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0)
     await asyncio.gather(early, batcher.classify([row(6)]))
     assert [len(batch) for batch in engine.batches] == [2]
-    assert 0.2 <= time.monotonic() - started < 0.4
-    started = time.monotonic()
-    await batcher.classify([row(5)] * max(bucket.rows for bucket in engine.buckets))
-    assert time.monotonic() - started < 0.2
+    assert time.monotonic() - started >= 1.0
     await batcher.close()
+    patient = batching(engine, max_wait=10 * PATIENCE)
+    async with asyncio.timeout(PATIENCE):  # a full batch waits for nobody
+        await patient.classify([row(5)] * max(bucket.rows for bucket in engine.buckets))
+    await patient.close()
 
 
 async def test_programs_that_come_later_are_used_from_then_on(
@@ -183,7 +179,7 @@ async def test_a_request_says_its_priority(tampered: LLM, engine: TamperedEngine
     ("options", "body", "headers"),
     [
         ({}, {"timeout": 0.2}, {}),
-        ({}, {"timeout": 30}, {"X-Request-Timeout": "0.2"}),
+        ({}, {"timeout": PATIENCE}, {"X-Request-Timeout": "0.2"}),
         ({"request_timeout": 0.2}, {}, {}),
     ],
     ids=["field", "header", "server"],
@@ -195,10 +191,10 @@ async def test_a_deadline_is_answered_when_it_passes_and_costs_no_device_time(
         async with occupied(client, engine):
             started = time.monotonic()
             status, answer = await post(client, {"input": [77], **body}, **headers)
-            assert 0.2 <= time.monotonic() - started < 2
+            assert time.monotonic() - started >= 0.2  # and the device is held: nothing else can have answered
             assert (status, answer["error"]["type"]) == (504, "GatewayTimeoutError")
             assert "within 0.2 s" in answer["error"]["message"]
-        assert (await post(client, {"input": [5], **body}, **{"X-Request-Timeout": "20"}))[0] == 200
+        assert (await post(client, {"input": [5], **body}, **{"X-Request-Timeout": str(PATIENCE)}))[0] == 200
     assert not any(77 in row.ids for batch in engine.batches for row in batch)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from pathlib import Path
@@ -11,29 +12,41 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from jaxpool import LLM
 from jaxpool.commands.main import main
-from jaxpool_serving.bench.load import LOST, arriving, closed, connect
-from jaxpool_serving.bench.texts import mix
+from jaxpool_serving.bench.load import LOST, closed_loop, connect, open_loop, sample_texts
 
-from .conftest import MODELS, serving
+from .conftest import MODELS
 
 
 def test_the_mix_of_lengths_is_that_of_the_description() -> None:
-    lengths = np.array([len(text.split()) + 2 for text in mix(20_000)])
+    lengths = np.array([len(text.split()) + 2 for text in sample_texts(20_000)])
     assert 57 < np.median(lengths) < 63
     assert lengths.max() == 512
     assert abs(np.log(lengths[lengths > 3]).std() - 0.8) < 0.05
-    assert mix(10) == mix(10)
+    assert sample_texts(10) == sample_texts(10)
 
 
-async def test_a_closed_loop_keeps_so_many_requests_in_flight(llm: LLM) -> None:
-    async with serving(llm) as client, connect(str(client.make_url("/"))) as session:
-        sample = await closed(session, ["It was great."], clients=4, seconds=0.5)
+async def test_a_closed_loop_keeps_so_many_requests_in_flight() -> None:
+    in_flight: list[int] = []
+    now = 0
+
+    async def count(_: web.Request) -> web.Response:
+        nonlocal now
+        now += 1
+        in_flight.append(now)
+        await asyncio.sleep(0.01)
+        now -= 1
+        return web.json_response({})
+
+    app = web.Application()
+    app.router.add_post("/classify", count)
+    async with TestServer(app) as server, connect(str(server.make_url("/"))) as session:
+        sample = await closed_loop(session, ["It was great."], clients=4, seconds=0.5)
     assert set(sample.statuses) == {200}
-    assert len(sample.latencies) == sample.statuses[200]
+    assert len(sample.latencies) == sample.statuses[200] == len(in_flight)
+    assert max(in_flight) == 4
     # Little's law: clients = rate x mean latency
-    assert sample.rate * np.mean(sample.latencies) == pytest.approx(4, rel=0.2)
+    assert sample.rate * np.mean(sample.latencies) == pytest.approx(4, rel=0.5)
 
 
 async def test_arrivals_do_not_wait_for_answers_and_latency_counts_from_when_they_were_due() -> None:
@@ -44,7 +57,7 @@ async def test_arrivals_do_not_wait_for_answers_and_latency_counts_from_when_the
     app = web.Application()
     app.router.add_post("/classify", slow)
     async with TestServer(app) as server, connect(str(server.make_url("/"))) as session:
-        sample = await arriving(session, ["a"], rate=400, seconds=0.5)
+        sample = await open_loop(session, ["a"], rate=400, seconds=0.5)
     assert 150 < sample.statuses[200] < 250
     assert sample.rate < 105
     assert sample.percentile(99) > 1000  # the last of 200 waits for the 150 before it
@@ -54,7 +67,7 @@ async def test_a_server_that_is_gone_loses_requests() -> None:
     async with TestServer(web.Application()) as server:
         url = str(server.make_url("/"))
     async with connect(url) as session:
-        sample = await arriving(session, ["a"], rate=50, seconds=0.2)
+        sample = await open_loop(session, ["a"], rate=50, seconds=0.2)
     assert set(sample.statuses) == {LOST}
     assert np.isnan(sample.percentile(50))
 

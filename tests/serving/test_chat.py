@@ -17,7 +17,7 @@ from jaxpool.commands.main import main
 from jaxpool.engine.buckets import Bucket
 from jaxpool.text import chat
 from jaxpool.text.chat_template import NO_TEMPLATE
-from jaxpool_serving.templates import templates
+from jaxpool_serving.options import template_options
 
 from .conftest import MODELS, serving
 
@@ -178,7 +178,7 @@ def test_a_template_is_a_file_or_its_text(tmp_path: Path) -> None:
     file.write_text(PIPED + "ü", encoding="utf-8")
     for word, text in ((str(file), PIPED + "ü"), (PIPED, PIPED), (None, None)):
         Args.chat_template = word  # type: ignore[attr-defined]
-        assert templates(Args) == {  # type: ignore[arg-type]
+        assert template_options(Args) == {  # type: ignore[arg-type]
             "chat_template": text,
             "trust_request_chat_template": True,
             "chat_template_content_format": "openai",

@@ -8,11 +8,11 @@ import logging
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE, until
 
 from jaxpool import LLM
 
 from .conftest import TamperedEngine, serving
-from .test_batcher import until
 from .test_classify import post
 from .test_faults import close, head, status_of, whole, wire
 
@@ -39,7 +39,7 @@ async def test_what_breaks_http_is_one_line_in_the_log_without_a_byte_of_it(
     async with wire(llm) as server:
         reader, writer = await server.open()
         writer.write(request_.encode("latin-1"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             answer = await reader.read()
         await close(writer)
     assert answer.split()[1] == b"400", answer
@@ -66,7 +66,7 @@ async def test_a_bad_chunk_is_answered_whenever_it_comes(llm: LLM, chunk: bytes)
         await asyncio.sleep(0.2)  # the handler waits for more by now
         writer.write(chunk)
         assert await status_of(reader) == 400
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             await reader.read()
         await close(writer)
         assert await server.classify() == 200
@@ -81,7 +81,7 @@ async def test_who_sends_no_more_gets_an_answer(tampered: LLM) -> None:
             writer.write_eof()
             await until(lambda: bool(engine.batches))
             await asyncio.sleep(0.5)  # and it is looked after more than once
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             answer = await reader.read()  # to the end: the connection is closed, too
         await close(writer)
     answers = answer.split(b"HTTP/1.1 ")[1:]

@@ -17,14 +17,15 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient
+from patience import PATIENCE, until
 
 from jaxpool import LLM
-from jaxpool_serving.keys import RENDERERS
-from jaxpool_serving.rendering import PROCESSES
-from jaxpool_serving.tokenizer_threads import TokenizerThreads
+from jaxpool_serving.chat_rendering import PROCESSES
+from jaxpool_serving.state import RENDERERS
+from jaxpool_serving.tokenization import TokenizerThreads
 
 from .conftest import MODELS, serving
-from .test_lifecycle import SMALL, queued, server
+from .test_lifecycle import SMALL, heard, queued, server
 
 TALK = [{"role": "user", "content": "Well?"}]
 ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
@@ -40,10 +41,12 @@ async def post(client: TestClient, path: str = "/classify", **body: Any) -> tupl
 async def test_a_template_that_does_not_end_is_504_and_stops_nobody(llm: LLM) -> None:
     async with serving(llm, trust_request_chat_template=True, template_timeout=2.0) as client:
         endless = [asyncio.create_task(post(client, chat_template=ENDLESS)) for _ in range(2 * PROCESSES)]
+        meanwhile = 0
         for _ in range(20):  # texts long enough for the tokenizer's threads among them
             async with client.post("/classify", json={"input": ["a", "b " * 1200], "truncate_prompt_tokens": 8}) as one:
                 assert one.status == 200
-        assert not all(task.done() for task in endless)
+            meanwhile += not all(task.done() for task in endless)
+        assert meanwhile
         assert await asyncio.gather(*endless) == [(504, "The chat template was not done within 2 s.")] * 2 * PROCESSES
         assert await post(client, chat_template="{{ 'a' }}") == (200, "")
         renderers = client.server.app[RENDERERS]  # type: ignore[union-attr]
@@ -74,14 +77,12 @@ async def test_a_template_that_writes_too_much_is_refused(template: str, said: s
 
 async def test_a_deadline_counts_from_the_arrival_of_the_request(llm: LLM) -> None:
     said = "The answer was not ready within 0.3 s."
-    async with serving(llm, trust_request_chat_template=True, template_timeout=60.0) as client:
-        started = time.monotonic()
+    async with serving(llm, trust_request_chat_template=True, template_timeout=10 * PATIENCE) as client:
         assert await post(client, chat_template=ENDLESS, timeout=0.3) == (504, said)
         response = await client.post(
             "/tokenize", json={"messages": TALK, "chat_template": ENDLESS}, headers={"X-Request-Timeout": "0.3"}
         )
         assert response.status == 504
-        assert time.monotonic() - started < 30  # half of what the templates had
         assert await post(client, chat_template="{{ 'a' }}") == (200, "")
 
         async def slow() -> Any:
@@ -94,12 +95,12 @@ async def test_a_deadline_counts_from_the_arrival_of_the_request(llm: LLM) -> No
 
 
 async def test_the_process_of_a_client_that_left_is_freed(llm: LLM) -> None:
-    async with serving(llm, trust_request_chat_template=True, template_timeout=60.0) as client:
+    async with serving(llm, trust_request_chat_template=True, template_timeout=10 * PATIENCE) as client:
         for _ in range(2 * PROCESSES):
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.5):
                     await post(client, chat_template=ENDLESS)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             assert await post(client, chat_template="{{ 'a' }}") == (200, "")
 
 
@@ -113,15 +114,15 @@ async def test_a_process_that_was_killed_is_replaced(llm: LLM) -> None:
 
 
 async def test_a_tokenizer_that_hangs_is_504_and_its_thread_is_replaced() -> None:
-    threads, release = TokenizerThreads(1, 0.2), threading.Event()
+    threads, release = TokenizerThreads(1, 1.0), threading.Event()
     try:
         for _ in range(3):
             with pytest.raises(Exception, match="The tokenizer was not done within") as raised:
-                await threads.run(release.wait, 60)
+                await threads.run(release.wait, PATIENCE)
             assert raised.value.status == 504
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE):
             assert await threads.run(len, "abc") == 3
-            waiting = asyncio.create_task(threads.run(release.wait, 60))
+            waiting = asyncio.create_task(threads.run(release.wait, PATIENCE))
             await asyncio.sleep(0.05)
             waiting.cancel()
             assert await threads.run(len, "abcd") == 4
@@ -140,10 +141,10 @@ async def test_conversations_need_no_transformers_and_sigterm_ends_endless_ones(
     folder = Path(shutil.copytree(QWEN, tmp_path / "model"))
     template = folder / "chat_template.jinja"
     template.write_text("{% if messages[0].content == 'loop' %}" + ENDLESS + "{% endif %}" + template.read_text())
-    start = ("--model", str(folder), *SMALL, "--template-timeout", "600")
+    start = ("--model", str(folder), *SMALL, "--template-timeout", "6000")
     cache = str(tmp_path / "cache")
     for turn, signals in enumerate((0, 1, 2)):
-        options = ("--shutdown-timeout", "1" if turn == 1 else "600")
+        options = ("--shutdown-timeout", "1" if turn == 1 else "6000")
         with server(*start, *options, JAXPOOL_CACHE_DIR=cache) as (process, address):
             async with aiohttp.ClientSession(address) as session:
                 await queued(session)
@@ -156,16 +157,18 @@ async def test_conversations_need_no_transformers_and_sigterm_ends_endless_ones(
                     continue
                 loops = {"messages": [{"role": "user", "content": "loop"}]}
                 requests = [asyncio.create_task(_status(session, loops)) for _ in range(2 * PROCESSES)]
+                await until(lambda: len(renderers(process.pid)) == PROCESSES)
                 await asyncio.sleep(1.0)
                 assert not any(request.done() for request in requests)
                 rendering = renderers(process.pid)
                 assert len(rendering) == PROCESSES
-                for number in range(signals):
+                process.send_signal(signal.SIGTERM)
+                if signals == 2:
+                    await asyncio.to_thread(heard, process, "stopping")
                     process.send_signal(signal.SIGTERM)
-                    await asyncio.sleep(0.2 if number < signals - 1 else 0)
-                assert await asyncio.to_thread(process.wait, 20) == (0 if signals == 1 else 128 + signal.SIGTERM)
+                assert await asyncio.to_thread(process.wait, PATIENCE) == (0 if signals == 1 else 128 + signal.SIGTERM)
                 await asyncio.gather(*requests, return_exceptions=True)
-                async with asyncio.timeout(60):  # nothing goes on rendering for a server that is gone
+                async with asyncio.timeout(PATIENCE):  # nothing goes on rendering for a server that is gone
                     while any(map(is_renderer, rendering)):
                         await asyncio.sleep(0.1)
 
@@ -214,7 +217,7 @@ def test_a_checkpoint_that_does_not_load_ends_the_process(tmp_path: Path) -> Non
     with server("--model", _broken(tmp_path, _without_a_tensor), **environment) as (process, _):
         assert process.stderr is not None
         said = process.stderr.readline()
-        assert process.wait(60) == 1
+        assert process.wait(PATIENCE) == 1
         assert "transformer.ln_f.other" in said + process.stderr.read()
     assert len(list((tmp_path / "cache" / "xla").glob("*-cache"))) < 60
 
@@ -225,4 +228,4 @@ def test_sigterm_ends_a_start_that_would_take_for_ever(seconds: float, tmp_path:
         time.sleep(seconds)
         assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(PATIENCE) == 0

@@ -9,7 +9,6 @@ import json
 import random
 import shutil
 import socket
-import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,21 @@ from typing import Any
 import numpy as np
 import pytest
 from aiohttp import ClientSession, web
+from patience import PATIENCE, until
 from safetensors.numpy import load_file, save_file
 
 from jaxpool import LLM
 from jaxpool.errors import WeightsError
 from jaxpool_serving.app import init_app
-from jaxpool_serving.batcher import Batcher
+from jaxpool_serving.batching.batcher import Batcher
 from jaxpool_serving.connections import Site
-from jaxpool_serving.keys import MODELS as LOADED
-from jaxpool_serving.keys import Options
-from jaxpool_serving.run import runner_of
+from jaxpool_serving.options import Options
+from jaxpool_serving.run import make_runner
+from jaxpool_serving.schemas import errors, request
+from jaxpool_serving.state import MODELS as LOADED
 
 from .conftest import MODELS, TamperedEngine, serving
-from .test_batcher import has_queued, until
+from .test_batcher import has_queued
 from .test_classify import offline, post, probs
 
 
@@ -60,7 +61,7 @@ class Wire:
 async def wire(llm: LLM, *, send_buffer: int = 0, **options: Any) -> AsyncIterator[Wire]:
     """``send_buffer``: bytes that the system takes off the server's hands for each connection; 0 for as it likes."""
     app = init_app({"bert": llm}, Options(**options))
-    runner = runner_of(app)
+    runner = make_runner(app)
     await runner.setup()
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listening:
         if send_buffer:  # connections inherit it
@@ -84,7 +85,7 @@ def whole(body: object) -> bytes:
 
 
 async def status_of(reader: asyncio.StreamReader) -> int:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         return int((await reader.readuntil(b"\r\n\r\n")).split()[1])
 
 
@@ -126,12 +127,10 @@ async def test_a_body_of_one_byte_at_a_time_is_cut_and_holds_no_place(llm: LLM) 
         assert server.queued == 0
         assert await server.classify() == 200
         assert [await status_of(reader) for reader, _ in slow] == [408] * 20
-        started = time.monotonic()
         for reader, _ in slow:  # and then they are cut off
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 while await reader.read(1000):
                     pass
-        assert time.monotonic() - started < 5
         drips[0].cancel()
         for _, writer in slow:
             await close(writer)
@@ -149,7 +148,7 @@ async def test_a_connection_without_a_request_is_closed(llm: LLM, start: bytes) 
     async with wire(llm, idle_timeout=0.3) as server:
         reader, writer = await server.open()
         writer.write(start)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE):
             assert await reader.read() == b""
         await close(writer)
 
@@ -216,16 +215,19 @@ async def test_mangled_bodies_are_never_a_500(llm: LLM) -> None:
     ],
 )
 async def test_bodies_made_to_fill_pages_of_complaints_are_cheap(
-    llm: LLM, path: str, field: str, member: bytes, last: bytes
+    llm: LLM, path: str, field: str, member: bytes, last: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Their schema is not even looked at."""
+    looked: list[Any] = []
+    for module in (errors, request):
+        monkeypatch.setattr(module, "fail_fast_validator", looked.append)
     data = b'{"%s": [%s, %s]}' % (field.encode(), b",".join([member] * 200_000), last)
     async with serving(llm) as client:
-        started = time.process_time()
         with io.BytesIO(data) as body:
-            response = await client.post(path, data=body, headers={"Content-Type": "application/json"})
-        assert time.process_time() - started < 1
-        assert response.status == 400
-        assert "more than 32768 members" in await response.text()
+            async with client.post(path, data=body, headers={"Content-Type": "application/json"}) as response:
+                assert response.status == 400
+                assert "more than 32768 members" in await response.text()
+    assert not looked
 
 
 async def test_long_lists_of_ids_are_not_too_many_members(llm: LLM) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from patience import PATIENCE
 
 from jaxpool import LLM
 from jaxpool.errors import CheckpointError
@@ -28,7 +29,7 @@ async def test_503_until_the_model_is_warm(tampered: LLM) -> None:
     warm = threading.Event()
 
     def open_llm() -> LLM:
-        warm.wait(30)
+        warm.wait(PATIENCE)
         return tampered
 
     async with serving(open_llm, ready=False) as client:
@@ -38,7 +39,7 @@ async def test_503_until_the_model_is_warm(tampered: LLM) -> None:
             assert response.headers["Retry-After"]
             assert (await response.json())["error"]["type"] == "ServiceUnavailableError"
         warm.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while (await client.get("/ready")).status != 200:
                 await asyncio.sleep(0.01)
         assert (await post(client, {"input": "a"}))[0] == 200
@@ -69,9 +70,15 @@ def server(*arguments: str, **environment: str) -> Iterator[tuple[subprocess.Pop
         process.stderr.close()
 
 
+def heard(process: subprocess.Popen[str], word: str) -> None:
+    """Returns once the process has said ``word`` on standard error."""
+    assert process.stderr is not None
+    assert any(word in line for line in iter(process.stderr.readline, ""))
+
+
 async def queued(session: aiohttp.ClientSession) -> int:
     """Texts that the server has admitted and not answered; waits for it to be warm."""
-    async with asyncio.timeout(180):
+    async with asyncio.timeout(PATIENCE):
         while True:
             async with session.get("/ready") as response:
                 if response.status == 200:
@@ -83,7 +90,7 @@ def refused(*arguments: str, **environment: str) -> str:
     """What the real command says when it does not even start."""
     command = [str(Path(sys.executable).parent / "jaxpool"), "serve", *arguments]
     done = subprocess.run(
-        command, env=os.environ | environment, capture_output=True, text=True, timeout=60, check=False
+        command, env=os.environ | environment, capture_output=True, text=True, timeout=PATIENCE, check=False
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
@@ -112,7 +119,7 @@ async def test_sigterm_under_load_answers_everything_accepted_and_exits_0() -> N
             process.send_signal(signal.SIGTERM)
             answers = await asyncio.gather(*load, return_exceptions=True)
         assert answers == [(200, texts)] * requests
-        assert await asyncio.to_thread(process.wait, 20) == 0
+        assert await asyncio.to_thread(process.wait, PATIENCE) == 0
         with pytest.raises(aiohttp.ClientConnectionError):
             async with aiohttp.ClientSession() as session, session.get(f"{address}/health"):
                 pass
@@ -137,10 +144,10 @@ async def test_a_second_sigterm_exits_at_once() -> None:
             await queued(session)
             load = await overload(session)
             process.send_signal(signal.SIGTERM)
-            await asyncio.sleep(0.05)
+            await asyncio.to_thread(heard, process, "stopping")
             assert process.poll() is None
             process.send_signal(signal.SIGTERM)
-            assert await asyncio.to_thread(process.wait, 2) == 128 + signal.SIGTERM
+            assert await asyncio.to_thread(process.wait, PATIENCE) == 128 + signal.SIGTERM
             await asyncio.gather(*load, return_exceptions=True)
 
 
@@ -184,7 +191,7 @@ def test_a_port_in_use_is_one_sentence_and_costs_no_load() -> None:
 
 def test_a_missing_model_is_one_sentence_and_a_failure() -> None:
     with server("--model", str(MODELS / "no-such-model")) as (process, _):
-        assert process.wait(30) != 0
+        assert process.wait(PATIENCE) != 0
         assert process.stderr is not None
         said = process.stderr.read()
     assert "no-such-model" in said

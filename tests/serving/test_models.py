@@ -10,14 +10,16 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
+from patience import PATIENCE
 
 from jaxpool import LLM, AsyncClient
 from jaxpool.errors import CheckpointError
 from jaxpool_serving.app import init_app
 from jaxpool_serving.command import named_models
-from jaxpool_serving.keys import Options
+from jaxpool_serving.options import Options
 
 from .conftest import MODELS, TamperedEngine
+from .test_batcher import has_queued
 from .test_classify import TEXTS, offline, post, probs
 from .test_lifecycle import SMALL, queued, server
 from .test_metrics import scraped
@@ -51,7 +53,7 @@ async def test_each_model_has_its_own_queue(llm: LLM) -> None:
     async with TestClient(TestServer(init_app({"one": one, "two": two}, Options(max_queued_texts=8)))) as client:
         one.engine.hold = True  # type: ignore[attr-defined]
         waiting = asyncio.create_task(post(client, {"input": TEXTS * 2, "model": "one"}))
-        await asyncio.sleep(0.1)
+        await has_queued(client, 8)
         assert (await post(client, {"input": "a", "model": "one"}))[0] == 429
         status, answer = await post(client, {"input": TEXTS, "model": "two"})  # not behind the other's queue
         assert status == 200
@@ -68,7 +70,7 @@ async def test_ready_when_the_last_one_is(llm: LLM) -> None:
     warm = threading.Event()
 
     def open_llm() -> LLM:
-        warm.wait(30)
+        warm.wait(PATIENCE)
         return other(llm)
 
     async with TestClient(TestServer(init_app({"one": llm, "two": open_llm}))) as client:
@@ -76,7 +78,7 @@ async def test_ready_when_the_last_one_is(llm: LLM) -> None:
         assert (await post(client, {"input": "a"}))[0] == 200  # the one that is warm answers
         assert (await post(client, {"input": "a", "model": "two"}))[0] == 503
         warm.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while (await client.get("/ready")).status != 200:
                 await asyncio.sleep(0.01)
         assert (await post(client, {"input": "a", "model": "two"}))[0] == 200
@@ -93,7 +95,7 @@ async def test_one_that_cannot_be_opened_keeps_the_application_unready(llm: LLM)
 
 def test_one_that_cannot_be_opened_ends_the_process_while_the_other_compiles() -> None:
     with server("--model", f"big={GPT2}", "--model", f"gone={MODELS / 'no-such-model'}") as (process, _):
-        assert process.wait(30) == 1
+        assert process.wait(PATIENCE) == 1
         assert process.stderr is not None
         said = process.stderr.read()
     assert "the model 'gone' cannot be opened, so nothing is served" in said

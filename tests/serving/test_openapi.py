@@ -26,8 +26,8 @@ from schemathesis.specs.openapi.checks import (
 from jaxpool import LLM
 from jaxpool.engine.buckets import Bucket
 from jaxpool_serving.app import init_app
-from jaxpool_serving.keys import Options
 from jaxpool_serving.openapi import ROUTES
+from jaxpool_serving.options import Options
 
 from .conftest import MODELS, serving
 from .test_tokens import TEMPLATE

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from patience import PATIENCE
 
 from .conftest import MODELS
 from .test_lifecycle import SMALL
@@ -58,7 +59,7 @@ def server(holds: str, folder: Path, *more: str, names: Mapping[str, str] | None
             yield next(found[0] for line in said if (found := re.search(r"https?://[\d.:]+", line)))
         finally:
             process.terminate()
-            assert process.wait(30) == 0
+            assert process.wait(PATIENCE) == 0
 
 
 def output(command: list[str], folder: Path | None = None) -> str:

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from jaxpool.engine.engine import Row
-from jaxpool_serving.admission import Admission, QueueFullError, Room
-from jaxpool_serving.memory import BodyMemory, Share
-from jaxpool_serving.request_queue import SWEEP, PendingRequest, RequestQueue
+from jaxpool_serving.batching.admission import Admission, QueueFullError, Room
+from jaxpool_serving.batching.request_queue import SWEEP, PendingRequest, RequestQueue
+from jaxpool_serving.bodies import BodyMemory, Share
 from jaxpool_serving.schemas.errors import RequestError
 
 SEQUENCES = settings(

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from jaxpool.engine.buckets import Bucket, CostModel, grid
 from jaxpool.engine.engine import Row
 from jaxpool.errors import EngineError
-from jaxpool_serving.admission import QueueFullError
-from jaxpool_serving.batcher import Batcher
+from jaxpool_serving.batching.admission import QueueFullError
+from jaxpool_serving.batching.batcher import Batcher
 
 
 class _NoWaiting(selectors.SelectSelector):

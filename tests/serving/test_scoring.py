@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 from one_label import one_label
+from patience import PATIENCE
 
 from jaxpool import LLM, PoolingParams
 from jaxpool.engine.buckets import Bucket
 from jaxpool_serving.app import init_app
-from jaxpool_serving.keys import MODELS as LOADED
-from jaxpool_serving.keys import Options
+from jaxpool_serving.options import Options
+from jaxpool_serving.state import MODELS as LOADED
 
 from .conftest import MODELS, serving
 
@@ -110,7 +111,7 @@ async def test_a_warm_model_scores_while_another_is_loading(cross_encoder: LLM) 
     warm = threading.Event()
 
     def loading() -> LLM:
-        warm.wait(30)
+        warm.wait(PATIENCE)
         return cross_encoder
 
     async with TestClient(TestServer(init_app({"late": loading, "warm": cross_encoder}))) as client:

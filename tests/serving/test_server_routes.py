@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 
+from patience import PATIENCE
+
 from jaxpool import LLM
 
 from .conftest import serving
@@ -28,7 +30,7 @@ async def test_load_counts_texts_that_are_not_answered_yet(tampered: LLM) -> Non
     async with serving(tampered) as client:
         with tampered.engine.holding():  # type: ignore[attr-defined]
             asked = asyncio.ensure_future(client.post("/classify", json={"input": ["a", "b", "c"]}))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 while (await (await client.get("/load")).json())["server_load"] != 3:
                     await asyncio.sleep(0.01)
         assert (await asked).status == 200
@@ -39,7 +41,7 @@ async def test_ping_and_models_while_loading_and_after(tampered: LLM) -> None:
     warm = threading.Event()
 
     def open_llm() -> LLM:
-        warm.wait(30)
+        warm.wait(PATIENCE)
         return tampered
 
     async with serving(open_llm, ready=False) as client:
@@ -47,7 +49,7 @@ async def test_ping_and_models_while_loading_and_after(tampered: LLM) -> None:
             assert response.status == 503
         assert (await (await client.get("/v1/models")).json())["data"] == []
         warm.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE):
             while (await client.get("/ping")).status != 200:
                 await asyncio.sleep(0.01)
         response = await client.post("/ping", json={})

@@ -19,6 +19,7 @@ import aiohttp
 import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization
+from patience import PATIENCE
 
 from jaxpool import AsyncClient, Client
 
@@ -46,7 +47,7 @@ def server(
         try:
             yield next(found[1] for line in process.stderr if (found := re.search(r"listening on (\S+),", line)))
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) == 0
+            assert process.wait(PATIENCE) == 0
         finally:
             process.kill()
 
@@ -137,7 +138,7 @@ async def test_a_handshake_that_does_not_come_is_not_waited_for(authority: trust
     arguments = ("--ssl-certfile", files["certificate"], "--ssl-keyfile", files["key"], "--idle-timeout", "0.5")
     with server(*arguments, JAXPOOL_SSL_KEYFILE_PASSWORD=PASSWORD) as address:
         reader, writer = await asyncio.open_connection(*address.removeprefix("https://").split(":"))
-        async with asyncio.timeout(20):  # by default it is a minute
+        async with asyncio.timeout(PATIENCE):  # by default it is a minute
             assert await reader.read() == b""
         writer.close()
         await writer.wait_closed()
@@ -171,7 +172,7 @@ async def test_sighup_reads_keys_and_certificates_anew(
         issued.cert_chain_pems[0].write_to_path(files["certificate"])
         issued.private_key_pem.write_to_path(files["key"])
         os.kill(pid[0], signal.SIGHUP)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             while True:
                 try:
                     assert await version("second", other) == 200

@@ -14,17 +14,17 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from jaxpool.commands.options import model_options, positive
+from jaxpool.commands.options import engine_options, model_options, positive
 from jaxpool.errors import ValidationError
-from jaxpool_serving.bench.batches import batches
-from jaxpool_serving.bench.load import Sample, arriving, closed, connect
-from jaxpool_serving.bench.server import Running, own_server
-from jaxpool_serving.bench.texts import LONGEST, mix
+from jaxpool_serving.bench.load import LONGEST, Sample, closed_loop, connect, open_loop, sample_texts
+from jaxpool_serving.bench.server import Running, own_server, read_batches
 
 STEPS = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1)
 """Rates of the ramp, as shares of the best closed-loop throughput."""
 
 TEXTS = 2048
+MODEL = engine_options(without={"runner", "pooler_config", "compile"})
+"""Argument of a model -> its option, passed on to the server."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.usage = "jaxpool bench serve [--model MODEL | --url URL] [--against NAME=URL] [options]"
     parser.add_argument("what", metavar="serve", choices=("serve",), help="the HTTP server is what is measured")
-    model = model_options(parser)
-    model("--max-model-len", metavar="N", type=positive, help="most tokens of a text (default: the model's limit)")
+    model_options(parser, MODEL)
     load = parser.add_argument_group("load").add_argument
     load("--url", help="measure the server there instead of starting one")
     load("--against", action="append", default=[], metavar="NAME=URL", help="another server to compare, repeatable")
@@ -69,7 +68,7 @@ def main(args: argparse.Namespace) -> int:
 
 async def _measure(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     others = [Running(*_named(word)) for word in args.against]
-    texts = mix(TEXTS, longest=min(args.max_model_len or LONGEST, LONGEST))
+    texts = sample_texts(TEXTS, longest=min(args.max_model_len or LONGEST, LONGEST))
     async with contextlib.AsyncExitStack() as stack:
         if args.url:
             first = Running("server", args.url)
@@ -81,23 +80,23 @@ async def _measure(args: argparse.Namespace, console: Console) -> dict[str, Any]
         figures: list[dict[str, Any]] = []
         for clients in args.clients:
             samples: list[list[Sample]] = [[] for _ in servers]
-            before = await batches(sessions[0])
+            before = await read_batches(sessions[0])
             with console.status(f"{clients} clients"):
                 for _ in range(args.rounds):
                     for session, found in zip(sessions, samples, strict=True):
-                        found.append(await closed(session, texts, clients, args.seconds))
+                        found.append(await closed_loop(session, texts, clients, args.seconds))
             for server, found in zip(servers, samples, strict=True):
                 figures.append(_figure(server, f"{clients} clients", found))
-            figures[-len(servers)] |= (await batches(sessions[0])).since(before).figures()
+            figures[-len(servers)] |= (await read_batches(sessions[0])).since(before).figures()
         best = max(figure["texts_per_second"] for figure in figures if figure["server"] == first.name)
         for step in STEPS if args.ramp else ():
-            sample = await arriving(sessions[0], texts, step * best, args.seconds)
+            sample = await open_loop(sessions[0], texts, step * best, args.seconds)
             figures.append(_figure(first, f"{step * best:.0f}/s", [sample]))
         if args.overload:
             rate = args.overload * best
             resident = first.resident_mib()
-            sample = await arriving(sessions[0], texts, rate, args.overload_seconds)
-            after = await closed(sessions[0], texts, 1, 2.0)
+            sample = await open_loop(sessions[0], texts, rate, args.overload_seconds)
+            after = await closed_loop(sessions[0], texts, 1, 2.0)
             figures.append(_figure(first, f"{rate:.0f}/s", [sample]) | _memory(resident, first.resident_mib()))
             figures.append(_figure(first, "then 1 client", [after]))
     console.print(_table(figures))
@@ -140,14 +139,16 @@ def _table(figures: Sequence[dict[str, Any]]) -> Table:
 def _server_options(args: argparse.Namespace) -> list[str]:
     options = {
         "--model": args.model,
-        "--revision": args.revision,
-        "--dtype": args.dtype,
-        "--convert": args.convert,
-        "--hf-overrides": None if args.hf_overrides is None else json.dumps(args.hf_overrides),
-        "--max-model-len": args.max_model_len,
+        **{f"--{name.replace('_', '-')}": getattr(args, name) for name in MODEL},
         "--api-key": args.api_key,
     }
-    return [word for name, value in options.items() if value is not None for word in (name, str(value))]
+    return [word for name, value in options.items() for word in _option(name, value)]
+
+
+def _option(name: str, value: Any) -> list[str]:
+    if value is None or value is False:
+        return []
+    return [name] if value is True else [name, json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
 def _named(word: str) -> tuple[str, str]:

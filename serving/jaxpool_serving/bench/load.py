@@ -1,4 +1,4 @@
-"""Load on one server: a fixed number of clients (closed loop), or arrivals that wait for nobody (open loop)."""
+"""The load: texts with lengths as real traffic has them, sent by clients in a closed loop or at Poisson rates."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def connect(url: str, key: str | None = None) -> aiohttp.ClientSession:
     )
 
 
-async def closed(session: aiohttp.ClientSession, texts: Sequence[str], clients: int, seconds: float) -> Sample:
+async def closed_loop(session: aiohttp.ClientSession, texts: Sequence[str], clients: int, seconds: float) -> Sample:
     """``clients`` clients, each sending its next text when the last is answered, for ``seconds``."""
     sample, feed, start = Sample(), itertools.cycle(texts), time.perf_counter()
 
@@ -66,7 +66,7 @@ async def closed(session: aiohttp.ClientSession, texts: Sequence[str], clients: 
     return sample
 
 
-async def arriving(
+async def open_loop(
     session: aiohttp.ClientSession, texts: Sequence[str], rate: float, seconds: float, *, seed: int = 0
 ) -> Sample:
     """A Poisson stream of ``rate`` texts per second for ``seconds``; returns when all are answered."""
@@ -99,3 +99,27 @@ async def _send(session: aiohttp.ClientSession, text: str, since: float, sample:
     sample.statuses[status] += 1
     if status == 200:
         sample.latencies.append(time.perf_counter() - since)
+
+
+MEDIAN, SIGMA, LONGEST = 60, 0.8, 512
+"""Tokens of a text: lognormal with this median and spread, cut to 1 … ``LONGEST``."""
+
+FREQUENT = (
+    "the of and to a in that it is was for on with he be at by this had not are but from or have an they which "
+    "one you were her all she there would their we him been has when who will more no if out so said what up its "
+    "about into than them can only other new some could time these two may then do first any my now such like our "
+    "over man me even most made after also did many before must through back years where much your way well down "
+    "should because each just those people how too little state good very make world still own see men work long "
+    "get here between both life being under never day same another know while last might us great old year off "
+    "come since against go came right used take three "
+)
+"""Every tokenizer has these, nearly all as one token each, so that words count as tokens do."""
+
+WORDS = FREQUENT.split()
+
+
+def sample_texts(count: int, *, longest: int = LONGEST, seed: int = 0) -> list[str]:
+    """``count`` texts; with the two special tokens that most encoders add, none is longer than ``longest`` tokens."""
+    rng = np.random.default_rng(seed)
+    lengths = np.clip(rng.lognormal(np.log(MEDIAN), SIGMA, count), 1, longest).astype(int)
+    return [" ".join(rng.choice(WORDS, max(1, length - 2))) for length in lengths]

@@ -1,19 +1,12 @@
-"""The server's resources, one module per group."""
+"""The server's resources: one module a group, each with a table of its routes.
+
+A handler reads a body (`bodies.parse_body`), finds the model (`models.find_model`), has prompts computed
+(`compute.compute`) and makes an answer of the result; what bodies and answers look like stands in `schemas`.
+"""
 
 from __future__ import annotations
 
-from jaxpool_serving.routes import (
-    classify,
-    docs,
-    health,
-    invocations,
-    metrics,
-    pooling,
-    predict,
-    scoring,
-    server,
-    tokenize,
-)
+from jaxpool_serving.routes import classify, sagemaker, scoring, server, tokenize
 
-RESOURCES = (classify, pooling, scoring, predict, tokenize, invocations, server, health, metrics, docs)
+RESOURCES = (classify, scoring, tokenize, sagemaker, server)
 ROUTES = tuple(resource.routes for resource in RESOURCES)

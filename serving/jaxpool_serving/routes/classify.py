@@ -1,18 +1,29 @@
-"""``POST /classify``."""
+"""``POST /classify``, and ``/predict`` and ``/``: classification as other servers spell it; ``POST /pooling``."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from typing import Literal
 
+import numpy as np
 from aiohttp import web
 
 from jaxpool.ops.host_activations import activate
-from jaxpool_serving.chats import prompts
-from jaxpool_serving.compute import Job, compute
-from jaxpool_serving.deadlines import in_time
-from jaxpool_serving.models import classifier
-from jaxpool_serving.routes.bodies import parsed, request_id
-from jaxpool_serving.schemas.classify import classify_response, parse
+from jaxpool_serving.bodies import parse_body, request_id
+from jaxpool_serving.chat_rendering import request_prompts
+from jaxpool_serving.compute import Job, compute, deadline
+from jaxpool_serving.models import find_classifier, find_model
+from jaxpool_serving.schemas.classify import (
+    PredictRequest,
+    TextClassificationRequest,
+    classify_response,
+    parse_classify,
+    top_labels,
+)
+from jaxpool_serving.schemas.errors import parse_model
+from jaxpool_serving.schemas.pooling import check_task, parse_pooling, pooling_bytes, pooling_response
 
 routes = web.RouteTableDef()
 
@@ -20,13 +31,13 @@ routes = web.RouteTableDef()
 @routes.post("/classify")
 async def classify(request: web.Request) -> web.Response:
     """Labels and probabilities of texts, or of a conversation."""
-    body = await parsed(request, parse)
-    model = classifier(request.app, body.model)
+    body = await parse_body(request, parse_classify)
+    model = find_classifier(request.app, body.model)
     spec = model.llm.engine.spec
     activated = spec.use_activation if body.use_activation is None else body.use_activation
     # Who wants both gets them from one computation: the activation is nothing, the model is everything.
-    async with in_time(request, body.timeout):
-        job = Job.of(body, await prompts(request.app, model, body))
+    async with deadline(request, body.timeout):
+        job = Job.of(body, await request_prompts(request.app, model, body))
     scores = await compute(request, model, replace(job, activated=activated and not body.return_logits))
     values, logits = scores.values, scores.values if body.return_logits else None
     if activated and body.return_logits:
@@ -35,3 +46,51 @@ async def classify(request: web.Request) -> web.Response:
     return web.json_response(
         classify_response(name, model.name, spec.labels, values, scores.tokens, body, logits),
     )
+
+
+ACTIVATIONS: Mapping[str | None, Literal["identity", "sigmoid", "softmax"]] = {
+    None: "identity",  # the model has applied its own
+    "none": "identity",
+    "sigmoid": "sigmoid",
+    "softmax": "softmax",
+}
+
+
+@routes.post("/predict")
+async def predict(request: web.Request) -> web.Response:
+    """Labels and scores of texts, best first; the protocol of Text Embeddings Inference."""
+    body = await parse_body(request, partial(parse_model, PredictRequest))
+    model = find_classifier(request.app, body.model)
+    job = Job(body.prompts(), body.tokenization(), False if body.raw_scores else None)
+    scores = await compute(request, model, job)
+    answer = top_labels(model.llm.labels, np.asarray(scores.values))
+    return web.json_response(answer if body.is_batch else answer[0])
+
+
+@routes.post("/")
+async def inference(request: web.Request) -> web.Response:
+    """Labels and scores of texts, best first; the protocol of Hugging Face Inference Endpoints."""
+    body = await parse_body(request, partial(parse_model, TextClassificationRequest))
+    model = find_classifier(request.app, body.model)
+    function = body.parameters.function_to_apply if body.parameters else None
+    scores = await compute(request, model, Job(body.prompts(), {}, None if function is None else False))
+    values = np.asarray(scores.values)
+    top_k = body.parameters.top_k if body.parameters else None
+    return web.json_response(top_labels(model.llm.labels, activate(values, ACTIVATIONS[function]), top_k))
+
+
+@routes.post("/pooling")
+async def pooling(request: web.Request) -> web.Response:
+    """Whatever task the model serves: the bare numbers of each prompt."""
+    asked = await parse_body(request, parse_pooling)
+    model = find_model(request.app, asked.model)
+    spec = model.llm.engine.spec
+    body = check_task(asked, spec.task, spec.supported_tasks)
+    async with deadline(request, body.timeout):
+        job = Job.of(body, await request_prompts(request.app, model, body))
+    scores = await compute(request, model, job)
+    answer = (request_id(request, body), model.name, body, scores.values, scores.tokens)
+    if body.encoding_format in ("float", "base64"):
+        return web.json_response(pooling_response(*answer))
+    content, headers = pooling_bytes(*answer)
+    return web.Response(body=content, content_type="application/octet-stream", headers=headers)

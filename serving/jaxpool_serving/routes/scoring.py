@@ -8,11 +8,9 @@ import numpy as np
 from aiohttp import web
 
 from jaxpool.text.prompts import pairs, to_score
-from jaxpool_serving.compute import Job, check_sizes, compute
-from jaxpool_serving.deadlines import in_time
-from jaxpool_serving.keys import MODELS, TOKENIZER_THREADS, Served
-from jaxpool_serving.models import served
-from jaxpool_serving.routes.bodies import parsed, request_id
+from jaxpool_serving.bodies import parse_body, request_id
+from jaxpool_serving.compute import Job, check_sizes, compute, deadline
+from jaxpool_serving.models import find_model
 from jaxpool_serving.schemas.scoring import (
     ScoringRequest,
     parse_rerank,
@@ -20,7 +18,8 @@ from jaxpool_serving.schemas.scoring import (
     rerank_response,
     score_response,
 )
-from jaxpool_serving.tokenise import blaming_the_tokenizer
+from jaxpool_serving.state import MODELS, TOKENIZER_THREADS, ServedModel
+from jaxpool_serving.tokenization import tokenizer_errors
 
 if TYPE_CHECKING:
     from jaxpool.llm import LLM
@@ -33,7 +32,7 @@ routes = web.RouteTableDef()
 async def score(request: web.Request) -> web.Response:
     """How well pairs of texts match."""
     _refuse_where_nothing_scores(request.app)
-    body = await parsed(request, parse_score)
+    body = await parse_body(request, parse_score)
     model = _scoring(request.app, body.model)
     _, scores, tokens = await _scores(request, model, body)
     return web.json_response(score_response(request_id(request, body), model.name, scores, tokens))
@@ -45,7 +44,7 @@ async def score(request: web.Request) -> web.Response:
 async def rerank(request: web.Request) -> web.Response:
     """Documents in the order in which they match a query."""
     _refuse_where_nothing_scores(request.app)
-    body = await parsed(request, parse_rerank)
+    body = await parse_body(request, parse_rerank)
     model = _scoring(request.app, body.model)
     documents, scores, tokens = await _scores(request, model, body)
     identity = request_id(request, body)
@@ -64,14 +63,14 @@ def _refuse_where_nothing_scores(app: web.Application) -> None:
         raise web.HTTPNotFound
 
 
-def _scoring(app: web.Application, name: str | None) -> Served:
-    model = served(app, name)
+def _scoring(app: web.Application, name: str | None) -> ServedModel:
+    model = find_model(app, name)
     if not _scores_pairs(model.llm):
         raise web.HTTPNotFound
     return model
 
 
-async def _scores(request: web.Request, model: Served, body: ScoringRequest) -> tuple[list[str], list[float], int]:
+async def _scores(request: web.Request, model: ServedModel, body: ScoringRequest) -> tuple[list[str], list[float], int]:
     """The texts on the second side, the score of each, and the tokens of all."""
     llm, spec = model.llm, model.llm.engine.spec
     limits = body.limits(spec.max_length)
@@ -79,7 +78,7 @@ async def _scores(request: web.Request, model: Served, body: ScoringRequest) -> 
     if any(limits):
         for texts in sides:
             check_sizes(request.app, [len(text) for text in texts])
-        async with in_time(request, body.timeout):
+        async with deadline(request, body.timeout):
             first, second = await request.app[TOKENIZER_THREADS].run(_shortened, llm, sides, limits)
     if spec.task == "classify":
         prompts = pairs(first, second, joined=llm.reads_pairs_joined)
@@ -91,7 +90,7 @@ async def _scores(request: web.Request, model: Served, body: ScoringRequest) -> 
 
 
 def _shortened(llm: LLM, sides: tuple[list[str], list[str]], limits: tuple[int, int]) -> list[list[str]]:
-    with blaming_the_tokenizer(), llm.tokenizer.reading() as vocabulary:
+    with tokenizer_errors(), llm.tokenizer.reading() as vocabulary:
         return [
             [vocabulary.beginning(text, limit) for text in texts] if limit else texts
             for texts, limit in zip(sides, limits, strict=True)

@@ -1,17 +1,43 @@
-"""What the server says about itself: models, version, load; and SageMaker's probe."""
+"""What the server says about itself.
+
+Whether it lives and is ready, its models, version, load and metrics, and its own description.
+"""
 
 from __future__ import annotations
 
 import time
 import uuid
+from typing import Any
 
 from aiohttp import web
+from prometheus_client.exposition import choose_encoder
 
-from jaxpool_serving.keys import MODELS, VERSION, Served
-from jaxpool_serving.models import served
+from jaxpool_serving.metrics import METRICS
+from jaxpool_serving.models import find_model
+from jaxpool_serving.openapi import html_page, openapi_document
 from jaxpool_serving.schemas.server import Load, ModelCard, ModelList, Version
+from jaxpool_serving.state import MODELS, OPTIONS, VERSION, ServedModel
 
 routes = web.RouteTableDef()
+
+
+@routes.get("/health", allow_head=False)
+async def health(_: web.Request) -> web.Response:
+    """200 as long as the process answers, warm or not."""
+    return web.Response()
+
+
+@routes.get("/ready", allow_head=False)
+async def ready(request: web.Request) -> web.Response:
+    """200 once no request has to wait for a load or a compile; 503 before.
+
+    ``programs_to_come`` counts the programs that are still compiled in the background, to make answers faster.
+    """
+    warm = [find_model(request.app, name) for name in request.app[MODELS]]
+    queued = sum(model.batcher.queued for model in warm)
+    engines = [model.llm.engine for model in warm]
+    to_come = sum(len(engine.buckets) - len(engine.usable) for engine in engines)
+    return web.json_response({"status": "ready", "queued_texts": queued, "programs_to_come": to_come})
 
 
 @routes.get("/v1/models", allow_head=False)
@@ -35,20 +61,11 @@ async def load(request: web.Request) -> web.Response:
     return web.json_response(answer)
 
 
-@routes.get("/ping", allow_head=False)
-@routes.post("/ping")
-async def ping(request: web.Request) -> web.Response:
-    """200 once every model is loaded, 503 before: SageMaker sends requests from then on."""
-    for name in request.app[MODELS]:
-        served(request.app, name)
-    return web.Response()
-
-
-def _loaded(app: web.Application) -> list[Served]:
+def _loaded(app: web.Application) -> list[ServedModel]:
     return [model.result() for model in app[MODELS].values() if model.done() and not model.exception()]
 
 
-def _card(model: Served) -> ModelCard:
+def _card(model: ServedModel) -> ModelCard:
     now = int(time.time())
     return {
         "id": model.name,
@@ -75,3 +92,26 @@ def _card(model: Served) -> ModelCard:
             }
         ],
     }
+
+
+@routes.get("/metrics", allow_head=False)
+async def metrics(request: web.Request) -> web.Response:
+    """Every metric as text; OpenMetrics for those who accept it."""
+    encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+    return web.Response(body=encode(request.app[METRICS].registry), headers={"Content-Type": content_type})
+
+
+@routes.get("/openapi.json", allow_head=False)
+async def openapi(request: web.Request) -> web.Response:
+    """This server's routes and bodies, for programs."""
+    return web.json_response(_document(request.app))
+
+
+@routes.get("/docs", allow_head=False)
+async def docs(request: web.Request) -> web.Response:
+    """This server's routes and bodies, for people."""
+    return web.Response(text=html_page(_document(request.app)), content_type="text/html")
+
+
+def _document(app: web.Application) -> dict[str, Any]:
+    return openapi_document(app.router.routes(), guarded=bool(app[OPTIONS].api_keys))

@@ -10,22 +10,21 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from jaxpool.errors import ValidationError
-from jaxpool_serving.chats import prompts
-from jaxpool_serving.compute import check_sizes
-from jaxpool_serving.deadlines import in_time
-from jaxpool_serving.keys import MODELS, TOKENIZER_THREADS, Served
-from jaxpool_serving.models import served
-from jaxpool_serving.routes.bodies import parsed
-from jaxpool_serving.schemas.errors import RequestError, cut, parse_as
+from jaxpool_serving.bodies import parse_body
+from jaxpool_serving.chat_rendering import request_prompts
+from jaxpool_serving.compute import check_sizes, deadline
+from jaxpool_serving.models import find_model
+from jaxpool_serving.schemas.errors import RequestError, parse_model, truncated
 from jaxpool_serving.schemas.tokenize import (
     DetokenizeRequest,
     DetokenizeResponse,
     TokenizeChatRequest,
     TokenizeForms,
     TokenizeResponse,
-    parse,
+    parse_tokenize,
 )
-from jaxpool_serving.tokenise import blaming_the_tokenizer
+from jaxpool_serving.state import MODELS, TOKENIZER_THREADS, ServedModel
+from jaxpool_serving.tokenization import tokenizer_errors
 
 if TYPE_CHECKING:
     from jaxpool.llm import LLM
@@ -40,10 +39,12 @@ routes = web.RouteTableDef()
 @routes.post("/tokenize")
 async def tokenize(request: web.Request) -> web.Response:
     """Token ids of a text, however many."""
-    body = await parsed(request, parse)
+    body = await parse_body(request, parse_tokenize)
     model = _named(request.app, body.model)
-    async with in_time(request):
-        [text] = await prompts(request.app, model, body) if isinstance(body, TokenizeChatRequest) else [body.prompt]
+    async with deadline(request):
+        [text] = (
+            await request_prompts(request.app, model, body) if isinstance(body, TokenizeChatRequest) else [body.prompt]
+        )
         check_sizes(request.app, [len(text)])
         return web.Response(text=await _in_thread(request, _tokenized, model.llm, text, body), content_type=JSON)
 
@@ -51,19 +52,19 @@ async def tokenize(request: web.Request) -> web.Response:
 @routes.post("/detokenize")
 async def detokenize(request: web.Request) -> web.Response:
     """The text of token ids."""
-    body = await parsed(request, partial(parse_as, DetokenizeRequest))
+    body = await parse_body(request, partial(parse_model, DetokenizeRequest))
     model = _named(request.app, body.model)
     check_sizes(request.app, [len(body.tokens)])
-    async with in_time(request):
+    async with deadline(request):
         return web.Response(text=await _in_thread(request, _detokenized, model.llm, body), content_type=JSON)
 
 
-def _named(app: web.Application, name: str | None) -> Served:
+def _named(app: web.Application, name: str | None) -> ServedModel:
     models = app[MODELS]
     if name and name not in models:
-        message = f"The model `{cut(name)}` does not exist. Valid aliases: {', '.join(models)}."
+        message = f"The model `{truncated(name)}` does not exist. Valid aliases: {', '.join(models)}."
         raise RequestError(404, "NotFoundError", message, "model")
-    return served(app, name)
+    return find_model(app, name)
 
 
 async def _in_thread(request: web.Request, work: Callable[..., str], *arguments: Any) -> str:
@@ -72,7 +73,7 @@ async def _in_thread(request: web.Request, work: Callable[..., str], *arguments:
 
 def _tokenized(llm: LLM, text: str, body: TokenizeForms) -> str:
     """The answer as JSON."""
-    with blaming_the_tokenizer(), llm.tokenizer.reading() as vocabulary:
+    with tokenizer_errors(), llm.tokenizer.reading() as vocabulary:
         ids = vocabulary.ids(text, special_tokens=body.add_special_tokens)
         pieces = vocabulary.pieces(ids) if body.return_token_strs else None
     longest = llm.tokenizer.max_length
@@ -86,6 +87,6 @@ def _detokenized(llm: LLM, body: DetokenizeRequest) -> str:
     """The answer as JSON."""
     if stray := next((token for token in body.tokens if token >= 2**32), None):
         raise ValidationError(f"Token id {stray} is out of vocabulary")
-    with blaming_the_tokenizer(), llm.tokenizer.reading() as vocabulary:
+    with tokenizer_errors(), llm.tokenizer.reading() as vocabulary:
         answer: DetokenizeResponse = {"prompt": vocabulary.text(body.tokens)}
     return json.dumps(answer)

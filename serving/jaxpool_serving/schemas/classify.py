@@ -1,25 +1,33 @@
-"""The bodies of ``/classify``: what a request may say, what a response says.
+"""The bodies of ``/classify``, ``/predict`` and ``/``.
 
-Field names, coercions and error texts follow vLLM's server, so that its clients work unchanged.
+Field names, coercions and error texts of ``/classify`` follow vLLM's server, so that its clients work unchanged; the
+others are those of Text Embeddings Inference and Hugging Face Inference Endpoints.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NotRequired
 
 import numpy as np
-from pydantic import Field, TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 from typing_extensions import TypedDict
 
-from jaxpool_serving.schemas.chat import Chat
-from jaxpool_serving.schemas.common import Activated, PoolingRequest, Usage, exact, usage
-from jaxpool_serving.schemas.forms import read
-from jaxpool_serving.schemas.texts import Texts
+from jaxpool_serving.schemas.request import (
+    ChatInput,
+    Pair,
+    PoolingRequest,
+    TextInput,
+    Usage,
+    UseActivation,
+    decimal,
+    parse_texts_or_chat,
+    usage,
+)
 
 
-class ClassifyOptions(Activated):
+class ClassifyOptions(UseActivation):
     """What a response says beside vLLM's fields; nothing unless it is asked for."""
 
     top_k: Annotated[int, Field(ge=1)] | None = None
@@ -27,11 +35,11 @@ class ClassifyOptions(Activated):
     return_logits: bool = False
 
 
-class ClassifyRequest(PoolingRequest, Texts, ClassifyOptions):
+class ClassifyRequest(PoolingRequest, TextInput, ClassifyOptions):
     """``POST /classify``, completion form."""
 
 
-class ClassifyChatRequest(PoolingRequest, Chat, ClassifyOptions):
+class ClassifyChatRequest(PoolingRequest, ChatInput, ClassifyOptions):
     """``POST /classify``, chat form."""
 
 
@@ -68,13 +76,13 @@ class ClassifyResponse(TypedDict):
 FORMS: TypeAdapter[ClassifyRequest | ClassifyChatRequest] = TypeAdapter(ClassifyRequest | ClassifyChatRequest)
 
 
-def parse(body: bytes) -> ClassifyRequest | ClassifyChatRequest:
+def parse_classify(body: bytes) -> ClassifyRequest | ClassifyChatRequest:
     """Read a request body.
 
     Raises:
         SchemaError, HTTPBadRequest, ValidationError: 400, with every problem in one message.
     """
-    return read(body, FORMS, ClassifyChatRequest)
+    return parse_texts_or_chat(body, FORMS, ClassifyChatRequest)
 
 
 def classify_response(
@@ -106,10 +114,10 @@ def classify_response(
             {
                 "index": index,
                 "label": labels[int(row.argmax())],
-                "probs": [exact(value) for value in row],
+                "probs": [decimal(value) for value in row],
                 "num_classes": len(row),
                 **_extras(labels, row, options),
-                **({} if logits is None else {"logits": [exact(value) for value in logits[index]]}),
+                **({} if logits is None else {"logits": [decimal(value) for value in logits[index]]}),
             }
             for index, row in enumerate(values)
         ],
@@ -121,16 +129,70 @@ def _extras(labels: Sequence[str], row: np.ndarray, options: ClassifyOptions) ->
     """What a client of vLLM never asks for."""
     extras: dict[str, Any] = {}
     if options.top_k is not None:
-        [extras["top_k"]] = ranked(labels, row[None], options.top_k)
+        [extras["top_k"]] = top_labels(labels, row[None], options.top_k)
     if options.threshold is not None:  # compared as it is shown: 0.1 reaches a threshold of 0.1
-        extras["labels"] = [label for label, one in zip(labels, row, strict=True) if exact(one) >= options.threshold]
+        extras["labels"] = [label for label, one in zip(labels, row, strict=True) if decimal(one) >= options.threshold]
     return extras
 
 
-def ranked(labels: Sequence[str], scores: np.ndarray, top_k: int | None = None) -> list[list[LabelScore]]:
+def top_labels(labels: Sequence[str], scores: np.ndarray, top_k: int | None = None) -> list[list[LabelScore]]:
     """Per text its labels, best first, at most ``top_k``; equal ones in the model's order."""
     order = np.argsort(-scores, axis=-1, kind="stable")[:, :top_k]
     return [
-        [{"label": labels[index], "score": exact(row[index])} for index in best]
+        [{"label": labels[index], "score": decimal(row[index])} for index in best]
         for row, best in zip(scores, order.tolist(), strict=True)
     ]
+
+
+OneOrTwo = Annotated[list[str], Field(min_length=1, max_length=2)]
+"""A text, or the two texts of a pair."""
+
+
+class PredictRequest(BaseModel):
+    """``POST /predict``: a text, a pair, or a batch of them; ``raw_scores`` gives logits."""
+
+    inputs: str | OneOrTwo | Annotated[list[OneOrTwo], Field(min_length=1)]
+    truncate: bool | None = False
+    truncation_direction: Literal["Left", "Right", "left", "right"] = "Right"
+    raw_scores: bool = False
+    model: str | None = None
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether the answer is a list of lists."""
+        return isinstance(self.inputs, list) and isinstance(self.inputs[0], list)
+
+    def prompts(self) -> list[Any]:
+        """What to classify, pairs as dicts."""
+        texts: Any = self.inputs if self.is_batch else [self.inputs]
+        return [_prompt(*([text] if isinstance(text, str) else text)) for text in texts]
+
+    def tokenization(self) -> dict[str, Any]:
+        """Options for the tokenizer."""
+        if not self.truncate:
+            return {}
+        return {"truncate_prompt_tokens": -1, "truncation_side": self.truncation_direction.lower()}
+
+
+class TextClassificationParameters(BaseModel):
+    """How many labels to answer with, and what makes scores of logits; by default what the model says."""
+
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    function_to_apply: Literal["sigmoid", "softmax", "none"] | None = None
+
+
+class TextClassificationRequest(BaseModel):
+    """``POST /``, as ``huggingface_hub.InferenceClient(…).text_classification`` sends it."""
+
+    inputs: str | Pair | Annotated[list[str | Pair], Field(min_length=1)]
+    parameters: TextClassificationParameters | None = None
+    model: str | None = None
+
+    def prompts(self) -> list[Any]:
+        """What to classify, pairs as dicts."""
+        given = self.inputs if isinstance(self.inputs, list) else [self.inputs]
+        return [one if isinstance(one, str) else _prompt(one["text"], one.get("text_pair")) for one in given]
+
+
+def _prompt(text: str, pair: str | None = None) -> str | Mapping[str, str]:
+    return text if pair is None else {"prompt": text, "text_pair": pair}

@@ -1,18 +1,19 @@
-"""How a refusal looks on the wire, and how a request body is read. Texts and shapes follow vLLM's server."""
+"""How a refusal looks on the wire, and how a request body is validated. Texts and shapes follow vLLM's server."""
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import SchemaValidator
+from typing_extensions import TypedDict
 
 from jaxpool.errors import JaxpoolError
-from jaxpool_serving.schemas.json_text import loads
-from jaxpool_serving.schemas.quick import quick
-from jaxpool_serving.schemas.size import members, refuse_huge
+from jaxpool_serving.schemas.json_body import check_members, count_members, loads
 
 # What an error repeats of a request is bounded, or a small body could ask for a large answer.
 MAX_PROBLEMS = 10
@@ -58,7 +59,7 @@ class SchemaError(RequestError):
     """A body that is not what its resource expects."""
 
 
-def document(body: bytes, forms: int = 1) -> dict[str, Any]:
+def parse_object(body: bytes, forms: int = 1) -> dict[str, Any]:
     """A request body as a JSON object.
 
     Args:
@@ -83,18 +84,18 @@ def document(body: bytes, forms: int = 1) -> dict[str, Any]:
     if not isinstance(found, dict):
         message = "Input should be a valid dictionary or object to extract fields from"
         raise refusal([problem("model_attributes_type", [], message, found)] * forms)
-    refuse_huge(found)
+    check_members(found)
     return found
 
 
-def validated(schema: type[Model], found: Mapping[str, Any]) -> Model:
+def validate(schema: type[Model], found: Mapping[str, Any]) -> Model:
     """The body as ``schema`` says.
 
     Raises:
         SchemaError: 400, with every problem (the first ten spelled out) in one message.
     """
     try:
-        return quick(schema).validate_python(found)
+        return fail_fast_validator(schema).validate_python(found)
     except ValidationError as error:
         _refuse_at_length(found, error)
     try:
@@ -103,19 +104,19 @@ def validated(schema: type[Model], found: Mapping[str, Any]) -> Model:
         raise refusal(problems(error)) from None
 
 
-def parse_as(schema: type[Model], body: bytes) -> Model:
-    """A body of one form; raises as `document` and `validated` do."""
-    return validated(schema, document(body))
+def parse_model(schema: type[Model], body: bytes) -> Model:
+    """A body of one form; raises as `parse_object` and `validate` do."""
+    return validate(schema, parse_object(body))
 
 
-def validated_form(forms: TypeAdapter[Form], found: Mapping[str, Any]) -> Form:
+def validate_union(forms: TypeAdapter[Form], found: Mapping[str, Any]) -> Form:
     """The body in one of several forms, a union of models; of those that fit, the one with most of its fields set.
 
     Raises:
         SchemaError: 400, with the problems of every form in one message.
     """
     try:
-        return quick(forms).validate_python(found)
+        return fail_fast_validator(forms).validate_python(found)
     except ValidationError as error:
         _refuse_at_length(found, error, inside=1)
     try:
@@ -129,7 +130,7 @@ def _refuse_at_length(found: Mapping[str, Any], error: ValidationError, inside: 
     if error.error_count() > MAX_COMPLAINTS:
         message = f"{error.error_count()} validation errors, too many to list"
         raise SchemaError(400, "Bad Request", message)
-    if members(found) > MAX_COMPLAINTS:
+    if count_members(found) > MAX_COMPLAINTS:
         raise refusal(problems(error, inside)) from None
 
 
@@ -144,7 +145,7 @@ def problems(error: ValidationError, inside: int = 0) -> list[dict[str, Any]]:
 def refusal(problems: Sequence[Mapping[str, Any]]) -> SchemaError:
     """The answer to a body with these problems."""
     lines = [f"{len(problems)} validation error{'s' if len(problems) != 1 else ''}:"]
-    lines += [f"  {cut(str(problem), MAX_CHARS_OF_PROBLEM)}" for problem in problems[:MAX_PROBLEMS]]
+    lines += [f"  {truncated(str(problem), MAX_CHARS_OF_PROBLEM)}" for problem in problems[:MAX_PROBLEMS]]
     if len(problems) > MAX_PROBLEMS:
         lines.append(f"  ...and {len(problems) - MAX_PROBLEMS} more errors")
     return SchemaError(400, "Bad Request", "\n".join(lines), problems[0]["loc"])
@@ -154,7 +155,7 @@ def problem(
     kind: str, path: Sequence[int | str], message: str, value: object, context: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """One entry of a refusal."""
-    loc = ".".join(["body", *(cut(str(part), MAX_CHARS_OF_INPUT) for part in path if not _is_type(part))])
+    loc = ".".join(["body", *(truncated(str(part), MAX_CHARS_OF_INPUT) for part in path if not _is_type(part))])
     found = {"type": kind, "loc": loc, "msg": message, "input": _shortened(value)}
     return found | ({"ctx": dict(context)} if context else {})
 
@@ -167,9 +168,52 @@ def _is_type(part: int | str) -> bool:
 def _shortened(value: object) -> str:
     if isinstance(value, list | dict):
         return f"<{type(value).__name__} of {len(value)} items>"
-    return cut(str(value), MAX_CHARS_OF_INPUT)
+    return truncated(str(value), MAX_CHARS_OF_INPUT)
 
 
-def cut(text: str, size: int = MAX_CHARS_OF_INPUT) -> str:
+def truncated(text: str, size: int = MAX_CHARS_OF_INPUT) -> str:
     """A text of a client, as much of it as an answer may repeat."""
     return text if len(text) <= size else f"{text[:size]}...[truncated]"
+
+
+class Problem(TypedDict):
+    """What is wrong: a sentence, its kind, the field to blame if it is one, and the status again."""
+
+    message: str
+    type: str
+    param: str | None
+    code: int
+
+
+class ErrorResponse(TypedDict):
+    """A refusal as OpenAI's and vLLM's clients read it."""
+
+    error: Problem
+
+
+class Detail(TypedDict):
+    """A refusal before any route has looked at the request."""
+
+    detail: str
+
+
+class Unauthorized(TypedDict):
+    """The request has none of the API keys."""
+
+    error: str
+
+
+@functools.cache
+def fail_fast_validator(schema: type[BaseModel] | TypeAdapter[Any]) -> SchemaValidator:
+    """What validates as ``schema`` does, with the same results and fewer complaints."""
+    adapter = schema if isinstance(schema, TypeAdapter) else TypeAdapter(schema)
+    # with what is built already, pydantic would take the slow validators of the models themselves
+    return SchemaValidator(_failing_fast(adapter.core_schema), _use_prebuilt=False)
+
+
+def _failing_fast(part: Any) -> Any:
+    """A copy of a core schema in which every list gives up at its first problem."""
+    if isinstance(part, dict):
+        copied = {name: _failing_fast(value) for name, value in part.items()}
+        return copied | {"fail_fast": True} if part.get("type") in ("list", "tuple", "set", "frozenset") else copied
+    return [_failing_fast(value) for value in part] if isinstance(part, list) else part

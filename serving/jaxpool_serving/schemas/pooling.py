@@ -1,23 +1,30 @@
-"""The bodies of ``/pooling``: what the model's pooler gives, as it is."""
+"""The bodies of ``/pooling``: what the model's pooler gives, as it is, as JSON numbers or as bytes."""
 
 from __future__ import annotations
 
 import base64
 import json
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from jaxpool.errors import ValidationError
-from jaxpool_serving.schemas.chat import Chat
-from jaxpool_serving.schemas.common import Activated, PoolingRequest, Usage, usage
-from jaxpool_serving.schemas.encodings import EmbedDType, EncodingFormat, Endianness, binary, numbers
-from jaxpool_serving.schemas.forms import read
-from jaxpool_serving.schemas.texts import Texts
+from jaxpool_serving.schemas.request import (
+    ChatInput,
+    PoolingRequest,
+    TextInput,
+    Usage,
+    UseActivation,
+    decimal,
+    parse_texts_or_chat,
+    usage,
+)
 
 PoolingTask = Literal["embed", "classify", "token_embed", "token_classify", "plugin", "embed&token_classify"]
 NO_PLUGIN = (
@@ -29,7 +36,7 @@ MAX_METADATA = 65_000
 """Bytes of a header; Python's clients read lines of 65,536."""
 
 
-class Encoded(Activated):
+class EncodingFields(UseActivation):
     """How the numbers of the answer are sent."""
 
     encoding_format: EncodingFormat = "float"
@@ -37,22 +44,22 @@ class Encoded(Activated):
     endianness: Endianness = "native"
 
 
-class Pooled(Activated):
+class PoolingFields(UseActivation):
     """What the pooler should do; ``dimensions`` is known only to be refused."""
 
     dimensions: int | None = None
     task: PoolingTask | None = None
 
 
-class PoolingCompletionRequest(Pooled, PoolingRequest, Texts, Encoded):
+class PoolingCompletionRequest(PoolingFields, PoolingRequest, TextInput, EncodingFields):
     """``POST /pooling``, completion form."""
 
 
-class PoolingChatRequest(Pooled, PoolingRequest, Chat, Encoded):
+class PoolingChatRequest(PoolingFields, PoolingRequest, ChatInput, EncodingFields):
     """``POST /pooling``, chat form."""
 
 
-class PoolingPluginRequest(PoolingRequest, Encoded):
+class PoolingPluginRequest(PoolingRequest, EncodingFields):
     """``POST /pooling`` for plugins of vLLM; known only to be refused in its words."""
 
     data: Any
@@ -82,16 +89,18 @@ PoolingForms = PoolingCompletionRequest | PoolingChatRequest | PoolingPluginRequ
 FORMS: TypeAdapter[PoolingForms] = TypeAdapter(PoolingForms)
 
 
-def parse(body: bytes) -> PoolingForms:
+def parse_pooling(body: bytes) -> PoolingForms:
     """Read a request body.
 
     Raises:
         RequestError, HTTPBadRequest, ValidationError: 400, with every problem in one message.
     """
-    return read(body, FORMS, PoolingChatRequest)
+    return parse_texts_or_chat(body, FORMS, PoolingChatRequest)
 
 
-def to_pool(body: PoolingForms, served: str, supported: Sequence[str]) -> PoolingCompletionRequest | PoolingChatRequest:
+def check_task(
+    body: PoolingForms, served: str, supported: Sequence[str]
+) -> PoolingCompletionRequest | PoolingChatRequest:
     """The body, if it asks for the task that is served.
 
     Args:
@@ -116,14 +125,14 @@ def to_pool(body: PoolingForms, served: str, supported: Sequence[str]) -> Poolin
 
 
 def pooling_response(
-    request_id: str, model: str, body: Encoded, values: Sequence[np.ndarray], prompt_tokens: int
+    request_id: str, model: str, body: EncodingFields, values: Sequence[np.ndarray], prompt_tokens: int
 ) -> PoolingResponse:
     """The answer as JSON, from one float32 array per prompt."""
 
     def encoded(one: np.ndarray) -> Any:
         if body.encoding_format == "float":
-            return numbers(one)
-        return base64.b64encode(binary(one, body.embed_dtype, body.endianness)).decode()
+            return as_lists(one)
+        return base64.b64encode(as_bytes(one, body.embed_dtype, body.endianness)).decode()
 
     return {
         "id": f"pooling-{request_id}",
@@ -136,14 +145,14 @@ def pooling_response(
 
 
 def pooling_bytes(
-    request_id: str, model: str, body: Encoded, values: Sequence[np.ndarray], prompt_tokens: int
+    request_id: str, model: str, body: EncodingFields, values: Sequence[np.ndarray], prompt_tokens: int
 ) -> tuple[bytes, dict[str, str]]:
     """The answer as bytes, prompt after prompt, and the headers that say where which is (none for ``bytes_only``).
 
     Raises:
         ValidationError: there are too many prompts for a header.
     """
-    parts = [binary(one, body.embed_dtype, body.endianness) for one in values]
+    parts = [as_bytes(one, body.embed_dtype, body.endianness) for one in values]
     if body.encoding_format == "bytes_only":
         return b"".join(parts), {}
     ends = np.cumsum([len(part) for part in parts]).tolist()
@@ -172,3 +181,30 @@ def pooling_bytes(
             parameter="encoding_format",
         )
     return b"".join(parts), {"metadata": header}
+
+
+EncodingFormat = Literal["float", "base64", "bytes", "bytes_only"]
+EmbedDType = Literal["float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2"]
+Endianness = Literal["native", "big", "little"]
+
+DTYPES: dict[EmbedDType, Any] = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+    "fp8_e4m3": ml_dtypes.float8_e4m3fn,
+    "fp8_e5m2": ml_dtypes.float8_e5m2,
+}
+
+
+def as_lists(values: np.ndarray) -> list[Any]:
+    """Float32 values as lists of JSON numbers, nested as the axes are."""
+    return [as_lists(row) if values.ndim > 1 else decimal(row) for row in values]
+
+
+def as_bytes(values: np.ndarray, dtype: EmbedDType, endianness: Endianness) -> bytes:
+    """Values in C order; those too large for a small type become its infinity or NaN."""
+    with np.errstate(over="ignore"):
+        typed = values.astype(DTYPES[dtype])
+    if endianness not in ("native", sys.byteorder):
+        typed = typed.view(f"u{typed.itemsize}").byteswap()
+    return typed.tobytes()

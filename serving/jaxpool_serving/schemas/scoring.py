@@ -10,9 +10,8 @@ from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from jaxpool.errors import ValidationError
-from jaxpool_serving.schemas.common import PoolingRequest, Usage, exact, usage
-from jaxpool_serving.schemas.errors import document, validated, validated_form
-from jaxpool_serving.schemas.refused import refuse_after
+from jaxpool_serving.schemas.errors import parse_object, validate, validate_union
+from jaxpool_serving.schemas.request import PoolingRequest, Usage, check_after_validation, decimal, usage
 
 
 class ScoreMultiModalParam(TypedDict):
@@ -158,17 +157,17 @@ class RerankResponse(TypedDict):
 
 def parse_score(body: bytes) -> ScoreRequest:
     """Read the body of ``/score``; RequestError 400 with every problem in one message."""
-    found = document(body, forms=4)
-    parsed = validated_form(SCORE_FORMS, found)
-    refuse_after(found)
+    found = parse_object(body, forms=4)
+    parsed = validate_union(SCORE_FORMS, found)
+    check_after_validation(found)
     return parsed
 
 
 def parse_rerank(body: bytes) -> RerankRequest:
     """Read the body of ``/rerank``; RequestError 400 with every problem in one message."""
-    found = document(body)
-    parsed = validated(RerankRequest, found)
-    refuse_after(found)
+    found = parse_object(body)
+    parsed = validate(RerankRequest, found)
+    check_after_validation(found)
     return parsed
 
 
@@ -179,7 +178,7 @@ def score_response(request_id: str, model: str, scores: Sequence[float], prompt_
         "object": "list",
         "created": int(time.time()),
         "model": model,
-        "data": [{"index": index, "object": "score", "score": exact(score)} for index, score in enumerate(scores)],
+        "data": [{"index": index, "object": "score", "score": decimal(score)} for index, score in enumerate(scores)],
         "usage": usage(prompt_tokens),
     }
 
@@ -197,7 +196,7 @@ def rerank_response(
             {
                 "index": index,
                 "document": {"text": documents[index], "multi_modal": None},
-                "relevance_score": exact(scores[index]),
+                "relevance_score": decimal(scores[index]),
             }
             for index in order
         ],

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, TypeAdapter
 from typing_extensions import TypedDict
 
-from jaxpool_serving.schemas.chat import Chat
-from jaxpool_serving.schemas.forms import read
+from jaxpool_serving.schemas.request import ChatInput, parse_texts_or_chat
 
 
 class TokenizeCompletionRequest(BaseModel):
@@ -20,7 +19,7 @@ class TokenizeCompletionRequest(BaseModel):
     return_token_strs: bool | None = False
 
 
-class TokenizeChatRequest(Chat):
+class TokenizeChatRequest(ChatInput):
     """``POST /tokenize``, chat form."""
 
     model: str | None = None
@@ -46,13 +45,13 @@ class TokenizeResponse(TypedDict):
     token_strs: list[str] | None
 
 
-def parse(body: bytes) -> TokenizeForms:
+def parse_tokenize(body: bytes) -> TokenizeForms:
     """Read the body of ``/tokenize``.
 
     Raises:
         RequestError, HTTPBadRequest, ValidationError: 400, with every problem in one message.
     """
-    return read(body, FORMS, TokenizeChatRequest)
+    return parse_texts_or_chat(body, FORMS, TokenizeChatRequest)
 
 
 class DetokenizeRequest(BaseModel):

@@ -289,9 +289,9 @@ def test_foreign_code_is_never_run(tmp_path, caplog):
 
 def test_the_names_of_the_package_are_lazy_and_complete():
     code = (
-        "import sys, time; start = time.perf_counter(); import jaxpool; took = time.perf_counter() - start;"
+        "import sys; before = set(sys.modules); import jaxpool; brought = set(sys.modules) - before;"
         "heavy = {'jax', 'flax', 'transformers', 'torch', 'numpy', 'huggingface_hub'} & set(sys.modules);"
-        "assert not heavy, heavy; assert took < 0.3, took;"
+        "assert not heavy, heavy; assert len(brought) < 100, brought;"
         "assert set(jaxpool.__all__) <= set(dir(jaxpool));"
         "missing = [name for name in jaxpool.__all__ if not hasattr(jaxpool, name)]; assert not missing, missing;"
         "assert jaxpool.PoolingParams.__module__ == 'jaxpool.params'"

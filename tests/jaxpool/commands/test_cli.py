@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from jaxpool.commands.main import COMMANDS, main
 
@@ -290,10 +291,8 @@ for words in ([], ["--help"], ["classify", "--help"], ["convert", "--help"]):
 heavy = {"jax", "numpy", "transformers", "rich", "tqdm", "aiohttp"} & set(sys.modules)
 sys.exit(f"imported {heavy}" if heavy else 0)
 """
-    started = time.monotonic()
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
-    assert time.monotonic() - started < 5  # 0.2 s on an idle machine; a model would take longer
     for command in COMMANDS:
         assert f"\n  jaxpool {command} " in run.stdout, f"one example of {command}"
     assert "--text-column" in run.stdout
@@ -339,13 +338,13 @@ def test_ctrl_c_leaves_nothing_under_the_final_name(tmp_path: Path) -> None:
         assert process.stderr is not None
         process.stdin.write("".join(f"{text}\n" for text in TEXTS))
         process.stdin.flush()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not any(tmp_path.iterdir()):  # the hidden file: the model is open, results could be written
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=20) == 130
+        assert process.wait(timeout=PATIENCE) == 130
         assert process.stderr.read() == "\njaxpool: interrupted\n"
         process.stdin.close()
     assert list(tmp_path.iterdir()) == []

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE
 
 from jaxpool.commands.main import main
 from jaxpool.errors import JaxpoolError
@@ -102,13 +103,13 @@ def test_signals_leave_no_hidden_files(tmp_path: Path, number: int) -> None:
         assert process.stderr is not None
         process.stdin.write("good\n")
         process.stdin.flush()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not any(tmp_path.iterdir()):
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.05)
         process.send_signal(number)
-        assert process.wait(timeout=30) == 128 + number
+        assert process.wait(timeout=PATIENCE) == 128 + number
         process.stdin.close()
     assert list(tmp_path.iterdir()) == []
 

@@ -10,6 +10,7 @@ from concurrent.futures import CancelledError, Future
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from patience import PATIENCE
 
 from jaxpool.engine.daemon_threads import MOST_ABANDONED, DaemonThreads, at_work
 
@@ -71,5 +72,5 @@ def test_what_is_queued_is_cancelled_and_the_process_ends() -> None:
         "threads.submit(lambda: begun.set() or threading.Event().wait(600)); begun.wait();"
         "queued = threads.submit(print, 'never'); threads.shutdown(cancel_futures=True); print(queued.cancelled())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE, check=True)
     assert done.stdout.split() == ["True"]

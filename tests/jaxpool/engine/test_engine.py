@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tiny
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
+from patience import PATIENCE
 from transformers import AutoConfig
 
 from jaxpool.engine.buckets import Bucket, essential
@@ -137,16 +138,16 @@ def test_a_failing_batch_fails_only_its_own_future(engine: Engine) -> None:
     too_long = engine.submit([Row(range(65))], bucket)
     after = engine.submit(good, bucket)
     with pytest.raises(ValueError, match="invalid literal"):
-        bad.result(timeout=30)
+        bad.result(timeout=PATIENCE)
     with pytest.raises(EngineError, match="do not fit"):
-        too_long.result(timeout=30)
-    np.testing.assert_array_equal(before.result(timeout=30), after.result(timeout=30))
+        too_long.result(timeout=PATIENCE)
+    np.testing.assert_array_equal(before.result(timeout=PATIENCE), after.result(timeout=PATIENCE))
 
 
 def test_a_cancelled_batch_costs_nothing_and_blocks_nobody(engine: Engine) -> None:
     futures = [engine.submit(rows(2, seed=i), Bucket(2, 64)) for i in range(30)]
     cancelled = [future for future in futures if future.cancel()]
-    assert all(len(f.result(timeout=60)) == 2 for f in futures if f not in cancelled)
+    assert all(len(f.result(timeout=PATIENCE)) == 2 for f in futures if f not in cancelled)
 
 
 def test_a_closed_engine_answers_with_an_error() -> None:
@@ -154,7 +155,7 @@ def test_a_closed_engine_answers_with_an_error() -> None:
     pending = engine.submit(rows(1), Bucket(1, 64))
     engine.close()
     engine.close()
-    assert pending.result(timeout=30).shape == (1, 3), "what was submitted before closing is still answered"
+    assert pending.result(timeout=PATIENCE).shape == (1, 3), "what was submitted before closing is still answered"
     with pytest.raises(EngineError, match="closed"):
         engine.submit(rows(1), Bucket(1, 64)).result()
 
@@ -168,7 +169,7 @@ def test_a_forgotten_engine_is_collected_and_its_threads_end() -> None:
     gc.collect()
     assert gone() is None
     for thread in threads:
-        thread.join(timeout=30)
+        thread.join(timeout=PATIENCE)
     assert threading.active_count() <= before + 2, "compile pool threads may linger, engine threads may not"
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE
 
 from jaxpool import LLM
 from jaxpool.errors import ValidationError
@@ -62,7 +63,7 @@ def test_the_next_chunk_is_tokenised_while_one_computes(llm: LLM, monkeypatch: p
     def run_when_the_next_is_prepared(*arguments: Any) -> Any:
         nonlocal computed
         with changed:
-            assert changed.wait_for(lambda: prepared >= computed + 2, timeout=10)
+            assert changed.wait_for(lambda: prepared >= computed + 2, timeout=PATIENCE)
         computed += 1
         return run(*arguments)
 

@@ -1,12 +1,25 @@
-"""What is known of one request once it is answered: the access log, the metrics and the trace are made of it."""
+"""What the application and every request carry, each under one typed key."""
 
 from __future__ import annotations
 
+import asyncio
+import importlib.metadata
 import time
+from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from time import monotonic
+from typing import TYPE_CHECKING
 
 from aiohttp import web
+
+from jaxpool_serving.options import Options
+
+if TYPE_CHECKING:
+    from jaxpool.llm import LLM
+    from jaxpool_serving.batching.batcher import Batcher
+    from jaxpool_serving.chat_rendering import Renderers
+    from jaxpool_serving.tokenization import TokenizerThreads
 
 MAX_ID = 256
 """Characters of a request id that are logged and sent back; a longer one is cut."""
@@ -15,7 +28,7 @@ CLIENT_LEFT = 499
 
 
 @dataclass(slots=True)
-class Record:
+class RequestRecord:
     """One request, filled in on its way. Durations are seconds.
 
     Attributes:
@@ -53,4 +66,32 @@ class Record:
     trace_id: str | None = None
 
 
-RECORD = web.RequestKey("RECORD", Record)
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model that is loaded and warm, with its queue.
+
+    Attributes:
+        name: what requests say in ``model`` and responses carry.
+        llm: the model.
+        batcher: its queue.
+    """
+
+    name: str
+    llm: LLM
+    batcher: Batcher
+
+
+OPTIONS = web.AppKey("OPTIONS", Options)
+MODELS = web.AppKey("MODELS", dict[str, asyncio.Future[ServedModel]])
+"""Name -> a future, done when the model is warm or has failed to load. The first answers requests that name none."""
+VERSION = importlib.metadata.version("jaxpool")
+Observer = Callable[[web.Request, RequestRecord], None]
+OBSERVERS = web.AppKey("OBSERVERS", list[Observer])
+"""Called in order with every request that has been answered."""
+PROBES = frozenset({"/health", "/ready", "/ping", "/metrics"})
+"""Paths that orchestrators ask every few seconds."""
+TOKENIZER_THREADS: web.AppKey[TokenizerThreads] = web.AppKey("TOKENIZER_THREADS")
+RENDERERS: web.AppKey[Renderers] = web.AppKey("RENDERERS")
+BODY_THREAD = web.AppKey("BODY_THREAD", Executor)
+"""Where large bodies are unpacked and read, one after the other."""
+RECORD = web.RequestKey("RECORD", RequestRecord)

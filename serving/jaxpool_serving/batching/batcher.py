@@ -16,10 +16,9 @@ import numpy as np
 
 from jaxpool.engine.packing import doubtful
 from jaxpool.errors import EngineError
-from jaxpool_serving.admission import Admission
-from jaxpool_serving.batch_selection import BatchSelection
-from jaxpool_serving.request_queue import Item, PendingRequest, RequestQueue
-from jaxpool_serving.throughput import Throughput
+from jaxpool_serving.batching.admission import Admission, Throughput
+from jaxpool_serving.batching.batch_selection import BatchSelection
+from jaxpool_serving.batching.request_queue import Item, PendingRequest, RequestQueue
 
 if TYPE_CHECKING:
     from jaxpool.engine.buckets import Bucket

@@ -1,4 +1,7 @@
-"""Processes that render chat templates, so that a template that does not end can be ended."""
+"""Conversations to prompts, in other processes.
+
+Chat templates are programs, so they run where one that does not end can be ended: see `render_worker`.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,23 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from jaxpool.errors import ValidationError
-from jaxpool_serving.keys import OPTIONS, RENDERERS
 from jaxpool_serving.render_worker import HEAD, SIZE
 from jaxpool_serving.schemas.errors import RequestError
+from jaxpool_serving.schemas.request import ChatInput, TextInput
+from jaxpool_serving.state import OPTIONS, RENDERERS, TOKENIZER_THREADS
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from jaxpool.llm import LLM
+    from jaxpool_serving.options import Options
+    from jaxpool_serving.state import ServedModel
 
 log = logging.getLogger("jaxpool.serving")
 
@@ -30,7 +42,7 @@ PROCESSES = 2
 """As many conversations are rendered at a time."""
 
 
-async def rendering(app: web.Application) -> AsyncIterator[None]:
+async def renderer_context(app: web.Application) -> AsyncIterator[None]:
     """A cleanup context of the application: its `Renderers`."""
     app[RENDERERS] = renderers = Renderers(app[OPTIONS].template_timeout)
     yield
@@ -151,3 +163,45 @@ class _Process:
 
 GRACE = 0.5
 """Seconds for a process to end that is told to by the end of its input; one that broke off has done so already."""
+
+
+UNTRUSTED = (
+    "Chat template is passed with request, but --trust-request-chat-template is not set. Refused request with "
+    "untrusted chat template."
+)
+
+
+async def request_prompts(app: web.Application, served: ServedModel, body: TextInput | ChatInput) -> Sequence[Any]:
+    """The prompts of a request in either form; a conversation is one.
+
+    Raises:
+        ValidationError: the conversation cannot be rendered, or brings a template that this server does not trust.
+        RequestError: 504, the template does not end.
+    """
+    if isinstance(body, TextInput):
+        return body.prompts()
+    if body.templates() and not app[OPTIONS].trust_request_chat_template:
+        raise ValidationError(UNTRUSTED)
+    question = await app[TOKENIZER_THREADS].run(_question, served.llm, body, app[OPTIONS])
+    return [await app[RENDERERS].render(question)]
+
+
+def _question(llm: LLM, body: ChatInput, options: Options) -> bytes:
+    """The arguments of ``chat.render`` as `Renderers` take them."""
+    vocabulary = llm.tokenizer.vocabulary
+    if vocabulary is None:
+        raise ValidationError(llm.tokenizer.absent)
+    asked = {
+        "tokenizer": {
+            "chat_template": vocabulary.chat_template,
+            "special_tokens_map": vocabulary.special_tokens_map,
+        },
+        "messages": body.messages,
+        "template": next(filter(None, body.templates()), options.chat_template),
+        "add_generation_prompt": body.add_generation_prompt,
+        "continue_final_message": body.continue_final_message,
+        "content_format": options.chat_template_content_format,
+        "variables": body.variables(),
+        "max_chars": options.max_text_chars,
+    }
+    return json.dumps(asked).encode()

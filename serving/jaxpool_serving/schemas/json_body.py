@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import codecs
 import json
+from collections.abc import Mapping
 from json import decoder
 from typing import Any
 
 import numpy as np
 
 from jaxpool.errors import ValidationError
-from jaxpool_serving.schemas.size import MAX_MEMBERS, TOO_MANY
 
 AT_ONCE = 2**16
 """Bytes of a body that the event loop reads itself."""
@@ -41,7 +41,7 @@ def loads(body: bytes) -> Any:
     encoding = json.detect_encoding(body)
     if not encoding.startswith("utf-8"):
         body = body.decode(encoding, "surrogatepass").encode("utf-8", "surrogatepass")
-    weigh(body)
+    check_json_size(body)
     decode = codecs.getincrementaldecoder("utf-8-sig" if encoding == "utf-8-sig" else "utf-8")("surrogatepass").decode
     text = "".join([decode(body[start : start + STEP]) for start in range(0, len(body), STEP)] + [decode(b"", True)])
     start = _after_space(text, 0)
@@ -53,7 +53,7 @@ def loads(body: bytes) -> Any:
     return found
 
 
-def weigh(body: bytes) -> None:
+def check_json_size(body: bytes) -> None:
     """Refuse JSON that would be a burden to read. All that is counted here is counted without Python's lock.
 
     Raises:
@@ -113,3 +113,45 @@ def _element(text: str, start: int) -> tuple[Any, int]:
         return SCAN(text, start)
     except StopIteration as error:
         raise json.JSONDecodeError("Expecting value", text, error.value) from None
+
+
+MAX_MEMBERS = 2**15
+"""Members of all lists and objects together, the outermost included."""
+TOO_MANY = f"The lists of this request have more than {MAX_MEMBERS} members; split it."
+
+TOKENS = frozenset({"input", "tokens"})
+"""Fields whose lists of numbers are token ids, and do not count; other limits hold for them."""
+
+
+def check_members(found: Mapping[str, Any]) -> None:
+    """Refuse a body that would keep the server busy with finding out what is wrong with it.
+
+    Raises:
+        ValidationError: it has more than `MAX_MEMBERS` members.
+    """
+    members = len(found)
+    left = [(name in TOKENS, value) for name, value in found.items() if isinstance(value, list | dict)]
+    if members > MAX_MEMBERS:
+        raise ValidationError(TOO_MANY)
+    while left:
+        tokens, one = left.pop()
+        inside = one.values() if isinstance(one, dict) else one
+        if tokens and set(map(type, inside)) == {int}:
+            continue
+        members += len(one)
+        if members > MAX_MEMBERS:
+            raise ValidationError(TOO_MANY)
+        left += [(tokens, value) for value in inside if isinstance(value, list | dict)]
+
+
+def count_members(found: object) -> int:
+    """Members of all lists and objects in a body, token ids included."""
+    total, left = 0, [found]
+    while left:
+        inside = left.pop()
+        total += len(inside) if isinstance(inside, list | dict) else 0
+        if isinstance(inside, dict):
+            left += [value for value in inside.values() if isinstance(value, list | dict)]
+        elif isinstance(inside, list):
+            left += [value for value in inside if isinstance(value, list | dict)]
+    return total

@@ -1,17 +1,25 @@
-"""Tokenising for many clients: short requests at once, long ones in threads, piece by piece."""
+"""Tokenising for many clients: short requests at once, long ones in threads, piece by piece.
+
+A text that takes too long is given up, and its thread replaced.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from aiohttp import web
+
+from jaxpool.engine.daemon_threads import DaemonThreads
 from jaxpool.errors import JaxpoolError
+from jaxpool_serving.schemas.errors import RequestError
+from jaxpool_serving.state import OPTIONS, TOKENIZER_THREADS
 
 if TYPE_CHECKING:
     from jaxpool.engine.engine import Row
     from jaxpool.llm import LLM
-    from jaxpool_serving.tokenizer_threads import TokenizerThreads
 
 AT_ONCE = 2_000
 """Characters (or ids) of a request that the event loop tokenises itself; a hop to a thread costs as much."""
@@ -26,14 +34,14 @@ class TokenizerError(RuntimeError):
     """The tokenizer itself failed; ``__cause__`` is what it raised."""
 
 
-def size(prompt: Any) -> int:
+def prompt_size(prompt: Any) -> int:
     """Characters of a text or of both texts of a pair, or the number of ids."""
     if isinstance(prompt, Mapping):
         return sum(len(part) for part in prompt.values() if isinstance(part, str | list))
     return len(prompt)
 
 
-def guess(prompts: Iterable[Any], sizes: Iterable[int], longest: int) -> int:
+def estimate_tokens(prompts: Iterable[Any], sizes: Iterable[int], longest: int) -> int:
     """Tokens that the prompts will have, about: ids are counted, texts estimated, and both are cut at ``longest``."""
     return sum(
         min(size if isinstance(prompt, list) else size // CHARACTERS_PER_TOKEN + 1, longest)
@@ -55,7 +63,7 @@ async def tokenise(
         llm: the model whose tokenizer it is.
         threads: where all but short requests are tokenised; fast tokenizers let the event loop go on meanwhile.
         prompts: texts, lists of token ids, or pairs.
-        sizes: `size` of each.
+        sizes: `prompt_size` of each.
         tokenization: options for the tokenizer.
         activated: whether scores are wanted after the activation.
 
@@ -88,12 +96,12 @@ def _pieces(sizes: Sequence[int]) -> Iterable[tuple[int, int]]:
 def _rows(llm: LLM, prompts: Sequence[Any], tokenization: Mapping[str, Any], activated: bool) -> list[Row]:
     from jaxpool.engine.engine import Row
 
-    with blaming_the_tokenizer():
+    with tokenizer_errors():
         return [Row(text.ids, text.types, activated) for text in llm.tokenizer.encode(prompts, tokenization)]
 
 
 @contextlib.contextmanager
-def blaming_the_tokenizer() -> Iterator[None]:
+def tokenizer_errors() -> Iterator[None]:
     """Inside, whatever is raised that is no refusal of ours is raised as `TokenizerError`."""
     try:
         yield
@@ -101,3 +109,59 @@ def blaming_the_tokenizer() -> Iterator[None]:
         raise
     except BaseException as error:  # a panic of a Rust tokenizer is not even an Exception
         raise TokenizerError(type(error).__name__) from error
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+async def tokenizer_context(app: web.Application) -> AsyncIterator[None]:
+    """A cleanup context of the application: its `TokenizerThreads`."""
+    options = app[OPTIONS]
+    app[TOKENIZER_THREADS] = threads = TokenizerThreads(options.tokenizer_threads, options.tokenizer_timeout)
+    yield
+    threads.shutdown(cancel_futures=True)
+
+
+class TokenizerThreads(DaemonThreads):
+    """Threads for a tokenizer, which nobody can interrupt.
+
+    Args:
+        count: of the threads.
+        seconds: that one work may take, the wait for a thread not counted.
+    """
+
+    def __init__(self, count: int, seconds: float) -> None:
+        super().__init__(count, "tokenizer")
+        self.seconds = seconds
+
+    async def run(self, work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """What ``work`` returns, in a thread; once nobody waits for it, the thread is replaced.
+
+        Raises:
+            RequestError: 504, it takes too long.
+        """
+        loop, waiting = asyncio.get_running_loop(), True
+
+        def watch() -> None:
+            if waiting:
+                limit.reschedule(loop.time() + self.seconds)
+
+        def begin() -> T:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                loop.call_soon_threadsafe(watch)
+            return work(*args, **kwargs)
+
+        try:
+            async with asyncio.timeout(None) as limit:
+                future = self.submit(begin)
+                try:
+                    return await asyncio.wrap_future(future)
+                finally:
+                    waiting = False
+                    self.abandon(future)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            message = f"The tokenizer was not done within {self.seconds:g} s."
+            raise RequestError(504, "GatewayTimeoutError", message) from None
