@@ -42,6 +42,8 @@ if TYPE_CHECKING:
         ScoringRequestOutput,
     )
     from jaxpool.params import LoRARequest, PoolerConfig, PoolingParams
+    from jaxpool.training.estimator import JaxpoolClassifier
+    from jaxpool.training.from_texts import fit
 
 
 __all__ = [
@@ -57,6 +59,7 @@ __all__ = [
     "EmbeddingRequestOutput",
     "EngineError",
     "InputFileError",
+    "JaxpoolClassifier",
     "JaxpoolError",
     "LoRARequest",
     "MissingHeadError",
@@ -71,6 +74,7 @@ __all__ = [
     "ValidationError",
     "WeightsError",
     "__version__",
+    "fit",
 ]
 
 _HOME = {
@@ -78,6 +82,8 @@ _HOME = {
     "AsyncClient": "client.http",
     "Classification": "client.protocol",
     "Client": "client.http",
+    "JaxpoolClassifier": "estimator",
+    "fit": "from_texts",
     "LoRARequest": "params",
     "PoolerConfig": "params",
     "PoolingParams": "params",

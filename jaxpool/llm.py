@@ -50,6 +50,7 @@ class LLM:
         engine: weights and programs on the devices.
         supported_tasks: tasks of the architecture.
         pooling_task: the one task that is served: "classify", "token_classify", "embed" or "token_embed".
+        report: what validation showed, where ``jaxpool.commands.fit`` made it; else None.
 
     Raises:
         CheckpointError: or one of its kin: the checkpoint cannot be opened.
@@ -100,6 +101,7 @@ class LLM:
         self.labels: tuple[str, ...] = spec.labels
         self.supported_tasks: tuple[str, ...] = spec.supported_tasks
         self.pooling_task: str = spec.task
+        self.report: Any = None
         absent = f"{tokenizer_folder.name} has no tokenizer files"
         if skip_tokenizer_init:
             absent = "skip_tokenizer_init was set"

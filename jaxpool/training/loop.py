@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,94 +21,35 @@ from jaxpool.checkpoints.spec import Spec
 from jaxpool.engine import sharding
 from jaxpool.engine.buckets import Bucket
 from jaxpool.engine.programs import Inputs, logits, pad, pooled
-from jaxpool.errors import EngineError, ValidationError
+from jaxpool.errors import EngineError
 from jaxpool.models.classifier import Classifier
 from jaxpool.text.tokenizer import Encoded
 from jaxpool.training import metrics
+from jaxpool.training.recipe import Recipe, label_weights, rates
+from jaxpool.training.solved_head import log_likelihood
 
 Leaves = dict[str, jax.Array]
 
 _POOL = 32  # batches' worth of shuffled examples that are sorted by length together: little padding, enough chance
 
 
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """How to train. The models have no dropout, so there is none to set.
+class Texts:
+    """Token ids, padded to one of few lengths so that few programs are compiled.
 
     Attributes:
-        freeze: ``backbone`` trains the head alone, ``embeddings`` all but the token table, ``nothing`` everything.
-        epochs: most passes over the data.
-        batch_size: texts per step.
-        learning_rate: peak of the schedule; None: 1e-3 with a frozen backbone, else 5e-5.
-        schedule: how the rate falls after warm-up, down to zero.
-        warmup: share of all steps in which the rate rises.
-        weight_decay: AdamW's (Loshchilov and Hutter 2017, arXiv:1711.05101), on matrices only.
-        clip: largest global norm of a gradient.
-        label_smoothing: probability taken from the true label and spread over all.
-        balanced: weigh each text by the inverse frequency of its label.
-        patience: stop after so many epochs without a better validation macro-F1 (or, at the same macro-F1, a
-            lower validation loss); the best weights are kept.
-        max_length: longer texts are cut to so many tokens; None: 512 or the model's limit, whichever is less.
-        seed: decides the fresh head, the order of the examples and the split.
+        lengths: int64 ``[N]``, by which texts of similar cost are batched together.
     """
 
-    freeze: Literal["nothing", "embeddings", "backbone"] = "nothing"
-    epochs: int = 3
-    batch_size: int = 32
-    learning_rate: float | None = None
-    schedule: Literal["linear", "cosine"] = "linear"
-    warmup: float = 0.1
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    label_smoothing: float = 0.0
-    balanced: bool = False
-    patience: int = 2
-    max_length: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        rules: tuple[tuple[str, bool, str], ...] = (
-            ("freeze", self.freeze in ("nothing", "embeddings", "backbone"), "nothing, embeddings or backbone"),
-            ("epochs", self.epochs >= 1, "at least 1"),
-            ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("learning_rate", self.learning_rate is None or self.learning_rate > 0, "above 0"),
-            ("schedule", self.schedule in ("linear", "cosine"), "linear or cosine"),
-            ("warmup", 0 <= self.warmup < 1, "at least 0 and below 1"),
-            ("weight_decay", self.weight_decay >= 0, "at least 0"),
-            ("clip", self.clip > 0, "above 0"),
-            ("label_smoothing", 0 <= self.label_smoothing < 1, "at least 0 and below 1"),
-            ("patience", self.patience >= 1, "at least 1"),
-            ("max_length", self.max_length is None or self.max_length >= 1, "at least 1"),
-            ("seed", self.seed >= 0, "at least 0"),
-        )
-        for name, fits, allowed in rules:
-            if not fits:
-                raise ValidationError(f"{name} must be {allowed}; got {getattr(self, name)!r}.", parameter=name)
-
-    @property
-    def peak(self) -> float:
-        """The learning rate after warm-up."""
-        return self.learning_rate or (1e-3 if self.freeze == "backbone" else 5e-5)
-
-
-class Examples(Protocol):
-    """What is batched: token ids, or pooled vectors where the backbone never changes."""
-
-    lengths: np.ndarray
-    """Int64 ``[N]``, by which examples of similar cost are batched together."""
-
-    def batch(self, rows: np.ndarray, size: int) -> Any:
-        """The model's input for the examples ``rows``, padded to ``size`` rows."""
-
-
-class Texts:
-    """Token ids, padded to one of few lengths so that few programs are compiled."""
-
     def __init__(self, encoded: Sequence[Encoded], menu: Sequence[int], *, types: bool) -> None:
+        self._encoded = encoded
         self._ids = [np.asarray(text.ids, np.int32) for text in encoded]
         self._segments = [None if text.types is None else np.asarray(text.types, np.int32) for text in encoded]
         self._menu, self._types = np.sort(np.asarray(menu)), types
         self.lengths = np.array([len(ids) for ids in self._ids])
+
+    def take(self, rows: np.ndarray) -> Texts:
+        """The given rows, in the given order."""
+        return Texts([self._encoded[i] for i in rows], self._menu.tolist(), types=self._types)
 
     def batch(self, rows: np.ndarray, size: int) -> Inputs:
         """``Inputs`` with B = ``size``; missing rows have length 1."""
@@ -117,40 +58,26 @@ class Texts:
         return pad(ids, segments, [False] * len(rows), Bucket(size, length), self._types)
 
 
-class Vectors:
-    """Pooled vectors, computed once: what a head on a frozen backbone is trained on."""
-
-    def __init__(self, pooled_ND: np.ndarray) -> None:
-        self._pooled_ND = pooled_ND
-        self.lengths = np.ones(len(pooled_ND), np.int64)
-
-    def batch(self, rows: np.ndarray, size: int) -> np.ndarray:
-        """``[size, D]``; missing rows are zero."""
-        x_BD = np.zeros((size, self._pooled_ND.shape[1]), self._pooled_ND.dtype)
-        x_BD[: len(rows)] = self._pooled_ND[rows]
-        return x_BD
-
-
 @dataclass(frozen=True, slots=True)
 class Epoch:
     """One line of the training log.
 
     Attributes:
-        number: from 1.
-        loss: mean training loss.
-        validation_loss: mean cross entropy on the held-out texts, without smoothing or label weights.
+        number: from 1; 0 is before any training.
+        loss: mean training loss; NaN for epoch 0.
+        validation_loss: mean cross entropy on the held-out texts with the weights of their labels, without smoothing;
+            of numbers half the mean squared error, in units of their variance.
         scores: on the held-out texts.
     """
 
     number: int
     loss: float
     validation_loss: float
-    scores: metrics.Scores
+    scores: metrics.Scores | metrics.Errors
 
-    @property
-    def merit(self) -> tuple[float, float]:
-        """What epochs are compared by: macro-F1, and where that is equal the surer probabilities."""
-        return self.scores.macro_f1, -self.validation_loss
+    def __str__(self) -> str:
+        loss = "" if math.isnan(self.loss) else f"loss {self.loss:.4f}, "
+        return f"epoch {self.number}: {loss}validation loss {self.validation_loss:.4f}, {self.scores}"
 
 
 class Trainer:
@@ -158,21 +85,15 @@ class Trainer:
 
     def __init__(self, model: Classifier, spec: Spec, recipe: Recipe) -> None:
         paths, treedef = list(sharding.parameters(model)), jax.tree.structure(model)
-        self.recipe, self.labels = recipe, spec.num_labels
+        self.recipe, self.labels, self.problem = recipe, spec.num_labels, spec.problem
         self.optimiser = _optimiser(recipe)
 
         def classifier(leaves: Mapping[str, jax.Array]) -> Classifier:
             return jax.tree.unflatten(treedef, [leaves[path] for path in paths])
 
-        def forward(leaves: Mapping[str, jax.Array], batch: Inputs | jax.Array) -> jax.Array:
-            if isinstance(batch, Inputs):
-                return logits(classifier(leaves), batch, spec)
-            return classifier(leaves).head(batch)
-
-        def loss(trained: Leaves, frozen: Leaves, batch: Any, truth_B: jax.Array, weight_B: jax.Array) -> jax.Array:
-            target_BC = optax.smooth_labels(jax.nn.one_hot(truth_B, self.labels), recipe.label_smoothing)
-            loss_B = optax.softmax_cross_entropy(forward(trained | frozen, batch), target_BC)
-            return jnp.sum(loss_B * weight_B) / jnp.sum(weight_B)
+        def loss(trained: Leaves, frozen: Leaves, batch: Inputs, target_B: jax.Array, weight_B: jax.Array) -> jax.Array:
+            logits_BC = logits(classifier(trained | frozen), batch, spec)
+            return jnp.sum(_loss(logits_BC, target_B, spec, recipe) * weight_B) / jnp.sum(weight_B)
 
         # Two programs, not one: only the gradient depends on the padded length, so the (longer) update is compiled
         # once. The rate is an argument, or else every number of steps would have its own program.
@@ -184,16 +105,30 @@ class Trainer:
             return jax.tree.map(lambda leaf, delta: leaf - rate * delta, trained, change), state
 
         self.update = update
-        self.predict = jax.jit(lambda leaves, batch: jax.nn.log_softmax(forward(leaves, batch)))
-        self.pooled = jax.jit(
-            lambda leaves, batch: pooled(classifier(leaves).backbone(batch.ids, batch.types, batch.layout), batch, spec)
-        )
+        self.predict = jax.jit(lambda leaves, batch: logits(classifier(leaves), batch, spec))
 
-    def over(self, run: Callable[[Any, Any], jax.Array], leaves: Leaves, examples: Examples, note: str) -> np.ndarray:
+        @jax.jit
+        def features(leaves: Leaves, batch: Inputs) -> jax.Array:
+            network = classifier(leaves)
+            hidden_BTD = network.backbone(batch.ids, batch.types, batch.layout)
+            if spec.late:
+                return pooled(network.head.features(hidden_BTD), batch, spec)
+            return network.head.features(pooled(hidden_BTD, batch, spec))
+
+        self.features = features
+
+        def apart(
+            trained: Leaves, frozen: Leaves, batch: Inputs, alike_BB: jax.Array, counts_BB: jax.Array
+        ) -> jax.Array:
+            return _pair_loss(features(trained | frozen, batch), alike_BB, counts_BB)
+
+        self.pair_gradient = jax.jit(jax.grad(apart))
+
+    def over(self, run: Callable[[Any, Any], jax.Array], leaves: Leaves, examples: Texts, note: str) -> np.ndarray:
         """``run(leaves, batch)`` for all examples, in their order: ``[N, …]``."""
         order, size = np.argsort(-examples.lengths, kind="stable"), self.recipe.batch_size
         parts = []
-        for start in _bar(range(0, len(order), size), note):
+        for start in bar(range(0, len(order), size), note):
             rows = order[start : start + size]
             parts.append(np.asarray(run(leaves, examples.batch(rows, size)))[: len(rows)])
         joined = np.concatenate(parts)
@@ -202,71 +137,168 @@ class Trainer:
         return result
 
 
+@dataclass(slots=True)
+class State:
+    """Where training stands after an epoch: all that the next one depends on.
+
+    Attributes:
+        trained: parameters that training changes, by dotted path.
+        moments: of the optimiser, its arrays in their order.
+        best: ``trained`` of the epoch with the least validation loss.
+        best_epoch: its number.
+        history: the log so far.
+    """
+
+    trained: dict[str, np.ndarray]
+    moments: list[np.ndarray]
+    best: dict[str, np.ndarray]
+    best_epoch: int
+    history: list[Epoch]
+
+
 def train(
     trainer: Trainer,
     leaves: Leaves,
-    training: tuple[Examples, np.ndarray],
-    validation: tuple[Examples, np.ndarray],
+    training: tuple[Texts, np.ndarray],
+    validation: tuple[Texts, np.ndarray] | None,
     log: Callable[[str], object],
-) -> tuple[Leaves, list[Epoch], int]:
-    """Trains, and returns the weights of the best epoch.
+    *,
+    epochs: int | None = None,
+    resumed: State | None = None,
+    after: Callable[[State, np.ndarray], object] | None = None,
+) -> tuple[Leaves, State]:
+    """Trains, and returns the weights of the epoch with the least validation loss, epoch 0 being the start.
 
     Args:
-        trainer: from the same recipe.
+        trainer: from the same recipe, which must be settled.
         leaves: all parameters, by dotted path.
-        training: examples and their int32 label indices.
-        validation: likewise; decides which epoch is best.
+        training: texts and their targets, see ``Labelled.targets``.
+        validation: likewise; decides which epoch is best. None trains for ``epochs`` and keeps the last weights.
         log: gets one line per epoch.
+        epochs: stop after so many, on the schedule of all.
+        resumed: go on from here.
+        after: called after every epoch (and before the first, with no weights yet) with where training stands and the
+            logits of the validation texts.
 
     Returns:
-        All parameters, the log, and the number of the best epoch.
+        All parameters, and the state that they are the best of.
 
     Raises:
         EngineError: the loss is not finite any more.
     """
     recipe = trainer.recipe
+    most, patience = recipe.epochs or 1, recipe.patience or 1
     # Copies, so that what the update overwrites is ours, and as jit's own outputs are placed: else the second call
     # would find arguments of another kind than the first, and compile again.
     leaves = {path: jnp.array(np.asarray(leaf)) for path, leaf in leaves.items()}
     trained = {path: leaf for path, leaf in leaves.items() if not _frozen(path, recipe)}
     frozen = {path: leaf for path, leaf in leaves.items() if path not in trained}
-    state = trainer.optimiser.init(trained)
-    examples, truth = training
-    label_weight = _label_weight(truth, trainer.labels, recipe)
-    schedule = iter(rates(recipe, recipe.epochs * len(_order(examples.lengths, recipe, 1))))
-    history: list[Epoch] = []
-    best: dict[str, np.ndarray] = {}
-    best_epoch = 0
-    for number in range(1, recipe.epochs + 1):
+    moments = trainer.optimiser.init(trained)
+    texts, targets = training
+    weights_N = label_weights(targets, trainer.labels, recipe)
+    schedule = rates(recipe, most * len(_order(texts.lengths, recipe, 1)))
+
+    def judged(number: int, loss: float) -> tuple[Epoch | None, np.ndarray | None]:
+        if validation is None:
+            return None, None
+        logits_NC = trainer.over(trainer.predict, trained | frozen, validation[0], "validation")
+        return judge(number, loss, logits_NC, validation[1], trainer), logits_NC
+
+    state = resumed
+    if state is None:
+        state = State({}, [], {}, 0, [])
+        epoch, held_NC = judged(0, math.nan)
+        if epoch is not None:
+            state.history.append(epoch)
+            state.best = {path: np.array(leaf) for path, leaf in trained.items()}
+            log(f"{epoch} *")
+        if after is not None and held_NC is not None:
+            after(state, held_NC)
+    else:
+        trained = {path: jnp.array(state.trained[path]) for path in trained}
+        moments = jax.tree.unflatten(jax.tree.structure(moments), [jnp.array(leaf) for leaf in state.moments])
+    done = state.history[-1].number if resumed is not None else 0
+    for number in range(done + 1, (epochs or most) + 1):
         losses = []
-        for rows in _bar(_order(examples.lengths, recipe, number), f"epoch {number}/{recipe.epochs}"):
-            truth_B, weight_B = np.zeros(recipe.batch_size, np.int32), np.zeros(recipe.batch_size, np.float32)
-            truth_B[: len(rows)], weight_B[: len(rows)] = truth[rows], label_weight[truth[rows]]
-            batch = examples.batch(rows, recipe.batch_size)
-            value, gradient = trainer.gradient(trained, frozen, batch, truth_B, weight_B)
-            trained, state = trainer.update(trained, state, gradient, next(schedule))
+        order = _order(texts.lengths, recipe, number)
+        for step, rows in enumerate(bar(order, f"epoch {number}/{most}"), (number - 1) * len(order)):
+            target_B = np.zeros((recipe.batch_size, *targets.shape[1:]), targets.dtype)
+            weight_B = np.zeros(recipe.batch_size, np.float32)
+            target_B[: len(rows)], weight_B[: len(rows)] = targets[rows], weights_N[rows]
+            batch = texts.batch(rows, recipe.batch_size)
+            value, gradient = trainer.gradient(trained, frozen, batch, target_B, weight_B)
+            trained, moments = trainer.update(trained, moments, gradient, schedule[step])
             losses.append(value)
         loss = float(np.mean(jax.device_get(losses)))
         if not math.isfinite(loss):
             raise EngineError(
                 f"Training diverged: the loss of epoch {number} is {loss}. "
-                f"Lower the learning rate (now {recipe.peak:g})."
+                f"Lower the learning rate (now {recipe.learning_rate:g})."
             )
-        log_p_NC = trainer.over(trainer.predict, trained | frozen, validation[0], "validation")
-        scores = metrics.score(validation[1], log_p_NC.argmax(-1), trainer.labels)
-        held_loss = -float(np.mean(np.take_along_axis(log_p_NC, validation[1][:, None], -1)))
-        history.append(Epoch(number, loss, held_loss, scores))
-        better = not best or history[-1].merit > history[best_epoch - 1].merit
+        epoch, held_NC = judged(number, loss)
+        if epoch is None:
+            log(f"epoch {number}: loss {loss:.4f}")
+            continue
+        better = epoch.validation_loss < min(one.validation_loss for one in state.history)
+        state.history.append(epoch)
         if better:
-            best, best_epoch = {path: np.array(leaf) for path, leaf in trained.items()}, number
-        log(
-            f"epoch {number}: loss {loss:.4f}, validation loss {held_loss:.4f}, accuracy {scores.accuracy:.4f}, "
-            f"macro-F1 {scores.macro_f1:.4f}{' *' if better else ''}"
-        )
-        if number - best_epoch >= recipe.patience:
-            log(f"stopped: no better in {recipe.patience} epochs")
+            state.best, state.best_epoch = {path: np.array(leaf) for path, leaf in trained.items()}, number
+        log(f"{epoch}{' *' if better else ''}")
+        if after is not None and held_NC is not None:
+            state.trained = {path: np.asarray(leaf) for path, leaf in trained.items()}
+            state.moments = [np.asarray(leaf) for leaf in jax.tree.leaves(moments)]
+            after(state, held_NC)
+        if number - progress(state.history) >= patience:
+            log(f"stopped: neither the loss nor the scores got better in {patience} epochs")
             break
-    return {path: jnp.asarray(best[path]) if path in best else frozen[path] for path in leaves}, history, best_epoch
+    kept = state.best if validation is not None else trained
+    return {path: jnp.asarray(kept[path]) if path in kept else frozen[path] for path in leaves}, state
+
+
+def judge(number: int, loss: float, logits_NC: np.ndarray, targets: np.ndarray, trainer: Trainer) -> Epoch:
+    """The line of the log of an epoch that answers so on held-out texts."""
+    weights_N = label_weights(targets, trainer.labels, trainer.recipe)
+    likelihood_N = log_likelihood(np.asarray(logits_NC, np.float64), targets, trainer.problem)
+    held_loss = -float(np.average(likelihood_N, weights=weights_N))
+    return Epoch(number, loss, held_loss, metrics.measure(targets, logits_NC, trainer.problem))
+
+
+def progress(history: Sequence[Epoch]) -> int:
+    """Number of the last epoch that was better than all before it, by loss or by scores."""
+    loss, merit, last = math.inf, -math.inf, 0
+    for epoch in history:
+        if epoch.validation_loss < loss or epoch.scores.merit > merit:
+            last = epoch.number
+        loss, merit = min(loss, epoch.validation_loss), max(merit, epoch.scores.merit)
+    return last
+
+
+def _pair_loss(features_BD: jax.Array, alike_BB: jax.Array, counts_BB: jax.Array) -> jax.Array:
+    """Mean squared distance of cosines from how alike labels are; pairs that are alike weigh as much as the others.
+
+    Args:
+        features_BD: what the last layer of the head reads.
+        alike_BB: 1 for the same label, 0 for another, between for sets of labels that overlap.
+        counts_BB: whether the pair counts; False for a text with itself and for padding.
+    """
+    unit_BD = features_BD / jnp.maximum(jnp.linalg.norm(features_BD, axis=-1, keepdims=True), 1e-9)
+    cosine_BB = unit_BD @ unit_BD.T
+    # Texts of other labels may be as unlike as they want.
+    error_BB = jnp.where(alike_BB > 0, cosine_BB - alike_BB, jnp.maximum(cosine_BB, 0.0)) ** 2
+    near_BB, far_BB = counts_BB & (alike_BB > 0), counts_BB & (alike_BB == 0)
+    near, far = (jnp.sum(error_BB * pairs_BB) / jnp.maximum(jnp.sum(pairs_BB), 1) for pairs_BB in (near_BB, far_BB))
+    return near + far
+
+
+def _loss(logits_BC: jax.Array, target_B: jax.Array, spec: Spec, recipe: Recipe) -> jax.Array:
+    """Of each text, ``[B]``."""
+    if spec.problem == "regression":
+        return 0.5 * jnp.sum((logits_BC - target_B) ** 2, -1)
+    if spec.problem == "multi":
+        smooth_BC = (1 - recipe.label_smoothing) * target_B + recipe.label_smoothing / 2
+        return jnp.sum(optax.sigmoid_binary_cross_entropy(logits_BC, smooth_BC), -1)
+    target_BC = optax.smooth_labels(jax.nn.one_hot(target_B, spec.num_labels), recipe.label_smoothing)
+    return optax.softmax_cross_entropy(logits_BC, target_BC)
 
 
 def _order(lengths: np.ndarray, recipe: Recipe, epoch: int) -> list[np.ndarray]:
@@ -293,26 +325,11 @@ def _optimiser(recipe: Recipe) -> optax.GradientTransformation:
     )
 
 
-def rates(recipe: Recipe, steps: int) -> np.ndarray:
-    """The learning rate of every step, float32 ``[steps]``: up to the peak, then down to almost zero."""
-    warm = round(recipe.warmup * steps)
-    rise = np.arange(1, warm + 1) / (warm + 1)
-    left = 1 - np.arange(steps - warm) / max(1, steps - warm)
-    fall = left if recipe.schedule == "linear" else 0.5 - 0.5 * np.cos(np.pi * left)
-    return (recipe.peak * np.concatenate([rise, fall])).astype(np.float32)
-
-
 def _frozen(path: str, recipe: Recipe) -> bool:
-    prefix = {"nothing": "/", "embeddings": "backbone.tokens.", "backbone": "backbone."}[recipe.freeze]
+    prefix = {"embeddings": "backbone.tokens.", "backbone": "backbone."}.get(recipe.freeze or "", "/")
     return path.startswith(prefix)
 
 
-def _label_weight(truth: np.ndarray, labels: int, recipe: Recipe) -> np.ndarray:
-    if not recipe.balanced:
-        return np.ones(labels, np.float32)
-    counts = np.bincount(truth, minlength=labels)
-    return (len(truth) / (labels * np.maximum(counts, 1))).astype(np.float32)
-
-
-def _bar(items: Sequence[Any], note: str) -> Any:
+def bar(items: Sequence[Any], note: str) -> Any:
+    """``items`` with a progress bar, where somebody looks."""
     return tqdm(items, desc=note, leave=False, disable=None)  # None: only where there is a terminal

@@ -6,14 +6,16 @@ export) is the ordinary way and knows nothing of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxpool.checkpoints.labels import PROBLEM_TYPES, Problem, problem_of
 from jaxpool.checkpoints.spec import Spec, resolve
 from jaxpool.errors import MissingHeadError
+from jaxpool.training import averaging
 from jaxpool_conversions.families import Family, HeadStyle, find
 from jaxpool_conversions.families.config_fields import Fields
 from jaxpool_conversions.heads import find_head
@@ -21,6 +23,7 @@ from jaxpool_conversions.reader import Index, Reader
 from jaxpool_conversions.rules import HeadSource
 
 _SPREAD = 0.02  # standard deviation of fresh weights, as in BERT and GPT-2
+_LINEAR = 0.1  # factor on a pooled vector at which tanh is still nearly a straight line
 
 
 class ReaderWithHead(Reader):
@@ -38,8 +41,11 @@ class ReaderWithHead(Reader):
         if family.head_bias:
             self._fresh[f"{name}.bias"] = np.zeros(labels, np.float32)
         dense, norm = style.dense is not None, style.norm_eps is not None
+        # A pooler of pretraining was made for another task, and a random one hides half of what the vector says.
+        straight = style.dense == "tanh"
+        kernel = _LINEAR * np.eye(width) if straight else rng.normal(0, _SPREAD, (width, width))
         fill = {
-            "head.dense.kernel": rng.normal(0, _SPREAD, (width, width)) if dense else None,
+            "head.dense.kernel": kernel if dense else None,
             "head.dense.bias": np.zeros(width) if dense and style.dense_bias else None,
             "head.norm.scale": np.ones(width) if norm else None,
             "head.norm.bias": np.zeros(width) if norm and style.norm_bias else None,
@@ -49,8 +55,13 @@ class ReaderWithHead(Reader):
         for target, values in fill.items():
             names = [rule.source for rule in family.table.head if rule.target == target]
             stored = {prefix + name for name in names for prefix in family.table.prefixes} & present
-            if names and values is not None and not stored:
-                self._fresh[family.table.prefix + names[0]] = values.astype(np.float32)
+            if names and values is not None and (not stored or (straight and "dense" in target)):
+                name = next(iter(sorted(stored)), family.table.prefix + names[0])
+                self._fresh[name] = values.astype(np.float32)
+
+    def add(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Further tensors, as if they were stored."""
+        self._fresh |= tensors
 
     def names(self) -> frozenset[str]:
         """Names of all tensors, the fresh ones included."""
@@ -72,28 +83,41 @@ class ReaderWithHead(Reader):
 
 
 def open_for_training(
-    folder: Path, config: Any, labels: Sequence[str], seed: int, tokenizer_limit: int | None
+    folder: Path,
+    config: Any,
+    labels: Sequence[str],
+    seed: int,
+    tokenizer_limit: int | None,
+    *,
+    problem: Problem = "single",
+    average: bool = False,
 ) -> tuple[ReaderWithHead, Spec, bool]:
     """Opens a checkpoint of any head for these labels.
 
     Args:
         folder: the checkpoint.
-        config: its transformers config; its labels are replaced where the head is.
+        config: its transformers config; its labels are replaced where the head is, and what they mean.
         labels: names of the labels.
         seed: of a fresh head.
         tokenizer_limit: the tokenizer's own maximum length.
+        problem: what the labels mean.
+        average: adds the layer of ``jaxpool.training.averaging``, for models that it suits; the head is
+            a fresh one then.
 
     Returns:
         The reader (to be closed), the float32 classifier it will fill, and whether its head is fresh.
     """
     same = set(config.id2label.values()) == set(labels) and len(config.id2label) == len(labels)
+    same = same and problem_of(config) == problem and not average
+    if average:
+        config.num_hidden_layers += 1
     if not same:
         config.id2label = dict(enumerate(labels))
         config.label2id = {label: i for i, label in enumerate(labels)}
     for stale in ("classifier_from_token", "method"):  # what is trained is an ordinary head
         if hasattr(config, stale):
             delattr(config, stale)
-    config.problem_type = "single_label_classification"
+    config.problem_type = PROBLEM_TYPES[problem]
     # Whatever it was, what is trained classifies texts; some backbones differ by that (Longformer).
     kind = find(config.model_type, (config.architectures or [None])[0])
     config.architectures = [f"{kind.prefix_class}ForSequenceClassification"]
@@ -114,6 +138,8 @@ def open_for_training(
         spec = resolve(
             config, source, folder=folder, convert="classify", dtype="float32", tokenizer_limit=tokenizer_limit
         )
+        if average:
+            reader.add(averaging.tensors(spec, config.num_hidden_layers - 1, seed))
     except BaseException:
         reader.close()
         raise

@@ -139,3 +139,44 @@ def test_a_source_without_a_head_is_told(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["convert", str(MODELS / "llama-causal"), str(tmp_path / "store"), "--convert", "classify"]) == 1
     assert "has no classification head" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "architecture"),
+    [
+        ("bert-cls", [], "BertForSequenceClassification"),
+        ("qwen2-cls", ["--dtype", "bfloat16"], "Qwen2ForSequenceClassification"),
+        (
+            "llama-causal",
+            ["--convert", "classify", "--hf-overrides", json.dumps(FROM_TOKENS)],
+            "LlamaForSequenceClassification",
+        ),
+    ],
+)
+def test_the_way_back_answers_as_the_store_does(
+    tmp_path: Path, name: str, options: list[str], architecture: str
+) -> None:
+    store, back = tmp_path / "store", tmp_path / "back"
+    assert main(["convert", str(MODELS / name), str(store), *options]) == 0
+    assert main(["convert", str(store), str(back), "--to", "safetensors"]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back", "store"]
+    config = json.loads((back / "config.json").read_text())
+    assert config["architectures"] == [architecture]
+    assert "classifier_from_token" not in config
+    with LLM(store) as one, LLM(back) as other:
+        assert one.labels == other.labels
+        for first, second in zip(*(llm.classify(TEXTS, use_tqdm=False) for llm in (one, other)), strict=True):
+            assert first.outputs == second.outputs
+    torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
+    model, report = transformers.AutoModelForSequenceClassification.from_pretrained(back, output_loading_info=True)
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    again = model.state_dict()
+    if name == "bert-cls":
+        original = transformers.AutoModelForSequenceClassification.from_pretrained(MODELS / name).state_dict()
+        assert all(torch.equal(again[key], value) for key, value in original.items())
+
+
+def test_the_way_back_needs_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["convert", str(MODELS / "bert-cls"), str(tmp_path / "back"), "--to", "safetensors"]) == 1
+    assert "is no converted store" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

@@ -10,121 +10,45 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from safetensors.numpy import load_file
+from toy import WIDTH, WORDS, toy, write_bert, write_tokenizer
 
 from jaxpool import LLM
 from jaxpool.checkpoints.location import DEFAULT_MODEL
-from jaxpool.commands import fit
+from jaxpool.commands.fit import add_arguments, main
 from jaxpool.errors import CheckpointError, EngineError, InputFileError, JaxpoolError, ValidationError
 from jaxpool.text.vocabulary import tokenizer_files
+from jaxpool.training import fit as to_folder
 from jaxpool.training.data import Labelled
-from jaxpool.training.loop import Recipe, rates
+from jaxpool.training.fit import Fitted, fit
+from jaxpool.training.loop import progress
+from jaxpool.training.metrics import Scores
+from jaxpool.training.recipe import Recipe, rates
 
-WORDS = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    *["good", "fine", "nice", "bad", "poor", "sad"],
-    *["the", "a", "film", "food", "very", "is", "was", "it", "and", "so"],
-]
-QUICK = Recipe(epochs=8, batch_size=8, learning_rate=3e-3, patience=8)
-WIDTH, LAYERS = 16, 2
-
-
-def toy(count: int, seed: int, *, neutral: bool = False, words: int = 13) -> Labelled:
-    """Sentences of one opinion word among others, together at most ``words`` (with special tokens 2 more)."""
-    rng = np.random.default_rng(seed)
-    texts, labels = [], []
-    for i in range(count):
-        kind = i % (3 if neutral else 2)
-        filler = list(rng.choice(WORDS[10:], rng.integers(2, words)))
-        opinion = [rng.choice(WORDS[4:7]), rng.choice(WORDS[7:10]), "so"][kind]
-        filler.insert(rng.integers(len(filler)), opinion)
-        texts.append(" ".join(filler))
-        labels.append(["good", "bad", "unsure"][kind])
-    return Labelled(texts, labels)
+QUICK = Recipe(epochs=8, batch_size=8, learning_rate=3e-3, patience=8)  # epochs are asked for, so all is trained
 
 
 SEVERAL_BUCKETS = toy(160, 1, words=18)
 
 
-def write_tokenizer(folder: Path) -> None:
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    tokenizer.add_special_tokens(WORDS[:4])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "pad_token": "[PAD]",
-        "unk_token": "[UNK]",
-        "cls_token": "[CLS]",
-        "sep_token": "[SEP]",
-        "model_max_length": 64,
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-
-
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random BERT without head and without pooler."""
-    folder = tmp_path_factory.mktemp("bert")
-    rng = np.random.default_rng(0)
-    shapes = {
-        "embeddings.word_embeddings.weight": (len(WORDS), WIDTH),
-        "embeddings.position_embeddings.weight": (64, WIDTH),
-        "embeddings.token_type_embeddings.weight": (2, WIDTH),
-    }
-    for layer in range(LAYERS):
-        name = f"encoder.layer.{layer}"
-        for part, n_out, n_in in (
-            ("attention.self.query", WIDTH, WIDTH),
-            ("attention.self.key", WIDTH, WIDTH),
-            ("attention.self.value", WIDTH, WIDTH),
-            ("attention.output.dense", WIDTH, WIDTH),
-            ("intermediate.dense", 4 * WIDTH, WIDTH),
-            ("output.dense", WIDTH, 4 * WIDTH),
-        ):
-            shapes |= {f"{name}.{part}.weight": (n_out, n_in), f"{name}.{part}.bias": (n_out,)}
-    tensors = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
-    norms = ["embeddings.LayerNorm"]
-    norms += [f"encoder.layer.{i}.{part}.output.LayerNorm" for i in range(LAYERS) for part in ("attention",)]
-    norms += [f"encoder.layer.{i}.output.LayerNorm" for i in range(LAYERS)]
-    for name in norms:
-        tensors |= {f"{name}.weight": np.ones(WIDTH, np.float32), f"{name}.bias": np.zeros(WIDTH, np.float32)}
-    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
-    config = {
-        "architectures": ["BertModel"],
-        "model_type": "bert",
-        "vocab_size": len(WORDS),
-        "hidden_size": WIDTH,
-        "num_hidden_layers": LAYERS,
-        "num_attention_heads": 2,
-        "intermediate_size": 4 * WIDTH,
-        "max_position_embeddings": 64,
-        "pad_token_id": 0,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    write_tokenizer(folder)
-    return folder
+    return write_bert(tmp_path_factory.mktemp("bert"))
 
 
 @pytest.fixture(scope="module")
-def fitted(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> fit.Fitted:
+def fitted(bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     output = tmp_path_factory.mktemp("fitted") / "model"
-    return fit.fit(bert, SEVERAL_BUCKETS, output, validation=toy(40, 2), recipe=QUICK, log=lambda line: None)
+    return fit(bert, SEVERAL_BUCKETS, output, validation=toy(40, 2), recipe=QUICK, log=lambda line: None)
 
 
 def weights(folder: Path) -> dict[str, np.ndarray]:
     return load_file(folder / "model.safetensors")
 
 
-def test_learns_a_separable_problem_completely(fitted: fit.Fitted) -> None:
-    best = fitted.history[fitted.best - 1].scores
+def test_learns_a_separable_problem_completely(fitted: Fitted) -> None:
+    best = fitted.history[fitted.best].scores
+    assert isinstance(best, Scores)
     assert fitted.fresh_head
     assert fitted.labels == ("bad", "good")
     assert best.accuracy == best.macro_f1 == 1.0
@@ -133,35 +57,43 @@ def test_learns_a_separable_problem_completely(fitted: fit.Fitted) -> None:
     assert [output.outputs.label for output in outputs] == list(held.labels)
 
 
-def test_the_seed_decides_every_bit(bert: Path, fitted: fit.Fitted, tmp_path: Path) -> None:
+def test_the_seed_decides_every_bit(bert: Path, fitted: Fitted, tmp_path: Path) -> None:
     again, other = tmp_path / "again", tmp_path / "other"
-    fit.fit(bert, SEVERAL_BUCKETS, again, validation=toy(40, 2), recipe=QUICK, log=lambda line: None)
+    fit(bert, SEVERAL_BUCKETS, again, validation=toy(40, 2), recipe=QUICK, log=lambda line: None)
     assert (again / "model.safetensors").read_bytes() == (fitted.folder / "model.safetensors").read_bytes()
     recipe = Recipe(epochs=1, batch_size=8, seed=1)
-    fit.fit(bert, SEVERAL_BUCKETS, other, validation=toy(40, 2), recipe=recipe, log=lambda line: None)
+    fit(bert, SEVERAL_BUCKETS, other, validation=toy(40, 2), recipe=recipe, log=lambda line: None)
     assert not np.array_equal(weights(other)["classifier.weight"], weights(again)["classifier.weight"])
 
 
 @pytest.mark.parametrize("freeze", ["backbone", "embeddings"])
-def test_frozen_weights_stay_bitwise_and_the_others_move(bert: Path, tmp_path: Path, freeze: str) -> None:
-    recipe = Recipe(freeze=freeze, epochs=1, batch_size=8, learning_rate=1e-2, weight_decay=0.1)  # type: ignore[arg-type]
-    fit.fit(bert, toy(60, 1), tmp_path / "m", recipe=recipe, log=lambda line: None)
-    before, after = weights(bert), {k.removeprefix("bert."): v for k, v in weights(tmp_path / "m").items()}
-    equal = {name: np.array_equal(before[name], after[name]) for name in before}
+def test_frozen_weights_stay_bitwise_and_the_others_move(fitted: Fitted, tmp_path: Path, freeze: str) -> None:
+    recipe = Recipe(freeze=freeze, epochs=1, batch_size=8, learning_rate=3e-3, weight_decay=0.1, folds=0)  # type: ignore[arg-type]
+    result = fit(fitted.folder, inverted(toy(80, 6)), tmp_path / "m", recipe=recipe, log=lambda line: None)
+    assert result.best == (freeze != "backbone")
+    before, after = weights(fitted.folder), weights(tmp_path / "m")
+    equal = {name for name in before if np.array_equal(before[name], after[name])}
     if freeze == "backbone":
-        assert all(equal.values())
+        assert before.keys() - equal == {"classifier.weight", "classifier.bias"}
     else:
-        assert [name for name, same in equal.items() if same] == ["embeddings.word_embeddings.weight"]
+        assert equal == {"bert.embeddings.word_embeddings.weight"}
 
 
-def test_a_new_head_is_trained_on_a_frozen_backbone(fitted: fit.Fitted, tmp_path: Path) -> None:
+def inverted(data: Labelled) -> Labelled:
+    return Labelled(data.texts, [{"good": "bad", "bad": "good"}[str(label)] for label in data.labels])
+
+
+def test_a_new_head_is_trained_on_a_frozen_backbone(fitted: Fitted, tmp_path: Path) -> None:
     data = toy(100, 1)
     renamed = Labelled(data.texts, [{"good": "1", "bad": "10"}[label] for label in data.labels])
-    recipe = Recipe(freeze="backbone", epochs=30, batch_size=8, learning_rate=1e-2, patience=30)
-    result = fit.fit(fitted.folder, renamed, tmp_path / "m", recipe=recipe, log=lambda line: None)
+    recipe = Recipe(freeze="backbone")
+    result = fit(fitted.folder, renamed, tmp_path / "m", recipe=recipe, log=lambda line: None)
     assert result.fresh_head
     assert result.labels == ("1", "10")
-    assert result.history[result.best - 1].scores.accuracy == 1.0
+    assert result.best == 0
+    assert result.report.how == "5-fold cross-validation"
+    assert result.report.scores.count == 100  # every text was held out once
+    assert result.report.scores.accuracy == 1.0  # type: ignore[union-attr]
     outputs = LLM(str(result.folder)).classify(list(data.texts), use_tqdm=False)
     right = [(output.outputs.label == "1") == (label == "good") for output, label in zip(outputs, data.labels)]
     assert np.mean(right) > 0.95
@@ -192,9 +124,8 @@ def test_transformers_loads_it_with_equal_logits(bert: Path, tmp_path: Path, kin
         transformers.AutoModel.from_config(config).save_pretrained(base)
         write_tokenizer(base)
     data = toy(60, 4, neutral=True)
-    fit.fit(
-        base, data, tmp_path / "m", recipe=Recipe(epochs=2, batch_size=8, learning_rate=1e-3), log=lambda line: None
-    )
+    recipe = Recipe(epochs=2, batch_size=8, learning_rate=1e-3, folds=0)
+    fit(base, data, tmp_path / "m", recipe=recipe, log=lambda line: None)
     texts = list(data.texts[:9])
     ours = LLM(str(tmp_path / "m"), dtype="float32").classify(texts, use_tqdm=False)
     model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
@@ -209,28 +140,28 @@ def test_transformers_loads_it_with_equal_logits(bert: Path, tmp_path: Path, kin
     assert np.ptp(theirs) > 1e-3  # or else equality would say nothing
 
 
-def test_a_head_with_the_same_labels_is_trained_on(fitted: fit.Fitted, tmp_path: Path) -> None:
+def test_a_head_with_the_same_labels_is_trained_on(fitted: Fitted, tmp_path: Path) -> None:
     recipe = Recipe(epochs=1, batch_size=8, learning_rate=1e-9)
-    more = fit.fit(fitted.folder, toy(60, 5), tmp_path / "more", recipe=recipe, log=lambda line: None)
+    more = fit(fitted.folder, toy(60, 5), tmp_path / "more", recipe=recipe, log=lambda line: None)
     assert not more.fresh_head
-    assert more.history[0].scores.accuracy == 1.0
-    wider = fit.fit(fitted.folder, toy(60, 5, neutral=True), tmp_path / "w", recipe=recipe, log=lambda line: None)
+    assert more.history[0].scores.accuracy == 1.0  # type: ignore[union-attr]
+    wider = fit(fitted.folder, toy(60, 5, neutral=True), tmp_path / "w", recipe=recipe, log=lambda line: None)
     assert wider.fresh_head
     assert weights(wider.folder)["classifier.weight"].shape == (3, WIDTH)
 
 
-def test_stops_early_and_keeps_the_best_weights(fitted: fit.Fitted, tmp_path: Path) -> None:
+def test_stops_early_and_keeps_the_best_weights(fitted: Fitted, tmp_path: Path) -> None:
     lines: list[str] = []
     # Training on inverted labels makes a perfect model worse with every epoch.
-    data = toy(80, 6)
-    wrong = Labelled(data.texts, [{"good": "bad", "bad": "good"}[label] for label in data.labels])
+    wrong = inverted(toy(80, 6))
     recipe = Recipe(epochs=20, batch_size=8, learning_rate=2e-4, patience=2, warmup=0.0)
-    result = fit.fit(fitted.folder, wrong, tmp_path / "m", validation=toy(40, 7), recipe=recipe, log=lines.append)
-    assert len(result.history) == result.best + 2 < 20
+    result = fit(fitted.folder, wrong, tmp_path / "m", validation=toy(40, 7), recipe=recipe, log=lines.append)
+    assert len(result.history) - 1 == progress(result.history) + 2 < 20
+    assert result.best == min(result.history, key=lambda epoch: epoch.validation_loss).number == 0
     assert any("stopped" in line for line in lines)
     outputs = LLM(str(result.folder)).classify(list(toy(40, 7).texts), use_tqdm=False)
     right = np.mean([output.outputs.label == label for output, label in zip(outputs, toy(40, 7).labels)])
-    assert right == pytest.approx(result.history[result.best - 1].scores.accuracy)
+    assert right == pytest.approx(result.report.scores.accuracy)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(("balanced", "low", "high"), [(False, 0.05, 0.15), (True, 0.45, 0.55)])
@@ -239,8 +170,8 @@ def test_balanced_weights_count_labels_alike(
 ) -> None:
     # One and the same text, one time in ten labelled "rare": the probability learned is the weight of the label.
     data = Labelled(["the film was so"] * 40, ["common"] * 36 + ["rare"] * 4)
-    recipe = Recipe(freeze="backbone", epochs=40, batch_size=40, learning_rate=5e-2, balanced=balanced, patience=40)
-    fit.fit(bert, data, tmp_path / "m", validation=data, recipe=recipe, log=lambda line: None)
+    recipe = Recipe(freeze="backbone", balanced=balanced)
+    fit(bert, data, tmp_path / "m", validation=data, recipe=recipe, log=lambda line: None)
     (output,) = LLM(str(tmp_path / "m")).classify(["the film was so"], use_tqdm=False)
     assert low < output.outputs.probs[1] < high
 
@@ -257,8 +188,8 @@ def test_the_rate_rises_to_its_peak_and_falls_to_nothing() -> None:
 
 def command(*arguments: str) -> int:
     parser = argparse.ArgumentParser()
-    fit.add_arguments(parser)
-    return fit.main(parser.parse_args(arguments))
+    add_arguments(parser)
+    return main(parser.parse_args(arguments))
 
 
 def test_command_line_trains_from_files_and_prints_figures(
@@ -274,8 +205,9 @@ def test_command_line_trains_from_files_and_prints_figures(
     columns = ["--text-column", "review", "--label-column", "verdict"]
     assert command(*files, *options, *columns) == 0
     printed = capsys.readouterr().out
-    assert "training on 60 texts (30 bad, 30 good), validating on 20" in printed
+    assert "training on 60 texts (30 bad, 30 good), validation: 20 texts held out (10 bad, 10 good)" in printed
     assert "macro-F1" in printed
+    assert "confusion" in printed
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["architectures"] == ["BertForSequenceClassification"]
     assert config["label2id"] == {"bad": 0, "good": 1}
@@ -304,28 +236,28 @@ def test_bad_training_files(bert: Path, tmp_path: Path, lines: list[str], messag
     path = tmp_path / "train.jsonl"
     path.write_text("\n".join(lines))
     with pytest.raises(InputFileError, match=message):
-        fit.fit(bert, path, tmp_path / "out")
+        fit(bert, path, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_what_is_missing_is_named(bert: Path, tmp_path: Path) -> None:
     with pytest.raises(InputFileError, match=r"label 'unsure' \(3 rows\).*bad, good"):
-        fit.fit(bert, toy(20, 1), tmp_path / "out", validation=toy(9, 1, neutral=True))
+        fit(bert, toy(20, 1), tmp_path / "out", validation=toy(9, 1, neutral=True))
     with pytest.raises(InputFileError, match="does not exist"):
-        fit.fit(bert, tmp_path / "none.csv", tmp_path / "out")
+        fit(bert, tmp_path / "none.csv", tmp_path / "out")
     with pytest.raises(CheckpointError, match="no folder"):
-        fit.fit(tmp_path / "nothing", toy(20, 1), tmp_path / "out", log=lambda line: None)
+        fit(tmp_path / "nothing", toy(20, 1), tmp_path / "out", log=lambda line: None)
     (tmp_path / "mute").mkdir()
     for name in ("config.json", "model.safetensors"):
         shutil.copy(bert / name, tmp_path / "mute" / name)
     with pytest.raises(CheckpointError, match="no tokenizer files"):
-        fit.fit(tmp_path / "mute", toy(20, 1), tmp_path / "out", log=lambda line: None)
+        fit(tmp_path / "mute", toy(20, 1), tmp_path / "out", log=lambda line: None)
 
 
 def test_divergence_is_an_error_and_leaves_nothing(bert: Path, tmp_path: Path) -> None:
-    recipe = Recipe(epochs=3, batch_size=8, learning_rate=1e30)
+    recipe = Recipe(epochs=3, batch_size=8, learning_rate=1e30, folds=0)
     with pytest.raises(EngineError, match=r"diverged.*Lower the learning rate"):
-        fit.fit(bert, toy(40, 1), tmp_path / "out", recipe=recipe, log=lambda line: None)
+        fit(bert, toy(40, 1), tmp_path / "out", recipe=recipe, log=lambda line: None)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -333,20 +265,20 @@ def test_the_destination_is_tried_before_anything_slow(bert: Path, tmp_path: Pat
     lines: list[str] = []
     (tmp_path / "file").touch()
     with pytest.raises(JaxpoolError, match=r"cannot write .*: Not a directory"):
-        fit.fit(bert, toy(20, 1), tmp_path / "file" / "out", log=lines.append)
+        fit(bert, toy(20, 1), tmp_path / "file" / "out", log=lines.append)
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(ValidationError, match="is a link"):
-        fit.fit(bert, toy(20, 1), tmp_path / "link", log=lines.append)
+        fit(bert, toy(20, 1), tmp_path / "link", log=lines.append)
     assert not lines, "nothing was read yet"
 
 
-def test_a_disk_that_fills_says_so_and_leaves_nothing(fitted: fit.Fitted, tmp_path: Path) -> None:
+def test_a_disk_that_fills_says_so_and_leaves_nothing(fitted: Fitted, tmp_path: Path) -> None:
     """The library that writes the weights has errors of its own."""
     resource = pytest.importorskip("resource")
     with pytest.MonkeyPatch.context() as patch:
         recipe = Recipe(epochs=1, batch_size=8, freeze="backbone")
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-        save = fit.save
+        save = to_folder.save
 
         def save_with_little_room(*arguments: object) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (6_000, hard))
@@ -355,9 +287,9 @@ def test_a_disk_that_fills_says_so_and_leaves_nothing(fitted: fit.Fitted, tmp_pa
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
-        patch.setattr(fit, "save", save_with_little_room)
+        patch.setattr(to_folder, "save", save_with_little_room)
         with pytest.raises(JaxpoolError, match=r"cannot write .*out: .*File too large.*nothing was left behind"):
-            fit.fit(fitted.folder, toy(20, 1), tmp_path / "out", recipe=recipe, log=lambda line: None)
+            fit(fitted.folder, toy(20, 1), tmp_path / "out", recipe=recipe, log=lambda line: None)
     assert list(tmp_path.iterdir()) == []
 
 

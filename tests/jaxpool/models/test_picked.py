@@ -5,10 +5,11 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from .test_packed_families import PACKED, PADDED, PLACES, batch, build, texts
 
 from jaxpool.engine.buckets import Bucket
 from jaxpool.ops.layout import Layout
+
+from .test_packed_families import PACKED, PADDED, PLACES, batch, build, texts
 
 
 @pytest.mark.parametrize("packed", [False, True])
