@@ -134,10 +134,27 @@ class EngineArgs(TypedDict, total=False):
             python="on_demand: each when it is first needed. With ahead and behind no prompt ever waits for a compile",
         ),
     ]
+    deterministic: Annotated[
+        bool,
+        Argument(
+            False,
+            "scores do not depend on the texts computed beside a text, bit for bit; slower",
+            python="else short prompts may share a row of a batch, and scores differ by rounding, 1e-6 in float32",
+        ),
+    ]
+    attention_backend: Annotated[
+        str | None,
+        Argument(
+            None,
+            "kernel of every attention that it can compute: dense, blocks, cudnn (GPU) or splash (TPU)",
+            "chosen call by call",
+            metavar="NAME",
+            python="see ``jaxpool.ops.kernels``; vLLM's names have no effect",
+        ),
+    ]
 
     allowed_local_media_path: Annotated[Any, Ignored(TEXT_ONLY)]
     allowed_media_domains: Annotated[Any, Ignored(TEXT_ONLY)]
-    attention_backend: Annotated[Any, Ignored(XLA)]
     attention_config: Annotated[Any, Ignored(XLA)]
     block_size: Annotated[Any, Ignored(NO_CACHE)]
     calculate_kv_scales: Annotated[Any, Ignored(NO_CACHE)]

@@ -13,6 +13,7 @@ import numpy as np
 
 from jaxpool.checkpoints import parsed_cache, tasks
 from jaxpool.checkpoints.location import locate
+from jaxpool.checkpoints.sentence_transformers import default_prompt
 from jaxpool.engine_args import EngineArgs, takes_engine_args, with_defaults
 from jaxpool.errors import EngineError, ValidationError
 from jaxpool.outputs import (
@@ -92,6 +93,8 @@ class LLM:
             data_parallel_size=args["data_parallel_size"],
             max_num_batched_tokens=args["max_num_batched_tokens"],
             compile=args["compile"],
+            deterministic=args["deterministic"],
+            attention_backend=args["attention_backend"],
         )
         spec = self.engine.spec
         self.labels: tuple[str, ...] = spec.labels
@@ -106,6 +109,7 @@ class LLM:
             vocab_size=spec.vocab_size,
             token_types=spec.token_types,
             lower=lower_cases(tokenizer_folder),
+            prefix=default_prompt(folder) if self.pooling_task == "embed" else "",
             absent=f"Texts cannot be read because {absent}; pass token ids, or name a tokenizer=….",
         )
         self._tokenizer_folder = tokenizer_folder
@@ -227,8 +231,17 @@ class LLM:
 
     @property
     def reads_pairs_joined(self) -> bool:
-        """Whether ``score`` gives the model two texts as one: a language model that is no classifier by itself."""
-        return self.engine.spec.source.rows is not None
+        """Whether ``score`` gives the model two texts as one: a language model, or where the config says so.
+
+        Raises:
+            ValidationError: the checkpoint was trained on pairs in its chat template.
+        """
+        if self.engine.spec.templated:
+            raise ValidationError(
+                f"{self._name} was trained on pairs in its chat template, so plain pairs would get wrong scores; "
+                "render the template yourself and pass the texts to classify."
+            )
+        return self.engine.spec.joins_pairs
 
     def embed(
         self,

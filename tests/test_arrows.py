@@ -29,6 +29,7 @@ ARROWS = {
     "checkpoints": "version errors params text ops models checkpoints jaxpool_conversions",
     "engine": "errors params ops models checkpoints engine jaxpool_conversions",
     "engine.buckets": "",  # numpy alone
+    "engine.packing": "engine.buckets",
     "llm": "errors params outputs engine_args text checkpoints engine",
     "files": "errors params outputs llm files",
     "training": "errors text ops models checkpoints engine files training jaxpool_conversions",
@@ -37,8 +38,8 @@ ARROWS = {
     "jaxpool_conversions": "errors jaxpool_conversions",
     "jaxpool_conversions.families": "errors ops models jaxpool_conversions",
     "jaxpool_serving": "errors params text ops.host_activations engine.engine engine.buckets engine.daemon_threads "
-    "engine.postprocess engine_args llm commands.options jaxpool_serving",
-    "jaxpool_serving.batching": "errors engine.engine engine.buckets jaxpool_serving.batching",
+    "engine.packing engine.postprocess engine_args llm commands.options jaxpool_serving",
+    "jaxpool_serving.batching": "errors engine.engine engine.buckets engine.packing jaxpool_serving.batching",
     "jaxpool_serving.schemas": "errors params jaxpool_serving.schemas",
 }
 # What even a wide row may not hold: nobody imports the server (`jaxpool serve` finds it by name, at run time).

@@ -19,6 +19,8 @@ HEAD_KERNEL = "head.out.kernel"
 HEAD_BIAS = "head.out.bias"
 _LISTED = 10
 _COPY = "a copy of another tensor"
+_LOSSES = ("loss_fct", "loss_fn", "loss", "criterion")
+"""Modules whose buffers (weights of the classes) some training loops save with the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +223,8 @@ def _ignored_because(name: str, table: Table) -> str | None:
     for row in table.ignore:
         if any(stacking.pattern(row.source).fullmatch(candidate) for candidate in (name, bare(name, table))):
             return row.reason
+    if name.split(".")[0] in _LOSSES:
+        return "of the loss of training"
     if any(bare(name, table) in (f"{other}.weight", f"{other}.bias") for other in table.head_names):
         return "another head is in use"
     return None

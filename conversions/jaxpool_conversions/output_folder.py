@@ -13,7 +13,7 @@ from pathlib import Path
 from jaxpool.errors import CheckpointError
 
 # Tokenizer, chat template, sentence-transformers settings. Weights, their index and code stay behind.
-_COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*/config.json")
+_COMPANIONS = ("*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "*.codes", "*/config.json")
 
 
 @contextmanager

@@ -35,6 +35,12 @@ def of_text(config: Any, name: str) -> Any:
     return next((value for value in values if value is not None), None)
 
 
+def padding_token(config: Any) -> int | None:
+    """The padding token of a config, or of its text part: the one that transformers' classifiers pass over."""
+    token = getattr(parts(config)[-1], "pad_token_id", None)
+    return None if token is None else int(token)
+
+
 def refuse_quantised(config: Any) -> None:
     """Raises ConfigError, naming the method, where a config says that the weights are quantised."""
     for part in parts(config):
@@ -76,8 +82,11 @@ def problem_of(config: Any) -> Problem:
     return kinds.get(getattr(config, "problem_type", None) or "", "single")
 
 
-def activation_of(config: Any) -> Activation:
-    """The activation a config asks for, in vLLM's order: problem_type, Sentence-Transformers keys, the default."""
+def activation_of(config: Any, filed: str | None = None) -> Activation:
+    """The activation a config asks for, in vLLM's order: problem_type, Sentence-Transformers keys, the default.
+
+    ``filed`` is the torch class that ``config_sentence_transformers.json`` names, where newer versions keep it.
+    """
     problem = getattr(config, "problem_type", None)
     if problem is not None:
         known: dict[str, Activation] = {
@@ -90,7 +99,7 @@ def activation_of(config: Any) -> Activation:
         return known[problem]
     nested = getattr(config, "sentence_transformers", None)
     name = nested.get("activation_fn") if isinstance(nested, Mapping) else None
-    name = name or getattr(config, "sbert_ce_default_activation_function", None)
+    name = name or getattr(config, "sbert_ce_default_activation_function", None) or filed
     if name is None:
         return "classify"
     return torch_activation(name, "config.json")

@@ -34,7 +34,7 @@ logging.getLogger("transformers").addFilter(lambda record: "PyTorch was not foun
 DEFAULT_MODEL = Path(__file__).parents[1] / "default_model"
 
 # Everything a tokenizer and a config may be spread over; no weights.
-SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "vocab*", "merges*"]
+SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "vocab*", "merges*", "*.codes"]
 # Weights of other frameworks, training left-overs and second copies in the original authors' format.
 NOT_OURS = ["onnx/*", "openvino/*", "coreml/*", "original/*", "*/*.safetensors", "*/*.bin"]
 NOT_OURS += ["consolidated*", "optimizer*", "training_args.bin", "scheduler*", "rng_state*"]
@@ -78,6 +78,8 @@ def locate(
     folder = Path(name).expanduser()
     if folder.is_dir():
         _refuse_revision(revision, f"the folder {name}")
+        if not (folder / "config.json").is_file() and (inner := _inner(folder)) is not None:
+            return inner
         if weights and not (folder / "config.json").is_file():
             raise CheckpointError(f"The folder {name} has no config.json, so it is not a checkpoint.")
         return folder
@@ -93,6 +95,14 @@ def _refuse_revision(revision: str | None, what: str) -> None:
         raise ValidationError(f"revision={revision!r} is of a hub model, but {what} has no revisions; leave it out.")
 
 
+def _inner(folder: Path) -> Path | None:
+    """Where the first versions of Sentence-Transformers put the model itself: in a folder beside its modules."""
+    from jaxpool.checkpoints.sentence_transformers import transformer_folder  # imports JAX
+
+    inner = folder / transformer_folder(folder)
+    return inner if inner != folder and (inner / "config.json").is_file() else None
+
+
 def _download(
     name: str,
     revision: str | None,
@@ -103,7 +113,7 @@ def _download(
     """Asks the hub (or its cache) for ``name``; every failure becomes one sentence."""
     from huggingface_hub import errors, snapshot_download
 
-    from jaxpool.checkpoints.sentence_transformers import dense_folders  # imports JAX
+    from jaxpool.checkpoints.sentence_transformers import dense_folders, transformer_folder  # imports JAX
 
     def fetch(patterns: list[str], ignored: Sequence[str] = NOT_OURS) -> Path:
         return Path(
@@ -124,8 +134,10 @@ def _download(
         folder = fetch([*SMALL_FILES, "*.safetensors"])
         if not any(folder.glob("*.safetensors")):
             folder = fetch([*SMALL_FILES, "*.bin"])
-        for module in dense_folders(folder):
+        inner = transformer_folder(folder)
+        for module in [*dense_folders(folder), *([inner] if inner else [])]:
             fetch([f"{module}/*"], ())
+        folder = folder / inner
     except errors.GatedRepoError as error:
         raise CheckpointError(
             f"The model {name} is gated: accept its terms on the hub, then pass a token (`hf auth login`)."
@@ -207,7 +219,7 @@ def _build(data: dict[str, Any], overrides: dict[str, Any]) -> PretrainedConfig:
             "hf_overrides={'model_type': …}."
         )
     try:
-        config_class = CONFIG_MAPPING[remote_code.NAMES.get(model_type, model_type)]
+        config_class = CONFIG_MAPPING[remote_code.MODEL_TYPES.get(model_type, model_type)]
     except KeyError as error:
         hint = " and its own code is never run" if "auto_map" in data else ""
         raise ConfigError(
@@ -228,6 +240,7 @@ def _build(data: dict[str, Any], overrides: dict[str, Any]) -> PretrainedConfig:
     for name in _check_read(config, overrides, data):
         if made({key: value for key, value in merged.items() if key != name}).to_dict() == config.to_dict():
             raise ConfigError(f"hf_overrides has {name}={overrides[name]!r}, which changes nothing in this model")
+    config.raw = json.loads(json.dumps(merged))  # as it is in the file: transformers drops what it does not know
     return config
 
 

@@ -22,7 +22,7 @@ from jaxpool.checkpoints.user_cache import Folder, private_folder
 from jaxpool.text.vocabulary import TOKENIZER_FILES, Vocabulary, read_tokenizer
 from jaxpool.version import __version__
 
-FORMAT = 2
+FORMAT = 4
 """Raise it when the content of the files changes, or what is refused."""
 
 DEPRECATED = {"torch_dtype", "use_return_dict"}

@@ -56,7 +56,40 @@ def is_sentence_embedder(folder: Path | None) -> bool:
     Raises:
         CheckpointError: the file is damaged.
     """
-    return any(kind == "Pooling" for kind, _ in _modules(folder))
+    return any(kind == "Pooling" for kind, _ in modules_of(folder)) and _embeds(folder)
+
+
+def _embeds(folder: Path | None) -> bool:
+    """Whether the settings are a SentenceTransformer's: a CrossEncoder may have a Pooling module as well."""
+    return file_settings(folder).get("model_type", "SentenceTransformer") == "SentenceTransformer"
+
+
+def file_settings(folder: Path | None) -> dict[str, Any]:
+    """``config_sentence_transformers.json``; empty where there is none.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    path = None if folder is None else folder / "config_sentence_transformers.json"
+    return read_json(path, dict) if path is not None and path.is_file() else {}
+
+
+def default_prompt(folder: Path | None) -> str:
+    """What every text to be embedded begins with: the prompt that ``default_prompt_name`` names.
+
+    Raises:
+        CheckpointError: there is no prompt of that name.
+    """
+    settings = file_settings(folder)
+    name, prompts = settings.get("default_prompt_name"), settings.get("prompts") or {}
+    if name is None or not is_sentence_embedder(folder):
+        return ""
+    if not isinstance(prompts.get(name), str):
+        raise CheckpointError(
+            f"config_sentence_transformers.json in {folder} names the default prompt {name!r}, which is not among its "
+            f"prompts ({', '.join(prompts)})."
+        )
+    return str(prompts[name])
 
 
 def read_sentence_embedder(folder: Path | None) -> SentenceEmbedder | None:
@@ -66,7 +99,7 @@ def read_sentence_embedder(folder: Path | None) -> SentenceEmbedder | None:
         ConfigError: they ask for a module or a pooling that jaxpool does not implement.
         CheckpointError: a file is damaged.
     """
-    modules = _modules(folder)
+    modules = modules_of(folder)
     if folder is None or not any(kind == "Pooling" for kind, _ in modules):
         return None
     unknown = [kind for kind, _ in modules if kind not in _KNOWN]
@@ -81,19 +114,24 @@ def read_sentence_embedder(folder: Path | None) -> SentenceEmbedder | None:
             f"{folder / 'modules.json'} has the modules {', '.join(kinds)} in this order, which jaxpool does not "
             f"implement; it implements {', '.join(_KNOWN)}."
         )
-    path = folder / next(place for kind, place in modules if kind == "Pooling") / "config.json"
-    settings = _json(path, dict)
+    root = folder if (folder / "modules.json").is_file() else folder.parent
+    if root != folder and "Dense" in kinds:
+        raise ConfigError(f"{root} has its model in a folder of its own and Dense modules beside it; not implemented.")
+    path = root / next(place for kind, place in modules if kind == "Pooling") / "config.json"
+    settings = read_json(path, dict)
     flags = [name.removeprefix("pooling_mode_") for name, on in settings.items() if on is True and "_mode_" in name]
     mode = settings.get("pooling_mode") or "+".join(flags)
     if mode not in _MODES:
         raise ConfigError(f"{path} asks for the pooling {mode!r}; jaxpool implements {', '.join(_MODES)}.")
+    if settings.get("include_prompt") is False and default_prompt(folder) and mode != "lasttoken":
+        raise ConfigError(f"{path} sets include_prompt=False beside a default prompt; not implemented.")
     dense = tuple(_dense(folder, place) for kind, place in modules if kind == "Dense")
     return SentenceEmbedder(_MODES[mode], "Normalize" in kinds, dense)
 
 
 def _dense(folder: Path, place: str) -> Dense:
     path = folder / place / "config.json"
-    settings = _json(path, dict)
+    settings = read_json(path, dict)
     width, name = settings.get("out_features"), settings.get("activation_function", "torch.nn.modules.activation.Tanh")
     if not isinstance(width, int) or not isinstance(name, str):
         raise CheckpointError(
@@ -104,18 +142,29 @@ def _dense(folder: Path, place: str) -> Dense:
     return Dense(place, width, settings.get("bias", True), "sigmoid" if activation == "classify" else activation)
 
 
+def longest_sentence(folder: Path | None) -> list[int]:
+    """``max_seq_length`` of each settings file that has one; the tokens that Sentence-Transformers cuts texts to."""
+    files = sorted(folder.glob("sentence_*_config.json")) if folder else []
+    values = [read_json(path, dict).get("max_seq_length") for path in files]
+    return [value for value in values if isinstance(value, int)]
+
+
 def dense_folders(folder: Path) -> list[str]:
     """The folders inside a checkpoint that hold weights of Dense modules."""
-    return [place for kind, place in _modules(folder) if kind == "Dense"]
+    return [place for kind, place in modules_of(folder) if kind == "Dense"]
 
 
-def _modules(folder: Path | None) -> list[tuple[str, str]]:
-    """Class name and folder of each module, in order."""
-    if folder is None or not (folder / "modules.json").is_file():
+def modules_of(folder: Path | None) -> list[tuple[str, str]]:
+    """Class name and folder of each module that ``modules.json`` lists, in order; none without the file.
+
+    Raises:
+        CheckpointError: the file is damaged, or points outside the folder.
+    """
+    path = _list_of_modules(folder)
+    if path is None:
         return []
-    path = folder / "modules.json"
     try:
-        modules = [(entry["type"].rsplit(".", 1)[-1], entry["path"]) for entry in _json(path, list)]
+        modules = [(entry["type"].rsplit(".", 1)[-1], entry["path"]) for entry in read_json(path, list)]
         outside = [place for _, place in modules if PurePosixPath(place).is_absolute() or ".." in Path(place).parts]
     except (KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path} is no list of modules with a type and a path each.") from error
@@ -124,7 +173,26 @@ def _modules(folder: Path | None) -> list[tuple[str, str]]:
     return modules
 
 
-def _json(path: Path, kind: type) -> Any:
+def _list_of_modules(folder: Path | None) -> Path | None:
+    """``modules.json``: in the checkpoint's folder, or one above where the first versions put the model below it."""
+    if folder is None:
+        return None
+    places = [folder / "modules.json"]
+    places += [folder.parent / "modules.json"] if folder.name == "0_Transformer" else []
+    return next((path for path in places if path.is_file()), None)
+
+
+def transformer_folder(folder: Path) -> str:
+    """The place inside a folder where ``modules.json`` says that the model itself is; usually empty."""
+    return next((place for kind, place in modules_of(folder) if kind == "Transformer"), "")
+
+
+def read_json(path: Path, kind: type) -> Any:
+    """A JSON file whose outermost value is of a kind.
+
+    Raises:
+        CheckpointError: it is not, or cannot be read.
+    """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

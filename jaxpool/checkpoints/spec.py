@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from jaxpool.checkpoints import remote_code
+from jaxpool.checkpoints.cross_encoder import read_scoring
 from jaxpool.checkpoints.labels import (
     Problem,
     activation_of,
     declared_labels,
     label_names,
+    of_text,
+    padding_token,
     problem_of,
     refuse_quantised,
 )
 from jaxpool.checkpoints.sentence_transformers import Dense, is_sentence_embedder, read_sentence_embedder
 from jaxpool.checkpoints.tasks import Task, choose, kind_of
+from jaxpool.checkpoints.text_length import longest_text
 from jaxpool.errors import ConfigError, MissingHeadError, ValidationError
 from jaxpool.models.classifier import HeadConfig, ProjectionConfig
 from jaxpool.ops.pooling import Activation, Pooling
@@ -28,9 +32,6 @@ from jaxpool_conversions.families.reward_heads import REWARDS, Reward, with_rewa
 from jaxpool_conversions.families.table_rows import linear
 from jaxpool_conversions.heads import has_pooler, headless
 from jaxpool_conversions.rules import NO_HEAD, HeadSource
-
-LENGTH_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
-"""Config fields that may bound the text length, in tokens; the smallest counts."""
 
 _DTYPES = {
     "half": "float16",
@@ -52,7 +53,7 @@ class Spec:
         head: shape of the head; without labels for embeddings.
         source: where the head's last layer comes from in the checkpoint.
         modules: folders inside the checkpoint whose weights the head needs as well.
-        pooling: CLS, LAST, MEAN or EOS; of no effect on tasks of tokens.
+        pooling: CLS, LAST, MEAN, EOS or NOT_PAD; of no effect on tasks of tokens.
         activation: applied to logits where the request wants it.
         use_activation: whether a request that does not say wants it.
         logit_mean, logit_sigma: calibration, or None.
@@ -61,6 +62,7 @@ class Spec:
         max_length: longest text in tokens.
         dtype: compute and storage dtype of the backbone (``float32`` or ``bfloat16``).
         eos_token: whose last occurrence EOS pooling reads.
+        pad_token: the token that NOT_PAD pooling passes over.
         late: whether the head reads every token and its logits are pooled.
         task: the one task that is served.
         supported_tasks: tasks that could be served.
@@ -69,6 +71,8 @@ class Spec:
         step_token: which those are, or None for all.
         columns: logits (or hidden units) that are kept, in this order; None for all.
         matryoshka: sizes that embeddings may be cut to, empty for any; None if they may not.
+        joins_pairs: whether two texts are read as one, end to end, instead of as the tokenizer makes pairs.
+        templated: whether the checkpoint was trained on pairs in its chat template.
         dimensions: size they are cut to unless the request says otherwise; None for no cut.
     """
 
@@ -87,6 +91,7 @@ class Spec:
     max_length: int
     dtype: str
     eos_token: int | None = None
+    pad_token: int | None = None
     late: bool = False
     task: Task = "classify"
     supported_tasks: tuple[Task, ...] = ("classify", "token_classify")
@@ -97,6 +102,8 @@ class Spec:
     matryoshka: tuple[int, ...] | None = None
     dimensions: int | None = None
     modules: tuple[str, ...] = ()
+    joins_pairs: bool = False
+    templated: bool = False
 
     @property
     def num_labels(self) -> int:
@@ -149,10 +156,17 @@ def resolve(
         ConfigError, ValidationError, UnsupportedArchitectureError, MissingHeadError: each in words.
     """
     refuse_quantised(config)
+    remote_code.mention(config)
     architecture = (getattr(config, "architectures", None) or [""])[0]
     family = find(config.model_type, architecture or None)
-    architecture = architecture or f"{family.prefix_class}ForCausalLM"
-    kind = kind_of(architecture, runner, convert, is_sentence_embedder(folder))
+    embedder = is_sentence_embedder(folder)
+    # Without a name, the head of a checkpoint tells that it classifies; vLLM's runner asks for the bare model.
+    bare = embedder or runner == "pooling" or convert == "embed"
+    architecture = architecture or f"{family.prefix_class}{'Model' if bare else 'ForSequenceClassification'}"
+    scoring = read_scoring(folder)
+    if scoring is not None and scoring.tokens and convert == "auto":
+        convert = "classify"
+    kind = kind_of(architecture, runner, convert, embedder)
     fields = Fields(config)
     ours, style = family.config(fields), family.head(fields)
     fields.finish()
@@ -181,6 +195,8 @@ def resolve(
             f"{folder} was converted for embeddings and has no head; convert its original checkpoint."
         )
     mean, sigma = _calibration(pooler_config)
+    trained = architecture.endswith("ForSequenceClassification") and kind == "classify" and source.rows is None
+    pad_token = padding_token(config) if trained else None
     compute = _dtype(dtype, config, stored_dtype, platform)
     return Spec(
         architecture=architecture,
@@ -199,16 +215,19 @@ def resolve(
         ),
         modules=tuple(one.folder for one in dense),
         source=source,
-        pooling=_pooling(pooler_config, style),
+        pooling=_pooling(pooler_config, style, pad_token),
         eos_token=style.eos_token,
+        pad_token=pad_token,
         late=style.late and pooler_config.seq_pooling_type is None,
-        activation="normalize" if kind == "embed" else activation_of(config),
+        activation="normalize"
+        if kind == "embed"
+        else activation_of(config, None if scoring is None else scoring.activation),
         use_activation=style.use_activation if pooler_config.use_activation is None else pooler_config.use_activation,
         logit_mean=mean,
         logit_sigma=sigma,
         labels=label_names(config, source.num_labels),
         problem=problem_of(config),
-        max_length=_max_length(config, folder, max_model_len, tokenizer_limit, ours),
+        max_length=longest_text(config, ours, folder, tokenizer_limit, max_model_len),
         dtype=compute,
         task=task,
         supported_tasks=supported,
@@ -216,6 +235,8 @@ def resolve(
         **_steps(pooler_config, task, source.num_labels or width, reward),
         matryoshka=_matryoshka(config) if kind == "embed" else None,
         dimensions=pooler_config.dimensions,
+        joins_pairs=_joins_pairs(config, source),
+        templated=scoring is not None and scoring.templated,
     )
 
 
@@ -255,6 +276,12 @@ def _matryoshka(config: Any) -> tuple[int, ...] | None:
     return tuple(sizes) if sizes else () if getattr(config, "is_matryoshka", False) else None
 
 
+def _joins_pairs(config: Any, source: HeadSource) -> bool:
+    """As vLLM's converter writes it (``use_pad_token`` is the older name); language models join unless it says."""
+    said = [of_text(config, name) for name in ("use_sep_token", "use_pad_token")]
+    return next((not one for one in said if isinstance(one, bool)), source.rows is not None)
+
+
 def _calibration(pooler_config: PoolerConfig) -> tuple[float | None, float | None]:
     mean, sigma = pooler_config.logit_mean, pooler_config.logit_sigma
     if sigma == 0:
@@ -262,15 +289,20 @@ def _calibration(pooler_config: PoolerConfig) -> tuple[float | None, float | Non
     return mean, sigma
 
 
-def _pooling(pooler_config: PoolerConfig, style: HeadStyle) -> Pooling:
+def _pooling(pooler_config: PoolerConfig, style: HeadStyle, pad_token: int | None) -> Pooling:
     kind = pooler_config.seq_pooling_type or style.pooling
+    if kind == "NOT_PAD" and pad_token is None:
+        kind = "LAST"
     if kind not in get_args(Pooling) or (kind == "EOS" and style.eos_token is None):
         raise NotImplementedError(f"pooling type {kind!r}; jaxpool pools {', '.join(get_args(Pooling))}.")
     return kind  # type: ignore[return-value]
 
 
 def _dtype(asked: str, config: Any, stored: str | None, platform: str) -> str:
-    """``auto``: what the checkpoint declares, but never float16, and bfloat16 on accelerators."""
+    """``auto``: bfloat16 on accelerators; on the CPU what the checkpoint declares, and float32 for float16.
+
+    float16 itself overflows, and bfloat16 in its place would round what the checkpoint holds.
+    """
     if asked != "auto":
         if asked not in _DTYPES:
             raise ValidationError(f"dtype must be auto, {', '.join(_DTYPES)}; got {asked!r}.", parameter="dtype")
@@ -281,7 +313,7 @@ def _dtype(asked: str, config: Any, stored: str | None, platform: str) -> str:
             )
         return _DTYPES[asked]
     declared = str(getattr(config, "dtype", None) or stored or "float32").removeprefix("torch.")
-    return "float32" if declared == "float32" and platform == "cpu" else "bfloat16"
+    return "float32" if declared in ("float32", "float16") and platform == "cpu" else "bfloat16"
 
 
 def _head_dtype(config: Any, compute: str) -> str:
@@ -293,35 +325,3 @@ def _head_dtype(config: Any, compute: str) -> str:
     if asked not in _DTYPES:
         raise ConfigError(f"head_dtype must be 'model' or one of {', '.join(_DTYPES)}; got {asked!r}.")
     return _DTYPES[asked]
-
-
-def _stretch(config: Any) -> float:
-    """How much longer texts get by scaled rotary positions; kinds other than these name the length they reach."""
-    rope = getattr(config, "rope_parameters", None) or {}
-    return float(rope.get("factor") or 1.0) if rope.get("rope_type") in ("linear", "dynamic", "ntk") else 1.0
-
-
-def _max_length(config: Any, folder: Path | None, asked: int | None, tokenizer_limit: int | None, ours: Any) -> int:
-    parts = (config, getattr(config, "text_config", None))  # of models of text and images, the text part
-    limits = [value for part in parts for name in LENGTH_FIELDS if isinstance(value := getattr(part, name, None), int)]
-    limits += [limit] if (limit := getattr(ours, "limit", None)) is not None else []
-    learned = getattr(ours, "positions", None)
-    if learned is not None:
-        limits.append(learned)
-        if tokenizer_limit is not None:
-            limits.append(tokenizer_limit)
-    derived = int(min(limits, default=2048) * _stretch(config))
-    for file in sorted(folder.glob("sentence_*_config.json")) if folder else ():
-        value = json.loads(file.read_text()).get("max_seq_length")
-        derived = value if isinstance(value, int) else derived
-    if asked is None or asked == -1:
-        return derived
-    if asked < 1:
-        raise ValidationError(f"max_model_len must be at least 1; got {asked}.", parameter="max_model_len")
-    if asked > derived:
-        raise ValidationError(
-            f"User-specified max_model_len ({asked}) is greater than the derived max_model_len ({derived}), "
-            "the longest text this checkpoint supports.",
-            parameter="max_model_len",
-        )
-    return asked

@@ -83,7 +83,7 @@ def convert(
 
     import jax
 
-    from jaxpool.checkpoints.labels import of_text
+    from jaxpool.checkpoints.labels import of_text, parts
     from jaxpool.checkpoints.location import locate, read_config
     from jaxpool.checkpoints.spec import resolve
     from jaxpool.engine import sharding
@@ -127,12 +127,15 @@ def convert(
         config.architectures = [f"{spec.family.prefix_class}Model"]
     elif not spec.architecture.endswith(("ForSequenceClassification", "ForTokenClassification", *REWARDS)):
         config.architectures = [f"{spec.family.prefix_class}ForSequenceClassification"]
+        if spec.pooling == "LAST":  # but a class of that name passes over padding tokens, where it knows any
+            parts(config)[-1].pad_token_id = -1
     if spec.labels:
         config.id2label = dict(enumerate(spec.labels))
         config.label2id = {label: index for index, label in config.id2label.items()}
     config.dtype = spec.dtype
     with _replacing(target) as new:
         write_store(new, leaves, spec.source, meta, folder)
+        vars(config).pop("raw", None)
         config.save_pretrained(new)
         check_target(target, source, force)  # minutes have passed
 

@@ -190,6 +190,7 @@ def save(output: Path, leaves: Mapping[str, Any], spec: Spec, config: Any, token
             part.mkdir()
             for file in tokenizer_files(tokenizer_from):
                 shutil.copyfile(file, part / file.name)
+            vars(config).pop("raw", None)
             config.save_pretrained(part)
             # transformers refuses files that do not say which framework's layout they have.
             save_file(export(leaves, spec.family.table, spec.source), part / "model.safetensors", {"format": "pt"})

@@ -18,10 +18,14 @@ _FRONTIER = 16  # partial plans kept per length: within 1 % of keeping all, at a
 
 @dataclass(frozen=True, slots=True, order=True)
 class Bucket:
-    """A padded shape: ``rows`` texts of ``length`` tokens each."""
+    """The shape of a batch: ``rows`` of ``length`` tokens each, with up to ``segments`` texts in a row.
+
+    With one text per row it is padded, with several packed: texts follow one another.
+    """
 
     rows: int
     length: int
+    segments: int = 1
 
     @property
     def tokens(self) -> int:
@@ -60,10 +64,14 @@ class CostModel:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """One call: the texts ``rows`` (int64 indices into the caller's list, at most ``bucket.rows``)."""
+    """One call: the texts ``rows`` (int64 indices into the caller's list).
+
+    ``places`` are their rows in a packed bucket, int64; None: each text has a row of its own, in this order.
+    """
 
     bucket: Bucket
     rows: np.ndarray
+    places: np.ndarray | None = None
 
 
 def grid(
@@ -179,7 +187,7 @@ def plan(
         raise ValueError(f"a text of {longest} tokens is longer than the longest bucket ({menu[-1].length} tokens)")
 
     fitting = np.cumsum(np.bincount(sizes, minlength=menu[-1].length + 1))  # [length] -> texts it can hold
-    columns: list[_Column] = []
+    columns: list[Column] = []
     for length in sorted({b.length for b in menu}):
         shapes = [b for b in menu if b.length == length]
         # A length that no text calls for only adds padding, unless it offers a row count that the length
@@ -188,7 +196,7 @@ def plan(
         called_for = fitting[length] > (fitting[below.length] if below else 0)
         new_rows = below and {b.rows for b in shapes} - {b.rows for b in below.shapes}
         if called_for or new_rows or not compiled.isdisjoint(shapes):
-            columns.append(_Column(shapes, cost, compiled))
+            columns.append(Column(shapes, cost, compiled))
 
     # Longest first; a 16-bit stable sort is a radix sort, five times faster than the general one.
     keys = sizes.astype(np.uint16) if longest < 2**16 else sizes
@@ -210,7 +218,7 @@ def waste(batches: Sequence[Batch], lengths: np.ndarray | Sequence[int]) -> floa
     return 1.0 - float(np.sum(lengths)) / computed if computed else 0.0
 
 
-class _Column:
+class Column:
     """All buckets of one length: the least cost of covering any number of rows with them.
 
     ``tail[x]`` is the least cost of at least ``x`` rows, for ``x`` up to the largest bucket; ``first[x]`` and
@@ -266,7 +274,7 @@ class _Column:
         return parts
 
 
-def _choose(columns: Sequence[_Column], fitting: np.ndarray) -> list[tuple[_Column, int]]:
+def _choose(columns: Sequence[Column], fitting: np.ndarray) -> list[tuple[Column, int]]:
     """The cheapest lengths to use, long first, with the rows to provide at each.
 
     ``fitting[j]`` is the number of texts that column ``j`` can hold. Node ``j`` means: every text too long
@@ -303,7 +311,7 @@ def _choose(columns: Sequence[_Column], fitting: np.ndarray) -> list[tuple[_Colu
             flat = [part[:, t].ravel() for part in (totals, beyond, source, slots)]
             arrivals[target].append((flat[0], flat[1], np.full(flat[0].size, node), flat[2], flat[3]))
 
-    path: list[tuple[_Column, int]] = []
+    path: list[tuple[Column, int]] = []
     node, state = -1, 0
     while True:
         entry = states[node]

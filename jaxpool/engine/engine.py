@@ -15,8 +15,9 @@ import jax
 import numpy as np
 
 from jaxpool.checkpoints.spec import Spec
-from jaxpool.engine.buckets import Bucket, CostModel, plan
-from jaxpool.engine.programs import Programs, pad
+from jaxpool.engine.buckets import Bucket, CostModel
+from jaxpool.engine.packing import doubtful, fits, plan
+from jaxpool.engine.programs import Programs, fill
 from jaxpool.errors import EngineError
 
 
@@ -51,7 +52,14 @@ Results = np.ndarray | list[np.ndarray]
 class _Work(NamedTuple):
     rows: Sequence[Row]
     bucket: Bucket
+    places: np.ndarray | None
     future: Future[Any]
+
+
+class _Running(NamedTuple):
+    work: _Work
+    where: np.ndarray
+    out: jax.Array
 
 
 class Engine:
@@ -78,7 +86,7 @@ class Engine:
         self.spec, self.programs, self.buckets, self.cost = spec, programs, buckets, cost
         self._plans, self._process = 0, os.getpid()
         self._todo: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
-        running: queue.Queue[tuple[_Work, jax.Array] | None] = queue.Queue(maxsize=1)
+        running: queue.Queue[_Running | None] = queue.Queue(maxsize=1)
         self._threads = [
             # The threads hold no reference to the engine: it can be collected, which stops them.
             threading.Thread(target=_dispatch, args=(self._todo, running, programs, leaves, spec), daemon=True),
@@ -128,12 +136,14 @@ class Engine:
     def __reduce__(self) -> Any:
         raise TypeError(NOT_PICKLED)
 
-    def submit(self, rows: Sequence[Row], bucket: Bucket) -> Future[Any]:
+    def submit(self, rows: Sequence[Row], bucket: Bucket, places: np.ndarray | None = None) -> Future[Any]:
         """Queues one batch.
 
         Args:
-            rows: 1 to ``bucket.rows`` texts, none longer than ``bucket.length``.
+            rows: texts that fit into the bucket.
             bucket: one of ``buckets``.
+            places: for packed buckets: int ``[rows]``, the row of the bucket that each text goes to. None: each text
+                has a row of its own.
 
         Returns:
             A future of ``Results``. Cancelling it before its turn costs nothing. It fails with
@@ -146,10 +156,10 @@ class Engine:
         self.check_process()
         if not self._stop.alive:
             future.set_exception(EngineError("the engine is closed"))
-        elif not 0 < len(rows) <= bucket.rows or max(len(row.ids) for row in rows) > bucket.length:
+        elif not fits([len(row.ids) for row in rows], bucket, places):
             future.set_exception(EngineError(f"{len(rows)} rows do not fit {bucket}"))
         else:
-            self._todo.put(_Work(rows, bucket, future))
+            self._todo.put(_Work(rows, bucket, places, future))
         return future
 
     def run(self, rows: Sequence[Row], progress: Callable[[int], object] | None = None) -> Any:
@@ -173,14 +183,22 @@ class Engine:
         batches = plan(lengths, self.buckets, cost, self.programs.ready(), self.programs.sealed)
         # All begin to compile now; a batch waits for its own program only.
         self.programs.start(dict.fromkeys(batch.bucket for batch in batches))
-        futures = [self.submit([rows[i] for i in batch.rows], batch.bucket) for batch in batches]
+        futures = [self.submit([rows[i] for i in batch.rows], batch.bucket, batch.places) for batch in batches]
         found: list[np.ndarray] = [np.empty(0)] * len(rows)
+        again: list[tuple[Bucket, np.ndarray]] = []
         try:
             for batch, future in zip(batches, futures):
                 for row, values in zip(batch.rows, future.result()):
                     found[row] = values
+                suspects = batch.rows[doubtful([found[row] for row in batch.rows], batch.places)]
+                for start in range(0, len(suspects), batch.bucket.rows):
+                    again.append((batch.bucket, suspects[start : start + batch.bucket.rows]))
+                    futures.append(self.submit([rows[i] for i in again[-1][1]], batch.bucket))
                 if progress is not None:
                     progress(len(batch.rows))
+            for (_, alone), future in zip(again, futures[len(batches) :]):
+                for row, values in zip(alone, future.result()):
+                    found[row] = values
         finally:
             for future in futures:
                 future.cancel()
@@ -207,39 +225,41 @@ def _stop(
 
 def _dispatch(
     todo: queue.SimpleQueue[_Work | None],
-    running: queue.Queue[tuple[_Work, jax.Array] | None],
+    running: queue.Queue[_Running | None],
     programs: Programs,
     leaves: list[jax.Array],
     spec: Spec,
 ) -> None:
-    """Pads, places and starts batches; never waits for a result."""
-    shardings = programs.input_shardings()
+    """Fills, places and starts batches; never waits for a result."""
     while (work := todo.get()) is not None:
         if not work.future.set_running_or_notify_cancel():
             continue
         try:
-            inputs = pad(
+            inputs, where = fill(
                 [np.asarray(row.ids, np.int32) for row in work.rows],
                 [None if row.types is None else np.asarray(row.types, np.int32) for row in work.rows],
                 [row.activated for row in work.rows],
                 work.bucket,
                 bool(spec.token_types),
+                work.places,
             )
-            running.put((work, programs(work.bucket, leaves, jax.device_put(inputs, shardings))))
+            placed = jax.device_put(inputs, programs.input_sharding)
+            running.put(_Running(work, where, programs(work.bucket, leaves, placed)))
         except BaseException as error:
             work.future.set_exception(error)
     running.put(None)
 
 
-def _fetch(running: queue.Queue[tuple[_Work, jax.Array] | None]) -> None:
+def _fetch(running: queue.Queue[_Running | None]) -> None:
     """Waits for results and hands them over, padding cut off; never starts anything."""
     while (item := running.get()) is not None:
-        work, out = item
+        work, where, out = item
         try:
-            values = np.asarray(out)[: len(work.rows)]
-            per_token = values.ndim == 3
-            work.future.set_result(
-                [one[: len(row.ids)].copy() for one, row in zip(values, work.rows)] if per_token else values
-            )
+            values = np.asarray(out)
+            if values.ndim == 3:
+                starts = zip(work.rows, where[:, 0], where[:, 2])
+                work.future.set_result([values[row, at : at + len(one.ids)].copy() for one, row, at in starts])
+            else:
+                work.future.set_result(values[where[:, 0] * work.bucket.segments + where[:, 1]])
         except BaseException as error:
             work.future.set_exception(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from math import prod
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -9,20 +10,25 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxpool.checkpoints.cross_encoder import read_scoring
 from jaxpool.checkpoints.labels import of_text
 from jaxpool.checkpoints.spec import Spec, resolve
 from jaxpool.engine import sharding
-from jaxpool.engine.buckets import CostModel, essential, grid
+from jaxpool.engine.buckets import Bucket, CostModel, essential, grid
 from jaxpool.engine.compile_cache import enable_cache
 from jaxpool.engine.engine import Engine
+from jaxpool.engine.packing import ahead_grid, packed_grid, pays
 from jaxpool.engine.programs import Programs, abstract
 from jaxpool.errors import ConfigError, ValidationError
+from jaxpool.ops.kernels import Implementation, available
 from jaxpool.params import PoolerConfig
 from jaxpool_conversions.families import Family
-from jaxpool_conversions.heads import FROM_2_WAY_SOFTMAX, find_head
+from jaxpool_conversions.heads import FROM_2_WAY_SOFTMAX, NO_POST_PROCESSING, find_head
 from jaxpool_conversions.load import load
 from jaxpool_conversions.reader import Reader
 from jaxpool_conversions.rules import HeadSource
+
+logger = logging.getLogger(__name__)
 
 
 class Speed(NamedTuple):
@@ -72,6 +78,8 @@ def open_engine(
     data_parallel_size: int | None = None,
     max_num_batched_tokens: int | None = None,
     compile: Literal["on_demand", "ahead", "behind"] = "on_demand",  # noqa: A002 - the name users know
+    deterministic: bool = False,
+    attention_backend: str | None = None,
 ) -> Engine:
     """Opens a checkpoint (or a converted store).
 
@@ -86,6 +94,8 @@ def open_engine(
         compile: ``on_demand`` compiles a program when a plan first needs it; ``ahead`` compiles a whole grid while
             the weights load, and never again; ``behind`` returns when its `essential` part is compiled, and compiles
             the rest in the background.
+        attention_backend: as in ``LLM``.
+        deterministic: whether a text's scores must not depend on its neighbours, bit for bit: nothing is packed.
 
     Raises:
         CheckpointError and its kin, ValidationError: each in words.
@@ -110,22 +120,16 @@ def open_engine(
             tokenizer_limit=getattr(tokenizer, "model_max_length", None),
         )
         mesh = _mesh(spec, tensor_parallel_size, data_parallel_size, platform)
-        model = abstract(spec, platform)
+        model = abstract(spec, _implementation(platform, attention_backend))
         programs = Programs(model, spec, mesh)
-        n_devices = mesh.size
         budget = max_num_batched_tokens or TOKEN_BUDGET.get(platform, 8192) * mesh.shape["data"]
         if compile not in ("on_demand", "ahead", "behind"):
             raise ValidationError(
                 f"compile must be 'on_demand', 'ahead' or 'behind'; got {compile!r}.", parameter="compile"
             )
-        per_octave, row_factor = (16, 2) if compile == "on_demand" else AHEAD.get(platform, (2, 4))
-        buckets = grid(
-            spec.max_length,
-            budget,
-            row_multiple=mesh.shape["data"],
-            per_octave=per_octave,
-            row_factor=row_factor,
-        )
+        cost = _cost(spec, mesh, platform)
+        packs = spec.family.packs and not deterministic
+        buckets = _menu(spec.max_length, budget, mesh.shape["data"], cost, platform, compile != "on_demand", packs)
         if compile != "on_demand":
             programs.start([*essential(buckets), *buckets])
         targets = sharding.targets(model, mesh)
@@ -146,16 +150,6 @@ def open_engine(
     finally:
         if reader is not None:
             reader.close()
-    speed = SPEED.get(platform, SPEED["gpu"])
-    # Two FLOPs a weight and token; the embeddings, of which a batch reads few rows, do not count.
-    weight_bytes = spec.config.flops_per_token / 2 * jnp.dtype(spec.dtype).itemsize
-    cost = CostModel(
-        flops_per_token=spec.config.flops_per_token,
-        flops_per_token_pair=spec.config.flops_per_pair,
-        flops_per_second=speed.flops * n_devices,
-        seconds_per_call=speed.call + weight_bytes / mesh.shape["model"] / speed.bandwidth,
-        seconds_per_compile=speed.compile,
-    )
     engine = Engine(spec, programs, [arrays[path] for path in targets], buckets, cost)
     if compile != "on_demand":
         try:
@@ -164,6 +158,50 @@ def open_engine(
             engine.close()
             raise
     return engine
+
+
+def _implementation(platform: str, wanted: str | None) -> Implementation:
+    """Where attention runs, and the kernel the user wants for it."""
+    capability = float(getattr(jax.devices()[0], "compute_capability", 0.0) or 0.0) if platform == "gpu" else 0.0
+    if wanted is None or wanted == "auto":
+        return Implementation(platform, capability=capability)
+    if wanted.lower() in (names := available(platform)):
+        return Implementation(platform, wanted.lower(), capability)  # type: ignore[arg-type]
+    if wanted.isupper():
+        logger.warning("attention_backend=%s is vLLM's and has no effect; here there are %s.", wanted, ", ".join(names))
+        return Implementation(platform, capability=capability)
+    raise ValidationError(
+        f"attention_backend must be one of {', '.join(names)} on this {platform.upper()}, or None; got {wanted!r}.",
+        parameter="attention_backend",
+    )
+
+
+def _cost(spec: Spec, mesh: jax.sharding.Mesh, platform: str) -> CostModel:
+    """What the planner assumes."""
+    speed = SPEED.get(platform, SPEED["gpu"])
+    # Two FLOPs a weight and token; the embeddings, of which a batch reads few rows, do not count.
+    weight_bytes = spec.config.flops_per_token / 2 * jnp.dtype(spec.dtype).itemsize
+    return CostModel(
+        flops_per_token=spec.config.flops_per_token,
+        flops_per_token_pair=spec.config.flops_per_pair,
+        flops_per_second=speed.flops * mesh.size,
+        seconds_per_call=speed.call + weight_bytes / mesh.shape["model"] / speed.bandwidth,
+        seconds_per_compile=speed.compile,
+    )
+
+
+def _menu(
+    max_length: int, budget: int, row_multiple: int, cost: CostModel, platform: str, ahead: bool, packs: bool
+) -> tuple[Bucket, ...]:
+    """The shapes a model may be compiled for: all of them ``ahead``, or those that plans ask for."""
+    per_octave, row_factor = AHEAD.get(platform, (2, 4)) if ahead else (16, 2)
+    padded = grid(max_length, budget, row_multiple=row_multiple, per_octave=per_octave, row_factor=row_factor)
+    if not packs:
+        return padded
+    if not ahead:
+        return (*padded, *packed_grid(max_length, budget, row_multiple=row_multiple))
+    packed = ahead_grid(max_length, budget, row_multiple=row_multiple)
+    return packed if pays(packed, padded, cost) else padded
 
 
 def _mesh(spec: Spec, model: int, data: int | None, platform: str) -> jax.sharding.Mesh:
@@ -202,6 +240,17 @@ def head_source(
 
         return read_head(folder)
     tokens, method = of_text(config, "classifier_from_token"), of_text(config, "method")
+    scoring = read_scoring(folder)
+    if tokens is None and scoring is not None and scoring.tokens is not None:
+        return find_head(
+            reader,
+            family.table,
+            num_labels=None,
+            width=width,
+            token_ids=scoring.tokens,
+            method=FROM_2_WAY_SOFTMAX if len(scoring.tokens) == 2 else NO_POST_PROCESSING,
+            tied=bool(getattr(config, "tie_word_embeddings", False)),
+        )
     if tokens is not None and method is None and of_text(config, "is_original_qwen3_reranker"):
         method = FROM_2_WAY_SOFTMAX
     return find_head(

@@ -6,14 +6,14 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 from jaxpool.checkpoints.spec import Spec
 from jaxpool.engine import sharding
@@ -21,9 +21,9 @@ from jaxpool.engine.buckets import Bucket
 from jaxpool.engine.daemon_threads import DaemonThreads
 from jaxpool.errors import EngineError
 from jaxpool.models.classifier import Classifier
-from jaxpool.ops.attention import choose
+from jaxpool.ops.kernels import ANYWHERE, Implementation
 from jaxpool.ops.layout import Layout
-from jaxpool.ops.pooling import activate, calibrate, pool
+from jaxpool.ops.pooling import activate, calibrate, pool, pooled_index
 
 logger = logging.getLogger(__name__)
 
@@ -32,42 +32,52 @@ STACK_BYTES = 64 << 20
 
 
 class Inputs(NamedTuple):
-    """One padded batch; B rows, T tokens.
+    """One batch; B rows, T tokens, M texts of a row: 1 where padded.
 
     Attributes:
-        ids: int32 ``[B, T]``, right-padded.
-        types: int32 ``[B, T]`` segment types, or None for backbones without them.
-        lengths: int32 ``[B]`` real tokens per row; 1 for padding rows.
-        activated: bool ``[B]``; whether the row wants the activation.
+        ids: int32 ``[B, T]``.
+        types: int32 ``[B, T]`` token types, or None for backbones without them.
+        lengths: int32 ``[B, M]`` tokens of each text; where there is none 1 if padded, 0 if packed.
+        activated: bool ``[B, M]``; whether the text wants the activation.
+        starts: int32 ``[B, M]``, where in its row each text begins; None if padded: at 0.
+        segments: int32 ``[B, T]``, the text that a token belongs to, from 1, 0 for padding; None if padded.
     """
 
     ids: Any
     types: Any
     lengths: Any
     activated: Any
+    starts: Any = None
+    segments: Any = None
 
     @property
     def layout(self) -> Layout:
         """Where the texts lie."""
-        return Layout.padded(self.lengths, self.ids.shape[1])
+        if self.segments is None:
+            return Layout.padded(self.lengths[:, 0], self.ids.shape[1])
+        return Layout.packed(self.segments, self.starts, self.lengths)
 
 
-def abstract(spec: Spec, platform: str = "cpu") -> Classifier:
-    """The classifier of ``spec`` with shapes and dtypes in place of weights, for devices of ``platform``."""
+def abstract(spec: Spec, at: Implementation = ANYWHERE) -> Classifier:
+    """The classifier of ``spec`` with shapes and dtypes in place of weights, for devices as ``at`` says."""
     dtype = jnp.dtype(spec.dtype)
-    two_sided = not getattr(spec.config, "causal", True) and any(getattr(spec.config, "windows", ()))
-    implementation = choose(platform, dtype, spec.config.head_size, two_sided_window=two_sided)
-    return jax.eval_shape(lambda: Classifier(spec.family.backbone, spec.config, spec.head, dtype, implementation))
+    return jax.eval_shape(lambda: Classifier(spec.family.backbone, spec.config, spec.head, dtype, at))
 
 
 def logits(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
-    """Raw logits, float32 ``[B, C]``, or ``[B, T, C]`` where each token has its own; embeddings where there is no head.
+    """Raw logits, float32 ``[N, C]`` of the N = B * M texts, or ``[B, T, C]`` of tokens; embeddings without a head.
 
-    Backbone, pooling, head; or head, then pooling, where the model is ``late``; or no pooling for tokens.
+    Backbone, pooling, head; or head, then pooling, where the model is ``late``; or no pooling for tokens. Where pooling
+    takes one token of a text, and the backbone can, its last layer computes that token alone.
     """
+    picks = getattr(model.backbone, "picks", False) and not spec.per_token and spec.pooling != "MEAN"
+    layout = inputs.layout
+    at = (pooled_index(layout, spec.pooling, _marks(inputs, spec)),) if picks else ()
     # On accelerators float32 matmuls are rounded to bfloat16 or TF32 passes unless this is said.
     with jax.default_matmul_precision("float32" if spec.dtype == "float32" else "default"):
-        hidden_BTD = model.backbone(inputs.ids, inputs.types, inputs.layout)
+        hidden_BTD = model.backbone(inputs.ids, inputs.types, layout, *at)
+    if picks:
+        return model.head(hidden_BTD.reshape(-1, hidden_BTD.shape[-1]))
     if spec.per_token:
         return model.head(hidden_BTD, last_only=spec.last_only)
     if spec.late:
@@ -76,10 +86,16 @@ def logits(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
 
 
 def pooled(values_BTD: jax.Array, inputs: Inputs, spec: Spec) -> jax.Array:
-    """One vector per row, ``[B, D]``, of one per token, as ``spec.pooling`` says."""
-    ends_BT = None if spec.eos_token is None else inputs.ids == spec.eos_token
-    values_BMD = pool(values_BTD, inputs.layout, spec.pooling, ends_BT)
+    """One vector per text, ``[N, D]``, of one per token, as ``spec.pooling`` says."""
+    values_BMD = pool(values_BTD, inputs.layout, spec.pooling, _marks(inputs, spec))
     return values_BMD.reshape(-1, values_BMD.shape[-1])
+
+
+def _marks(inputs: Inputs, spec: Spec) -> jax.Array | None:
+    """Which tokens ``pool`` looks for, bool ``[B, T]``, or None where it does not ask."""
+    if spec.pooling == "EOS":
+        return inputs.ids == spec.eos_token
+    return inputs.ids != spec.pad_token if spec.pooling == "NOT_PAD" else None
 
 
 def scores(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
@@ -89,7 +105,9 @@ def scores(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
         values = values[..., np.array(spec.columns)]
     if spec.num_labels:
         values = calibrate(values, spec.logit_mean, spec.logit_sigma)
-    wanted = inputs.activated.reshape(-1, *(1,) * (values.ndim - 1))
+    wanted = inputs.activated.reshape(-1, 1)
+    if spec.per_token:
+        wanted = inputs.layout.spread(inputs.activated)[:, :, None]
     return jnp.where(wanted, activate(values, spec.activation), values)
 
 
@@ -116,23 +134,21 @@ class Programs:
 
         self._run = jax.jit(
             run,
-            in_shardings=([leaf.sharding for leaf in self._leaves], self.input_shardings()),
+            in_shardings=([leaf.sharding for leaf in self._leaves], self.input_sharding),
             out_shardings=sharding.whole(mesh),
         )
 
-    def input_shardings(self) -> Inputs:
-        """Where each input lives."""
-        two, one = sharding.rows(self.mesh, 2), sharding.rows(self.mesh, 1)
-        return Inputs(two, two if self._types else None, one, one)
+    @property
+    def input_sharding(self) -> NamedSharding:
+        """Where every input lives: rows spread over the mesh."""
+        return sharding.rows(self.mesh)
 
     def lower(self, bucket: Bucket) -> jax.stages.Lowered:
         """The program of one bucket before compilation (for inspection, or for a device that is not here)."""
-        two = jax.ShapeDtypeStruct((bucket.rows, bucket.length), jnp.int32)
-        one = jax.ShapeDtypeStruct((bucket.rows,), jnp.int32)
-        flags = jax.ShapeDtypeStruct((bucket.rows,), jnp.bool_)
+        inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), empty(bucket, self._types))
         # Operations that divide their own work (``ops/moe.py``) ask for the mesh.
         with jax.set_mesh(self.mesh):
-            return self._run.lower(self._leaves, Inputs(two, two if self._types else None, one, flags))
+            return self._run.lower(self._leaves, inputs)
 
     def start(self, buckets: Iterable[Bucket]) -> list[Future[Any]]:
         """Begins to compile what is missing, in background threads; one future per bucket.
@@ -197,23 +213,64 @@ class Programs:
                 self._pool.shutdown(cancel_futures=True)
 
 
+def empty(bucket: Bucket, with_types: bool) -> Inputs:
+    """A batch without texts, in numpy arrays."""
+    tokens, texts = (bucket.rows, bucket.length), (bucket.rows, bucket.segments)
+    ids, types = np.zeros(tokens, np.int32), np.zeros(tokens, np.int32) if with_types else None
+    if bucket.segments == 1:
+        return Inputs(ids, types, np.ones(texts, np.int32), np.zeros(texts, np.bool_))
+    lengths, starts = np.zeros(texts, np.int32), np.zeros(texts, np.int32)
+    return Inputs(ids, types, lengths, np.zeros(texts, np.bool_), starts, np.zeros(tokens, np.int32))
+
+
+def fill(
+    texts: Sequence[np.ndarray],
+    types: Sequence[np.ndarray | None],
+    activated: Sequence[bool],
+    bucket: Bucket,
+    with_types: bool,
+    places: Sequence[int] | np.ndarray | None = None,
+) -> tuple[Inputs, np.ndarray]:
+    """One batch of texts.
+
+    Args:
+        texts: token ids of each.
+        types: token types of each, or None for zeros.
+        activated: whether each wants the activation.
+        bucket: the shape.
+        with_types: whether the backbone reads token types.
+        places: the row of each text; None: each has its own. The caller sees to it that they fit.
+
+    Returns:
+        the batch, and int64 ``[texts, 3]``: row, place among the row's texts and first token of each text.
+    """
+    inputs = empty(bucket, with_types)
+    where = np.zeros((len(texts), 3), np.int64)
+    used, filled = [0] * bucket.rows, [0] * bucket.rows
+    for i, ids in enumerate(texts):
+        row = i if places is None else int(places[i])
+        segment, start = used[row], filled[row]
+        used[row], filled[row] = segment + 1, start + len(ids)
+        where[i] = row, segment, start
+        inputs.ids[row, start : filled[row]] = ids
+        kinds = types[i]
+        if inputs.types is not None and kinds is not None:
+            inputs.types[row, start : filled[row]] = kinds
+        if inputs.segments is not None:
+            inputs.segments[row, start : filled[row]] = segment + 1
+    inputs.lengths[where[:, 0], where[:, 1]] = [len(ids) for ids in texts]
+    inputs.activated[where[:, 0], where[:, 1]] = activated
+    if inputs.starts is not None:
+        inputs.starts[where[:, 0], where[:, 1]] = where[:, 2]
+    return inputs, where
+
+
 def pad(
-    rows: list[np.ndarray],
-    types: list[np.ndarray | None],
-    activated: list[bool],
+    rows: Sequence[np.ndarray],
+    types: Sequence[np.ndarray | None],
+    activated: Sequence[bool],
     bucket: Bucket,
     with_types: bool,
 ) -> Inputs:
-    """Right-pads rows of token ids into one batch of numpy arrays; missing rows become length 1."""
-    ids_BT = np.zeros((bucket.rows, bucket.length), np.int32)
-    types_BT = np.zeros((bucket.rows, bucket.length), np.int32) if with_types else None
-    lengths_B = np.ones(bucket.rows, np.int32)
-    activated_B = np.zeros(bucket.rows, np.bool_)
-    for i, row in enumerate(rows):
-        ids_BT[i, : len(row)] = row
-        lengths_B[i] = len(row)
-        segment = types[i]
-        if types_BT is not None and segment is not None:
-            types_BT[i, : len(row)] = segment
-    activated_B[: len(rows)] = activated
-    return Inputs(ids_BT, types_BT, lengths_B, activated_B)
+    """As ``fill``, one text to a row."""
+    return fill(rows, types, activated, bucket, with_types)[0]

@@ -79,9 +79,9 @@ def _spec(variable: nnx.Variable, mesh: Mesh) -> PartitionSpec:
     return PartitionSpec(*(place(axis, size) for axis, size in zip(axes, shape)))
 
 
-def rows(mesh: Mesh, ndim: int) -> NamedSharding:
-    """The sharding of a batch: rows over ``data``, everything else whole."""
-    return NamedSharding(mesh, PartitionSpec(MESH_AXIS["batch"], *(None,) * (ndim - 1)))
+def rows(mesh: Mesh) -> NamedSharding:
+    """The sharding of a batch's arrays: rows over ``data``, everything else whole."""
+    return NamedSharding(mesh, PartitionSpec(MESH_AXIS["batch"]))
 
 
 def whole(mesh: Mesh) -> NamedSharding:

@@ -14,7 +14,8 @@ from flax import nnx
 
 from jaxpool.models.layers import Linear, param
 from jaxpool.models.norms import Norm, NormConfig
-from jaxpool.ops.attention import Implementation, Window, attend
+from jaxpool.ops.attention import Bias, Window, attend
+from jaxpool.ops.kernels import Implementation
 from jaxpool.ops.layout import Layout
 from jaxpool.ops.rope import rotate
 
@@ -100,27 +101,32 @@ class SelfAttention(nnx.Module):
         layout: Layout,
         rotation: Rotation | None = None,
         window: Window = None,
-        bias_HTS: jax.Array | None = None,
+        bias_HTS: Bias = None,
+        queries: jax.Array | None = None,
     ) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``; ``rotation`` rotates queries and keys, ``window`` limits how far a token sees,
         ``bias_HTS`` is added to the scores.
+
+        Where only a few tokens ask, ``queries`` is their index in their rows, int32 ``[B, M]``: ``-> [B, M, D]``.
         """
         c, (n_rows, n_tokens, _) = self.config, x_BTD.shape
-        q_BTX, k_BTX, v_BTX = self.query(x_BTD), self.key(x_BTD), self.value(x_BTD)
+        asking_BTD = x_BTD if queries is None else layout.at(x_BTD, queries)
+        q_BTX, k_BTX, v_BTX = self.query(asking_BTD), self.key(x_BTD), self.value(x_BTD)
         if c.clip is not None:
             q_BTX, k_BTX, v_BTX = (jnp.clip(y, -c.clip, c.clip) for y in (q_BTX, k_BTX, v_BTX))
         if c.norm_over == "width":
             q_BTX, k_BTX = self._normalise(q_BTX, k_BTX)
-        q_BTHh = q_BTX.reshape(n_rows, n_tokens, c.heads, c.head_size)
+        q_BTHh = q_BTX.reshape(n_rows, -1, c.heads, c.head_size)
         k_BTKh = k_BTX.reshape(n_rows, n_tokens, c.kv_heads, c.head_size)
         v_BTKh = v_BTX.reshape(n_rows, n_tokens, c.kv_heads, c.head_size)
         if c.norm_over != "width" and not c.norm_rotated:
             q_BTHh, k_BTKh = self._normalise(q_BTHh, k_BTKh)
         if rotation is not None:
-            q_BTHh, k_BTKh = (rotate(y, *rotation, interleaved=c.interleaved) for y in (q_BTHh, k_BTKh))
+            q_BTHh = rotate(q_BTHh, *(per_query(y, layout, queries) for y in rotation), interleaved=c.interleaved)
+            k_BTKh = rotate(k_BTKh, *rotation, interleaved=c.interleaved)
         if c.norm_over != "width" and c.norm_rotated:
             q_BTHh, k_BTKh = self._normalise(q_BTHh, k_BTKh)
-        q_BTHh = grown(q_BTHh, c.query_growth, layout)
+        q_BTHh = grown(q_BTHh, c.query_growth, layout, queries)
         y_BTHh = attend(
             q_BTHh,
             k_BTKh,
@@ -132,9 +138,10 @@ class SelfAttention(nnx.Module):
             bias_HTS=bias_HTS,
             softcap=c.softcap,
             sinks_H=None if self.sinks is None else self.sinks[...],
+            queries=queries,
             implementation=self.implementation,
         )
-        return self.out(y_BTHh.reshape(n_rows, n_tokens, -1))
+        return self.out(y_BTHh.reshape(*y_BTHh.shape[:2], -1))
 
     def _normalise(self, q: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
         if self.query_norm is None or self.key_norm is None:
@@ -142,10 +149,19 @@ class SelfAttention(nnx.Module):
         return self.query_norm(q), self.key_norm(k)
 
 
-def grown(q_BTHh: jax.Array, growth: tuple[float, int] | None, layout: Layout) -> jax.Array:
+def per_query(x: jax.Array, layout: Layout, queries: jax.Array | None) -> jax.Array:
+    """What the queries have of float numbers ``[T, R]`` or ``[B, T, R]``: the same for None, else ``[B, M, R]``."""
+    if queries is None:
+        return x
+    return x[queries] if x.ndim == 2 else layout.at(x, queries)
+
+
+def grown(
+    q_BTHh: jax.Array, growth: tuple[float, int] | None, layout: Layout, queries: jax.Array | None = None
+) -> jax.Array:
     """Queries that grow with their position, as ``AttentionConfig.query_growth`` says."""
     if growth is None:
         return q_BTHh
     beta, length = growth
-    growth_BT = 1 + beta * jnp.log1p(layout.position // length)
-    return q_BTHh * growth_BT[..., None, None].astype(q_BTHh.dtype)
+    growth_BT1 = 1 + beta * jnp.log1p(layout.position // length)[..., None]
+    return q_BTHh * per_query(growth_BT1, layout, queries)[..., None].astype(q_BTHh.dtype)

@@ -20,7 +20,8 @@ from jaxpool.models.adapter import Adapter, AdapterConfig
 from jaxpool.models.attention import AttentionConfig, Rotation
 from jaxpool.models.convolution import GroupedLinear
 from jaxpool.models.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, scan_layers, stacked
-from jaxpool.ops.attention import Implementation
+from jaxpool.ops.attention import Bias
+from jaxpool.ops.kernels import Implementation
 from jaxpool.ops.layout import Layout
 from jaxpool.ops.relative import bias_by_distance, buckets
 from jaxpool.ops.rope import Rope, angles
@@ -141,13 +142,17 @@ class Layer(nnx.Module):
         x_BTD: jax.Array,
         layout: Layout,
         rotation: Rotation | None = None,
-        bias_HTS: jax.Array | None = None,
+        bias_HTS: Bias = None,
+        queries: jax.Array | None = None,
     ) -> jax.Array:
-        """``[B, T, D] -> [B, T, D]``; ``rotation`` and ``bias_HTS`` as for ``SelfAttention``."""
+        """``[B, T, D] -> [B, T, D]``; ``rotation``, ``bias_HTS`` and ``queries`` as for ``SelfAttention``."""
+        asking: dict[str, Any] = {} if queries is None else {"queries": queries}  # other mixers know all tokens only
+        h_BTD = self.attention_norm(x_BTD) if self.config.pre_norm else x_BTD
+        y_BTD = self.attention(h_BTD, layout, rotation, bias_HTS=bias_HTS, **asking)
+        x_BTD = y_BTD + (x_BTD if queries is None else layout.at(x_BTD, queries))
         if self.config.pre_norm:
-            x_BTD = x_BTD + self.attention(self.attention_norm(x_BTD), layout, rotation, bias_HTS=bias_HTS)
             return self.adapt(x_BTD + self.mlp(self.mlp_norm(x_BTD)))
-        x_BTD = self.attention_norm(x_BTD + self.attention(x_BTD, layout, rotation, bias_HTS=bias_HTS))
+        x_BTD = self.attention_norm(x_BTD)
         return self.mlp_norm(self.adapt(x_BTD + self.mlp(x_BTD)))
 
     def mlp(self, x_BTD: jax.Array) -> jax.Array:
@@ -176,11 +181,14 @@ class Bert(nnx.Module):
         self.rotations = Embedding(c.rotations, c.head_size, jnp.dtype("float32")) if c.rotations else None
         self.layers = stacked(lambda: Layer(c, dtype, implementation), c.shared or c.layers)
         self.final_norm = LayerNorm(c.width, c.norm_eps, dtype) if c.pre_norm else None
-        self.config = config
+        self.config, self.picks = config, config.mixer is None
 
-    def __call__(self, ids_BT: jax.Array, types_BT: jax.Array | None, layout: Layout) -> jax.Array:
-        """Hidden states ``[B, T, D]`` of int32 token ids and segment types."""
-        bias_HTS, rotation = None, self.rotation(layout)
+    def __call__(
+        self, ids_BT: jax.Array, types_BT: jax.Array | None, layout: Layout, at: jax.Array | None = None
+    ) -> jax.Array:
+        """Hidden states ``[B, T, D]`` of int32 token ids and segment types; of those at ``at`` only, ``[B, M, D]``."""
+        bias_HTS: Bias = None
+        rotation = self.rotation(layout)
         if self.relative is not None:
             bias_HTS = bias_by_distance(self.relative.table[...], buckets(ids_BT.shape[1], self.config.relative))
         x_BTD = scan_layers(
@@ -188,6 +196,7 @@ class Bert(nnx.Module):
             self.embed(ids_BT, types_BT, layout),
             lambda layer, x, _: layer(x, layout, rotation, bias_HTS),
             order=self.config.order,
+            last=None if at is None else lambda layer, x, _: layer(x, layout, rotation, bias_HTS, at),
         )
         return x_BTD if self.final_norm is None else self.final_norm(x_BTD)
 

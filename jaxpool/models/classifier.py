@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxpool.models.layers import ACTIVATIONS, LayerNorm, Linear
-from jaxpool.ops.attention import Implementation
+from jaxpool.ops.kernels import ANYWHERE, Implementation
 from jaxpool.ops.pooling import Activation, activate
 
 Backbone = Callable[[Any, jnp.dtype, Implementation], nnx.Module]
@@ -102,7 +102,7 @@ class Classifier(nnx.Module):
         config: Any,
         head: HeadConfig,
         dtype: jnp.dtype,
-        implementation: Implementation = "xla",
+        implementation: Implementation = ANYWHERE,
     ) -> None:
         self.backbone = backbone(config, dtype, implementation)
         self.head = Head(head)

@@ -14,7 +14,8 @@ from flax import nnx
 
 from jaxpool.models.attention import Rotation
 from jaxpool.models.layers import Linear, param
-from jaxpool.ops.attention import Implementation, attend
+from jaxpool.ops.attention import Bias, attend
+from jaxpool.ops.kernels import Implementation
 from jaxpool.ops.layout import Layout
 
 
@@ -73,7 +74,7 @@ class GroupedAttention(nnx.Module):
         self.config, self.implementation = c, implementation
 
     def __call__(
-        self, x_BTD: jax.Array, layout: Layout, rotation: Rotation | None = None, bias_HTS: jax.Array | None = None
+        self, x_BTD: jax.Array, layout: Layout, rotation: Rotation | None = None, bias_HTS: Bias = None
     ) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``; without rotation or bias."""
         c = self.config
@@ -120,7 +121,7 @@ class ValueConvolution(nnx.Module):
         self.config, self.implementation = c, implementation
 
     def __call__(
-        self, x_BTD: jax.Array, layout: Layout, rotation: Rotation | None = None, bias_HTS: jax.Array | None = None
+        self, x_BTD: jax.Array, layout: Layout, rotation: Rotation | None = None, bias_HTS: Bias = None
     ) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``; without rotation or bias."""
         c, v_BTD = self.config, self.value(x_BTD)
@@ -173,7 +174,7 @@ class MixedAttention(nnx.Module):
         self.config, self.implementation = c, implementation
 
     def __call__(
-        self, x_BTD: jax.Array, layout: Layout, rotation: Rotation | None = None, bias_HTS: jax.Array | None = None
+        self, x_BTD: jax.Array, layout: Layout, rotation: Rotation | None = None, bias_HTS: Bias = None
     ) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``; without rotation or bias."""
         c, shape = self.config, (*x_BTD.shape[:2], self.config.heads, self.config.head_size)

@@ -19,7 +19,8 @@ from jaxpool.models.groups import grouped, scan_groups
 from jaxpool.models.layers import Embedding, Linear
 from jaxpool.models.norms import Norm, NormConfig
 from jaxpool.ops.alibi import Alibi, biases
-from jaxpool.ops.attention import Implementation
+from jaxpool.ops.attention import Bias
+from jaxpool.ops.kernels import Implementation
 from jaxpool.ops.layout import Layout
 from jaxpool.ops.rope import Rope, angles, sinusoids
 
@@ -41,7 +42,7 @@ class AttentionKind(Protocol):
 
 
 class MlpKind(Protocol):
-    """What an MLP config must offer; ``MlpConfig`` is one. Modules take ``(x_BTD, layout)``."""
+    """What an MLP config must offer; ``MlpConfig`` is one. Modules take ``(x_BTD, real_BT)``."""
 
     def __hash__(self) -> int: ...
     @property
@@ -171,7 +172,7 @@ class Context:
 
     layout: Layout
     rotations: dict[Rope, Rotation]
-    bias_HTS: jax.Array | None  # noqa: N815 - shape letters
+    bias_HTS: Bias  # noqa: N815 - shape letters
 
 
 class Layer(nnx.Module):
@@ -194,22 +195,25 @@ class Layer(nnx.Module):
         self.mlp_out_norm = norm(after)
         self.config, self.kind = config, kind
 
-    def __call__(self, x_BTD: jax.Array, context: Context) -> jax.Array:
-        """``[B, T, D] -> [B, T, D]``."""
-        c = self.config
+    def __call__(self, x_BTD: jax.Array, context: Context, at: jax.Array | None = None) -> jax.Array:
+        """``[B, T, D] -> [B, T, D]``; of the tokens at ``at`` only, int32 ``[B, M]``: ``-> [B, M, D]``."""
+        c, layout = self.config, context.layout
+        h_BTD = x_BTD if c.norms == "sum" else _normed(self.attention_norm, x_BTD)
+        y_BTD = self._attend(h_BTD, context, at)
+        real_BT = layout.real_BT
+        if at is not None:
+            x_BTD, h_BTD, real_BT = layout.at(x_BTD, at), layout.at(h_BTD, at), layout.lengths_BM > 0
         if c.norms == "sum":
-            x_BTD = _normed(self.attention_norm, x_BTD + self._attend(x_BTD, context))
-            return _normed(self.mlp_norm, x_BTD + self._mlp(x_BTD, context))
-        h_BTD = _normed(self.attention_norm, x_BTD)
-        y_BTD = self._attend(h_BTD, context)
+            x_BTD = _normed(self.attention_norm, x_BTD + y_BTD)
+            return _normed(self.mlp_norm, x_BTD + self._mlp(x_BTD, real_BT))
         if c.parallel is not None:
             h_BTD = h_BTD if c.parallel == "one" else _normed(self.mlp_norm, x_BTD)
-            return x_BTD + y_BTD + self._mlp(h_BTD, context)
+            return x_BTD + y_BTD + self._mlp(h_BTD, real_BT)
         x_BTD = (h_BTD if c.residual_from_norm else x_BTD) + y_BTD
         h_BTD = _normed(self.mlp_norm, x_BTD)
-        return (h_BTD if c.residual_from_norm else x_BTD) + self._mlp(h_BTD, context)
+        return (h_BTD if c.residual_from_norm else x_BTD) + self._mlp(h_BTD, real_BT)
 
-    def _attend(self, x_BTD: jax.Array, context: Context) -> jax.Array:
+    def _attend(self, x_BTD: jax.Array, context: Context, at: jax.Array | None) -> jax.Array:
         window, rope, n_tokens = self.kind.window, self.kind.rope, x_BTD.shape[1]
         y_BTD = self.attention(
             x_BTD,
@@ -218,11 +222,12 @@ class Layer(nnx.Module):
             # One at least as long as the row hides nothing.
             window if window is not None and window < n_tokens else None,
             context.bias_HTS,
+            at,
         )
         return _normed(self.attention_out_norm, y_BTD) * self.config.residual_scale
 
-    def _mlp(self, x_BTD: jax.Array, context: Context) -> jax.Array:
-        return _normed(self.mlp_out_norm, self.mlp(x_BTD, context.layout)) * self.config.residual_scale
+    def _mlp(self, x_BTD: jax.Array, real_BT: jax.Array) -> jax.Array:
+        return _normed(self.mlp_out_norm, self.mlp(x_BTD, real_BT)) * self.config.residual_scale
 
 
 def _normed(norm: Norm | None, x_BTD: jax.Array) -> jax.Array:
@@ -231,6 +236,8 @@ def _normed(norm: Norm | None, x_BTD: jax.Array) -> jax.Array:
 
 class Decoder(nnx.Module):
     """Token embedding, stacked layers, final norm."""
+
+    picks = True
 
     def __init__(self, config: DecoderConfig, dtype: jnp.dtype, implementation: Implementation) -> None:
         c, width = config, config.embedding_width or config.width
@@ -245,15 +252,26 @@ class Decoder(nnx.Module):
         self.norm = Norm(c.final_norm, (c.width,), dtype) if c.final_norm else None
         self.config = config
 
-    def __call__(self, ids_BT: jax.Array, types_BT: jax.Array | None, layout: Layout) -> jax.Array:
-        """Hidden states ``[B, T, D]`` of int32 token ids, and of segment types, if it has them."""
+    def __call__(
+        self, ids_BT: jax.Array, types_BT: jax.Array | None, layout: Layout, at: jax.Array | None = None
+    ) -> jax.Array:
+        """Hidden states ``[B, T, D]`` of int32 token ids, and of segment types, if it has them.
+
+        With ``at``, int32 ``[B, M]``, those of the tokens at these places of their rows only, ``[B, M, D]``: the last
+        layer computes nothing else.
+        """
         c = self.config
         context = Context(
             layout,
             {rope: angles(rope, layout) for rope in c.ropes},
             None if c.alibi is None else biases(c.alibi, layout),
         )
-        x_BTD = scan_groups(self.layers, self._embed(ids_BT, types_BT, layout), lambda layer, x, _: layer(x, context))
+        x_BTD = scan_groups(
+            self.layers,
+            self._embed(ids_BT, types_BT, layout),
+            lambda layer, x, _: layer(x, context),
+            last=None if at is None else lambda layer, x, _: layer(x, context, at),
+        )
         x_BTD = _normed(self.norm, x_BTD)
         return x_BTD if self.project_out is None else self.project_out(x_BTD)
 

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxpool.models.attention import Rotation
-from jaxpool.ops.attention import Implementation
+from jaxpool.ops.attention import Bias
+from jaxpool.ops.kernels import Implementation
 from jaxpool.ops.layout import Layout
 
 
@@ -31,7 +32,7 @@ class Fourier(nnx.Module):
     """The real part of the discrete Fourier transform over tokens and width."""
 
     def __call__(
-        self, x_BTD: jax.Array, layout: Layout, rotation: Rotation | None = None, bias_HTS: jax.Array | None = None
+        self, x_BTD: jax.Array, layout: Layout, rotation: Rotation | None = None, bias_HTS: Bias = None
     ) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``; without rotation or bias.
 

@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxpool.models.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, param, scan_layers, stacked
-from jaxpool.ops.attention import NEVER, Implementation
+from jaxpool.ops.attention import NEVER
+from jaxpool.ops.kernels import Implementation
 from jaxpool.ops.layout import Layout
 
 CLS_TYPE = 2

@@ -61,17 +61,28 @@ def grouped(build: Callable[[Any], nnx.Module], kinds: Sequence[Hashable]) -> nn
     return stacked(lambda: build(kinds[0]), len(kinds)) if len(set(kinds)) == 1 else Groups(build, kinds)
 
 
-def scan_groups(layers: nnx.Module, x: jax.Array, run: Callable[..., jax.Array], per_layer: Any = None) -> jax.Array:
+def scan_groups(
+    layers: nnx.Module,
+    x: jax.Array,
+    run: Callable[..., jax.Array],
+    per_layer: Any = None,
+    last: Callable[..., jax.Array] | None = None,
+) -> jax.Array:
     """As ``scan_layers``, for what :func:`grouped` made; compiles one period of each segment."""
     if not isinstance(layers, Groups):
-        return scan_layers(layers, x, run, per_layer)
+        return scan_layers(layers, x, run, per_layer, last=last)
     for segment in layers.segments:
-        x = _scan_segment(layers, segment, x, run, per_layer)
+        x = _scan_segment(layers, segment, x, run, per_layer, last if segment == layers.segments[-1] else None)
     return x
 
 
 def _scan_segment(
-    layers: Groups, segment: Segment, x: jax.Array, run: Callable[..., jax.Array], per_layer: Any
+    layers: Groups,
+    segment: Segment,
+    x: jax.Array,
+    run: Callable[..., jax.Array],
+    per_layer: Any,
+    last: Callable[..., jax.Array] | None,
 ) -> jax.Array:
     start, period, repeats = segment
     places = [getattr(layers, f"from{start + i}by{period}") for i in range(period)]
@@ -84,4 +95,15 @@ def _scan_segment(
             carry = run(layer, carry, values)
         return carry, None
 
-    return jax.lax.scan(body, x, (places, own))[0]
+    if last is None:
+        return jax.lax.scan(body, x, (places, own))[0]
+
+    def by_index(carry: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
+        return body(carry, jax.tree.map(lambda leaf: leaf[number], (places, own)))
+
+    if repeats > 1:
+        x = jax.lax.scan(by_index, x, jax.numpy.arange(repeats - 1))[0]
+    *firsts, (final, values) = zip(*jax.tree.map(lambda leaf: leaf[repeats - 1], (places, own)))
+    for layer, its in firsts:
+        x = run(layer, x, its)
+    return last(final, x, values)

@@ -17,7 +17,7 @@ from jaxpool.models.groups import grouped, scan_groups
 from jaxpool.models.layers import ACTIVATIONS, Embedding, Linear, RMSNorm, param
 from jaxpool.models.mlp import MlpConfig
 from jaxpool.models.moe import MoeConfig
-from jaxpool.ops.attention import Implementation
+from jaxpool.ops.kernels import Implementation
 from jaxpool.ops.layout import Layout
 from jaxpool.ops.ssm import causal_conv, selective_scan
 
@@ -146,7 +146,7 @@ class Layer(nnx.Module):
         mixer = self.attention if self.mamba is None else self.mamba
         assert mixer is not None, "one of the two was made"
         x_BTD = x_BTD + mixer(self.mixer_norm(x_BTD), layout)
-        return x_BTD + self.mlp(self.mlp_norm(x_BTD), layout)
+        return x_BTD + self.mlp(self.mlp_norm(x_BTD), layout.real_BT)
 
 
 class Jamba(nnx.Module):

@@ -14,7 +14,8 @@ from flax import nnx
 
 from jaxpool.models.attention import Rotation
 from jaxpool.models.layers import Linear
-from jaxpool.ops.attention import Implementation, attend
+from jaxpool.ops.attention import Bias, attend
+from jaxpool.ops.kernels import Implementation
 from jaxpool.ops.layout import Layout
 
 
@@ -58,7 +59,7 @@ class Landmark(nnx.Module):
         self.config = c
 
     def __call__(
-        self, x_BTD: jax.Array, layout: Layout, rotation: Rotation | None = None, bias_HTS: jax.Array | None = None
+        self, x_BTD: jax.Array, layout: Layout, rotation: Rotation | None = None, bias_HTS: Bias = None
     ) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``; without rotation or bias."""
         c = self.config

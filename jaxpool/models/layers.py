@@ -18,8 +18,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxpool.ops.pooling import gelu
+
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
-    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu": gelu,
     "gelu_new": partial(jax.nn.gelu, approximate=True),
     "gelu_fast": partial(jax.nn.gelu, approximate=True),
     "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
@@ -136,6 +138,7 @@ def scan_layers(
     run: Callable[..., jax.Array],
     per_layer: jax.Array | None = None,
     order: tuple[int, ...] | None = None,
+    last: Callable[..., jax.Array] | None = None,
 ) -> jax.Array:
     """Runs stacked layers one after another: ``x = run(layer, x, per_layer[i])``.
 
@@ -146,7 +149,17 @@ def scan_layers(
         per_layer: values that differ by layer, arrays (or a tree of them) whose leading axis is the layer (attention
             windows, say).
         order: which of ``layers`` runs at each depth, where depths share weights (ALBERT); None: each once, in turn.
+        last: the last layer's computation where it differs from ``run``: it may return another shape.
     """
+    if last is not None:
+        order = order or tuple(range(len(jax.tree.leaves(layers)[0])))
+        *firsts, final = order
+        if firsts:
+            rest = jax.tree.map(lambda v: v[:-1], per_layer)
+            # By index: a stack cut short would be copied.
+            x = scan_layers(layers, x, run, rest, tuple(firsts))
+        values = jax.tree.map(lambda v: v[-1], per_layer)
+        return last(jax.tree.map(lambda leaf: leaf[final], layers), x, values)
     if order is not None:
 
         def shared(carry: jax.Array, step: tuple[jax.Array, jax.Array | None]) -> tuple[jax.Array, None]:

@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpool.models.attention import Rotation, grown
+from jaxpool.models.attention import Rotation, grown, per_query
 from jaxpool.models.layers import Linear, RMSNorm
-from jaxpool.ops.attention import Implementation, Window, attend
+from jaxpool.ops.attention import Bias, Window, attend
+from jaxpool.ops.kernels import Implementation
 from jaxpool.ops.layout import Layout
 from jaxpool.ops.rope import rotate
 
@@ -102,20 +103,23 @@ class LatentAttention(nnx.Module):
         layout: Layout,
         rotation: Rotation | None = None,
         window: Window = None,
-        bias_HTS: jax.Array | None = None,
+        bias_HTS: Bias = None,
+        queries: jax.Array | None = None,
     ) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``; arguments as in ``SelfAttention``, of which ``rotation`` is needed."""
         assert rotation is not None, "a decoder with latent attention has rotary positions"
         c, (n_rows, n_tokens, _) = self.config, x_BTD.shape
-        q_BTX = self.query(x_BTD) if c.query_rank is None else self.query_out(self.query_norm(self.query_in(x_BTD)))
-        q_BTHh = q_BTX.reshape(n_rows, n_tokens, c.heads, c.head_size)
+        asking = x_BTD if queries is None else layout.at(x_BTD, queries)
+        q_BTX = self.query(asking) if c.query_rank is None else self.query_out(self.query_norm(self.query_in(asking)))
+        q_BTHh = q_BTX.reshape(n_rows, -1, c.heads, c.head_size)
         latent_BTX, shared_BTh = jnp.split(self.latent_in(x_BTD), (c.rank,), axis=-1)
         kv_BTHh = self.expand(self.latent_norm(latent_BTX)).reshape(n_rows, n_tokens, c.heads, c.plain + c.value)
         k_BTHh, v_BTHv = jnp.split(kv_BTHh, (c.plain,), axis=-1)
         shared_BT1h = rotate(shared_BTh[:, :, None], *rotation, interleaved=c.interleaved)
-        rotated_BTHh = rotate(q_BTHh[..., c.plain :], *rotation, interleaved=c.interleaved)
+        own = (per_query(y, layout, queries) for y in rotation)
+        rotated_BTHh = rotate(q_BTHh[..., c.plain :], *own, interleaved=c.interleaved)
         y_BTHv = attend(
-            grown(jnp.concatenate([q_BTHh[..., : c.plain], rotated_BTHh], axis=-1), c.query_growth, layout),
+            grown(jnp.concatenate([q_BTHh[..., : c.plain], rotated_BTHh], axis=-1), c.query_growth, layout, queries),
             jnp.concatenate([k_BTHh, jnp.broadcast_to(shared_BT1h, (*k_BTHh.shape[:3], c.rotated))], axis=-1),
             v_BTHv,
             layout=layout,
@@ -123,6 +127,7 @@ class LatentAttention(nnx.Module):
             scale=c.scale,
             window=window,
             bias_HTS=bias_HTS,
+            queries=queries,
             implementation=self.implementation,
         )
-        return self.out(y_BTHv.reshape(n_rows, n_tokens, -1))
+        return self.out(y_BTHv.reshape(*y_BTHv.shape[:2], -1))

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxpool.models.layers import ACTIVATIONS, Linear, param
-from jaxpool.ops.layout import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +56,8 @@ class Mlp(nnx.Module):
         self.down = Linear(c.inner, c.width, ("mlp", "embed"), bias=down_bias, dtype=dtype)
         self.activation = Xielu(dtype) if c.activation == "xielu" else ACTIVATIONS[c.activation]
 
-    def __call__(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
-        """``[B, T, D] -> [B, T, D]``; ``layout`` is for mixtures of experts, which leave padding out."""
+    def __call__(self, x_BTD: jax.Array, real_BT: jax.Array) -> jax.Array:
+        """``[B, T, D] -> [B, T, D]``; ``real_BT`` is for mixtures of experts, which leave padding out."""
         if self.gate is None:
             return self.down(self.activation(self.up(x_BTD)))
         return self.down(self.activation(self.gate(x_BTD)) * self.up(x_BTD))

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxpool.models.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, param, scan_layers, stacked
-from jaxpool.ops.attention import Implementation, attend
+from jaxpool.ops.attention import attend
+from jaxpool.ops.kernels import Implementation
 from jaxpool.ops.layout import Layout
 
 TORCH_EPS = 1e-5

@@ -13,7 +13,6 @@ from flax import nnx
 
 from jaxpool.models.layers import ACTIVATIONS, Linear, param
 from jaxpool.models.mlp import MlpConfig
-from jaxpool.ops.layout import Layout
 from jaxpool.ops.moe import Experts, Projection, Router, ask, route
 
 
@@ -105,8 +104,8 @@ class Moe(nnx.Module):
         self.shared_gate = Linear(c.width, 1, ("embed", None), bias=False, dtype=dtype) if c.shared_gate else None
         self.config = config
 
-    def __call__(self, x_BTD: jax.Array, layout: Layout) -> jax.Array:
-        """``[B, T, D] -> [B, T, D]``; padding asks no expert."""
+    def __call__(self, x_BTD: jax.Array, real_BT: jax.Array) -> jax.Array:
+        """``[B, T, D] -> [B, T, D]``; tokens that are not ``real_BT`` ask no expert."""
         weights_NK, index_NK = route(
             self._scores(x_BTD), self.config.router, None if self.correction is None else self.correction[...]
         )
@@ -114,13 +113,13 @@ class Moe(nnx.Module):
             x_BTD,
             weights_NK,
             index_NK,
-            layout.real_BT,
+            real_BT,
             self.experts.values,
             self._combine,
         )
         if self.shared is None:
             return y_BTD
-        shared_BTD = self.shared(x_BTD, layout)
+        shared_BTD = self.shared(x_BTD, real_BT)
         if self.shared_gate is not None:
             shared_BTD = jax.nn.sigmoid(self.shared_gate(x_BTD)) * shared_BTD
         return y_BTD + shared_BTD

@@ -19,7 +19,8 @@ from jaxpool.models.attention import AttentionConfig
 from jaxpool.models.layers import Embedding, Linear, scan_layers, stacked
 from jaxpool.models.mlp import MlpConfig
 from jaxpool.models.norms import Norm, NormConfig
-from jaxpool.ops.attention import Implementation, attend
+from jaxpool.ops.attention import Bias, attend
+from jaxpool.ops.kernels import Implementation
 from jaxpool.ops.layout import Layout
 from jaxpool.ops.relative import bias_by_distance, buckets
 
@@ -155,8 +156,8 @@ class Layer(nnx.Module):
         x_BTD: jax.Array,
         layout: Layout,
         memory_BTD: jax.Array | None,
-        bias: Callable[[Embedding], jax.Array],
-        bias_HTS: jax.Array | None,
+        bias: Callable[[Embedding], Bias],
+        bias_HTS: Bias,
     ) -> jax.Array:
         """``[B, T, D] -> [B, T, D]``; ``bias`` turns a table of this layer into a bias, in place of ``bias_HTS``."""
         bias_HTS = bias_HTS if self.relative is None else bias(self.relative)
@@ -164,7 +165,7 @@ class Layer(nnx.Module):
         if self.cross is not None and self.cross_norm is not None and memory_BTD is not None:
             cross = self.cross
             x_BTD = self._add(x_BTD, self.cross_norm, lambda x: cross(x, memory_BTD, layout))
-        return self._add(x_BTD, self.mlp_norm, lambda x: self.mlp(x, layout))
+        return self._add(x_BTD, self.mlp_norm, lambda x: self.mlp(x, layout.real_BT))
 
     def _add(self, x_BTD: jax.Array, norm: Norm, run: Callable[[jax.Array], jax.Array]) -> jax.Array:
         return x_BTD + run(norm(x_BTD)) if self.pre_norm else norm(x_BTD + run(x_BTD))
@@ -191,7 +192,7 @@ class Stack(nnx.Module):
         if self.embedding_norm is not None:
             x_BTD = self.embedding_norm(x_BTD)
 
-        def bias(table: Embedding) -> jax.Array:
+        def bias(table: Embedding) -> Bias:
             assert c.relative is not None
             bucket_N = buckets(n_tokens, c.relative.buckets, max_distance=c.relative.furthest, two_sided=self.two_sided)
             return bias_by_distance(table.table[...], bucket_N)

@@ -1,46 +1,45 @@
-"""Attention behind one function, with the backends it may use.
+"""Attention behind one function; ``kernels.py`` says which kernel computes it.
 
-Shape letters: B rows, T queries, S keys (= T here), H query heads, K key/value heads, G = H / K, h size of one head,
-X = G * T.
+Shape letters: B rows, T queries, S keys (= T unless queries are picked), H query heads, K key/value heads, G = H / K,
+h size of one head, N distances.
 """
 
 from __future__ import annotations
 
-import logging
-from functools import cache, partial
-from typing import Literal
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from jaxpool.ops.kernels import ANYWHERE, QUERY_BLOCK, Call, Implementation, choose
 from jaxpool.ops.layout import Layout
 
-Implementation = Literal["xla", "cudnn"]
 Window = int | jax.Array | None
-
-logger = logging.getLogger(__name__)
-
-QUERY_BLOCK = 512
-"""Texts longer than two blocks are attended one block of queries at a time: memory is O(block * T), not O(T * T)."""
 
 NEVER = -1e30
 """Score of a key that must not be seen. Finite, so that a row that sees nothing yields numbers, not NaN."""
 
 
-def choose(platform: str, dtype: jnp.dtype, head_size: int, *, two_sided_window: bool) -> Implementation:
-    """The implementation for a platform (``cpu``, ``gpu``, ``tpu``), decided once, when a model is built.
+class ByDistance(NamedTuple):
+    """A bias that depends on how far a key is from its query, before it is spread to all pairs.
 
-    cuDNN needs 16-bit inputs, a head size that is a multiple of 8 and at most 128, and has no two-sided window.
+    Attributes:
+        bias_HN: float32, for every distance ``key - query`` from ``1 - S`` to ``S - 1``.
     """
-    fits = dtype.itemsize == 2 and head_size % 8 == 0 and head_size <= 128 and not two_sided_window
-    choice: Implementation = "cudnn" if platform in ("gpu", "cuda") and fits else "xla"
-    _log_choice(platform, str(dtype), head_size, choice)
-    return choice
+
+    bias_HN: jax.Array  # noqa: N815 - shape letters
+
+    def of(self, query_T: jax.Array, key_S: jax.Array) -> jax.Array:
+        """``[H, T, S]``, of tokens at these places of their row; ``[B, H, T, S]`` of queries ``[B, T]``."""
+        middle = (self.bias_HN.shape[1] - 1) // 2
+        distance = key_S - query_T[..., :, None] + middle
+        bias = self.bias_HN[:, jnp.clip(distance, 0, 2 * middle)]
+        return bias if query_T.ndim == 1 else jnp.moveaxis(bias, 0, 1)
 
 
-@cache
-def _log_choice(platform: str, dtype: str, head_size: int, choice: str) -> None:
-    logger.info("attention on %s, %s, heads of %d: %s", platform, dtype, head_size, choice)
+Bias = jax.Array | ByDistance | None
+"""What is added to scores: float32 ``[H, T, S]`` or ``[B, H, T, S]``, T perhaps 1; or by distance."""
 
 
 def attend(
@@ -53,11 +52,11 @@ def attend(
     scale: float,
     window: Window = None,
     landmarks: int = 0,
-    bias_HTS: jax.Array | None = None,
+    bias_HTS: Bias = None,
     softcap: float | None = None,
     sinks_H: jax.Array | None = None,
     queries: jax.Array | None = None,
-    implementation: Implementation = "xla",
+    implementation: Implementation = ANYWHERE,
 ) -> jax.Array:
     """Scaled dot-product attention within each text, with grouped key/value heads.
 
@@ -72,112 +71,172 @@ def attend(
         window: a query sees keys less than this many positions away (before, and after unless causal); None for
             no limit. May be a traced scalar, so that layers of different windows share one program.
         landmarks: so many first keys of a text are seen whatever the window.
-        bias_HTS: added to the scores after scaling (relative positions, ALiBi), float32, perhaps with rows in front,
-            ``[B, H, T, S]``; T may be 1 if it is the same for every query.
+        bias_HTS: added to the scores after scaling (relative positions, ALiBi), see ``Bias``.
         softcap: scores become ``softcap * tanh(score / softcap)`` before the bias; None for no cap.
         sinks_H: per head, the score of a key without value: attention that goes nowhere (gpt-oss).
         queries: index in its row of each query, int32 ``[B, T]``, if they are a few of the row's tokens; None: all.
-        implementation: see ``choose``.
+        implementation: where this runs; see ``kernels.choose``.
 
     Returns:
         ``[B, T, H, h]``, h that of the values, in the dtype of the queries.
     """
-    plain = bias_HTS is None and softcap is None and sinks_H is None and v_BSKh.shape == k_BSKh.shape and not landmarks
-    plain = plain and queries is None and not layout.is_packed
-    if implementation == "cudnn" and plain and (window is None or isinstance(window, int)):
-        return jax.nn.dot_product_attention(
-            q_BTHh,
-            k_BSKh,
-            v_BSKh,
-            scale=scale,
-            is_causal=causal,
-            key_value_seq_lengths=layout.lengths_B,
-            query_seq_lengths=layout.lengths_B,
-            local_window_size=None if window is None else (window - 1, 0 if causal else window - 1),
-            implementation="cudnn",
-        )
-    n_tokens = q_BTHh.shape[1]
-    dense = partial(
-        _dense,
-        layout=layout,
+    call = Call(
+        queries=q_BTHh.shape[1],
+        keys=k_BSKh.shape[1],
+        picked=queries is not None,
+        head_size=q_BTHh.shape[3],
+        value_size=v_BSKh.shape[3],
+        bits=8 * q_BTHh.dtype.itemsize,
+        packed=layout.is_packed,
         causal=causal,
-        window=window,
-        landmarks=landmarks,
-        scale=scale,
-        softcap=softcap,
-        sinks_H=sinks_H,
+        window=window if window is None or isinstance(window, int) else 0,
+        plain=bias_HTS is None and not landmarks,
+        sinks=sinks_H is not None,
+        softcap=softcap is not None,
     )
-    if queries is not None or n_tokens <= 2 * QUERY_BLOCK or n_tokens % QUERY_BLOCK:
-        return dense(q_BTHh, k_BSKh, v_BSKh, queries, bias_HTS)
-    starts = jnp.arange(0, n_tokens, QUERY_BLOCK)
+    kernel = choose(call, implementation)
+    match kernel:
+        case "splash":
+            from jaxpool.ops.splash import splash  # Pallas takes a while to import
 
-    def block(start: jax.Array) -> jax.Array:
-        q_BtHh = jax.lax.dynamic_slice_in_dim(q_BTHh, start, QUERY_BLOCK, axis=1)
-        bias_HtS = bias_HTS
-        if bias_HTS is not None and bias_HTS.shape[-2] > 1:
-            bias_HtS = jax.lax.dynamic_slice_in_dim(bias_HTS, start, QUERY_BLOCK, axis=bias_HTS.ndim - 2)
-        return dense(q_BtHh, k_BSKh, v_BSKh, start + jnp.arange(QUERY_BLOCK), bias_HtS)
+            assert window is None or isinstance(window, int)
+            extra: dict[str, Any] = {"softcap": softcap, "sinks_H": sinks_H, "interpret": implementation.interpreted}
+            return splash(q_BTHh, k_BSKh, v_BSKh, layout=layout, causal=causal, window=window, scale=scale, **extra)
+        case "cudnn":
+            assert window is None or isinstance(window, int)
+            return _cudnn(q_BTHh, k_BSKh, v_BSKh, layout, causal=causal, window=window, scale=scale)
+    seen = partial(visible, layout, causal=causal, window=window, landmarks=landmarks)
+    score = partial(_dense, scale=scale, softcap=softcap, sinks_H=sinks_H)
+    if kernel == "dense":
+        if isinstance(bias_HTS, ByDistance):
+            bias_HTS = bias_HTS.of(jnp.arange(call.keys) if queries is None else queries, jnp.arange(call.keys))
+        elif bias_HTS is not None and queries is not None and bias_HTS.shape[-2] > 1:
+            bias_HTS = jnp.moveaxis(bias_HTS[:, queries], 0, 1)
+        return score(q_BTHh, k_BSKh, v_BSKh, seen(queries), bias_HTS)
+    reach = (window - 1, 0 if causal else window - 1) if isinstance(window, int) and not landmarks else None
+    return _blocks(q_BTHh, k_BSKh, v_BSKh, reach, seen, bias_HTS, score)
 
-    blocks_NBtHh = jax.lax.map(block, starts)
-    return jnp.moveaxis(blocks_NBtHh, 0, 1).reshape(*q_BTHh.shape[:-1], v_BSKh.shape[-1])
+
+def _cudnn(
+    q_BTHh: jax.Array,
+    k_BSKh: jax.Array,
+    v_BSKh: jax.Array,
+    layout: Layout,
+    *,
+    causal: bool,
+    window: int | None,
+    scale: float,
+) -> jax.Array:
+    compute = partial(jax.nn.dot_product_attention, q_BTHh, k_BSKh, v_BSKh, scale=scale, implementation="cudnn")
+    if layout.is_packed or (window is not None and not causal):
+        seen_BTS = visible(layout, None, causal=causal, window=window)
+        shape = (q_BTHh.shape[0], 1, q_BTHh.shape[1], k_BSKh.shape[1])  # a mask of fewer queries is refused
+        return compute(mask=jnp.broadcast_to(seen_BTS[:, None], shape))
+    return compute(
+        is_causal=causal,
+        key_value_seq_lengths=layout.lengths_B,
+        query_seq_lengths=layout.lengths_B,
+        local_window_size=None if window is None else (window - 1, 0),
+    )
+
+
+def _blocks(
+    q_BTHh: jax.Array,
+    k_BSKh: jax.Array,
+    v_BSKh: jax.Array,
+    reach: tuple[int, int] | None,
+    seen: Any,
+    bias_HTS: Bias,
+    score: Any,
+) -> jax.Array:
+    """One block of queries after another, each with the keys between ``reach`` tokens before and after it."""
+    n_tokens = k_BSKh.shape[1]
+    size = QUERY_BLOCK
+    if reach is not None:
+        size = min(QUERY_BLOCK, max(128, 1 << (reach[0] - 1).bit_length()))
+    n_blocks = -(-n_tokens // size)
+    q_BTHh = jnp.pad(q_BTHh, ((0, 0), (0, n_blocks * size - n_tokens), (0, 0), (0, 0)))
+    n_keys = n_tokens if reach is None else min(n_tokens, size + sum(reach))
+
+    def block(number: jax.Array) -> jax.Array:
+        start = number * size
+        first = jnp.zeros_like(start) if reach is None else jnp.clip(start - reach[0], 0, n_tokens - n_keys)
+        query_t = jnp.minimum(start + jnp.arange(size), n_tokens - 1)  # the last block's padding asks as the last does
+        key_s = first + jnp.arange(n_keys)
+        k, v = (jax.lax.dynamic_slice_in_dim(y, first, n_keys, axis=1) for y in (k_BSKh, v_BSKh))
+        bias = bias_HTS
+        if isinstance(bias, ByDistance):
+            bias = bias.of(query_t, key_s)
+        elif bias is not None:
+            bias = jax.lax.dynamic_slice_in_dim(bias, first, n_keys, axis=bias.ndim - 1)
+            bias = bias[..., query_t, :] if bias.shape[-2] > 1 else bias
+        return score(jax.lax.dynamic_slice_in_dim(q_BTHh, start, size, axis=1), k, v, seen(query_t, keys=key_s), bias)
+
+    blocks_NBtHh = jax.lax.map(block, jnp.arange(n_blocks))
+    return jnp.moveaxis(blocks_NBtHh, 0, 1).reshape(*q_BTHh.shape[:-1], v_BSKh.shape[-1])[:, :n_tokens]
 
 
 def _dense(
     q_BTHh: jax.Array,
     k_BSKh: jax.Array,
     v_BSKh: jax.Array,
-    queries: jax.Array | None,
-    bias_HTS: jax.Array | None,
+    seen_BTS: jax.Array,
+    bias: jax.Array | None,
     *,
-    layout: Layout,
-    causal: bool,
-    window: Window,
-    landmarks: int,
     scale: float,
     softcap: float | None,
     sinks_H: jax.Array | None,
 ) -> jax.Array:
     n_rows, n_queries, n_heads, size = q_BTHh.shape
     n_kv = k_BSKh.shape[2]
-    # Heads before tokens, query heads of one group below each other: plain batched matrices. XLA's CPU code for the
-    # same contraction with tokens before heads takes two to three times as long at 300 tokens and more.
-    q_BHTh, k_BKSh, v_BKSh = (y.transpose(0, 2, 1, 3) for y in (q_BTHh, k_BSKh, v_BSKh))
-    q_BKXh = q_BHTh.reshape(n_rows, n_kv, -1, size)
-    scores_BKXS = jnp.einsum("bkxh,bksh->bkxs", q_BKXh, k_BKSh, preferred_element_type=jnp.float32) * scale
-    scores_BHTS = scores_BKXS.reshape(n_rows, n_heads, n_queries, -1)
+    # Groups of query heads keep an axis of their own (``[B, K, G, T, S]``): merging it costs XLA on TPUs a relaid mask
+    # in every layer, 2.4 times of Qwen2.5-0.5B at 512 tokens. Without groups that axis costs a third: it is left out.
+    heads = (n_heads,) if n_kv == n_heads else (n_kv, n_heads // n_kv)
+    # Heads before tokens: plain batched matrices. XLA's CPU code for the same contraction with tokens before heads
+    # takes two to three times as long at 300 tokens and more.
+    q = q_BTHh.transpose(0, 2, 1, 3).reshape(n_rows, *heads, n_queries, size)
+    k_BKSh, v_BKSh = (y.transpose(0, 2, 1, 3) for y in (k_BSKh, v_BSKh))
+    g = "g" * (len(heads) - 1)
+    scores = jnp.einsum(f"bk{g}th,bksh->bk{g}ts", q, k_BKSh, preferred_element_type=jnp.float32) * scale
     if softcap is not None:
-        scores_BHTS = softcap * jnp.tanh(scores_BHTS / softcap)
-    if bias_HTS is not None:
-        scores_BHTS += bias_HTS
-    seen_BTS = visible(layout, queries, causal=causal, window=window, landmarks=landmarks)
-    scores_BHTS = jnp.where(seen_BTS[:, None], scores_BHTS, NEVER)
+        scores = softcap * jnp.tanh(scores / softcap)
+    if bias is not None:
+        scores += bias.reshape(*bias.shape[:-3], *heads, *bias.shape[-2:])
+    scores = jnp.where(seen_BTS.reshape(len(seen_BTS), *(1,) * len(heads), *seen_BTS.shape[1:]), scores, NEVER)
     if sinks_H is None:
-        weights_BHTS = jax.nn.softmax(scores_BHTS, axis=-1)
+        weights = jax.nn.softmax(scores, axis=-1)
     else:
-        sink_H11 = sinks_H.astype(jnp.float32)[:, None, None]
-        best_BHT1 = jnp.maximum(scores_BHTS.max(-1, keepdims=True), sink_H11)
-        weights_BHTS = jnp.exp(scores_BHTS - best_BHT1)
-        weights_BHTS /= weights_BHTS.sum(-1, keepdims=True) + jnp.exp(sink_H11 - best_BHT1)
-    weights_BKXS = weights_BHTS.reshape(scores_BKXS.shape).astype(q_BTHh.dtype)
-    y_BKXh = jnp.einsum("bkxs,bksh->bkxh", weights_BKXS, v_BKSh)
-    return y_BKXh.reshape(n_rows, n_heads, n_queries, -1).transpose(0, 2, 1, 3)
+        sinks = sinks_H.astype(jnp.float32).reshape(*heads, 1, 1)
+        best = jnp.maximum(scores.max(-1, keepdims=True), sinks)
+        weights = jnp.exp(scores - best)
+        weights /= weights.sum(-1, keepdims=True) + jnp.exp(sinks - best)
+    y = jnp.einsum(f"bk{g}ts,bksh->bk{g}th", weights.astype(q_BTHh.dtype), v_BKSh)
+    return y.reshape(n_rows, n_heads, n_queries, -1).transpose(0, 2, 1, 3)
 
 
 def visible(
-    layout: Layout, queries: jax.Array | None, *, causal: bool, window: Window = None, landmarks: int = 0
+    layout: Layout,
+    queries: jax.Array | None,
+    *,
+    causal: bool,
+    window: Window = None,
+    landmarks: int = 0,
+    keys: jax.Array | None = None,
 ) -> jax.Array:
-    """Bool ``[B, T, S]``, or ``[B, 1, S]``, as ``attend`` says; queries ``[T]`` or ``[B, T]``, or None for all."""
-    seen_BTS = layout.seen(queries)
+    """Bool ``[B, T, S]``, or ``[B, 1, S]``, as ``attend`` says; queries ``[T]`` or ``[B, T]``, keys ``[S]``."""
+    seen_BTS = layout.seen(queries, keys)
     if not causal and window is None:
         return seen_BTS
-    key_S = jnp.arange(layout.width)
+    every_S = jnp.arange(layout.width)
+    key_S = every_S if keys is None else keys
     # Two tokens of one text are as far apart as their places in the row.
-    ahead_TS = (key_S if queries is None else queries)[..., :, None] - key_S
+    ahead_TS = (every_S if queries is None else queries)[..., :, None] - key_S
     if causal:
         seen_BTS = seen_BTS & (ahead_TS >= 0)
     if window is not None:
         near_TS = (ahead_TS if causal else jnp.abs(ahead_TS)) < window
         if landmarks:
-            near_TS = near_TS | (layout.position < landmarks)[..., None, :]
+            first = layout.position < landmarks
+            near_TS = near_TS | (first if keys is None else first[..., keys])[..., None, :]
         seen_BTS = seen_BTS & near_TS
     return seen_BTS

@@ -88,20 +88,21 @@ class Layout:
         """Index in its row of each text's last token."""
         return jnp.maximum(self.first_BM + self.lengths_BM - 1, 0)
 
-    def seen(self, index: jax.Array | None = None) -> jax.Array:
-        """Bool: which keys belong to a query's own text, ``[B, 1, T]``, or ``[B, Q, T]`` where packed.
+    def seen(self, queries: jax.Array | None = None, keys: jax.Array | None = None) -> jax.Array:
+        """Bool: which keys belong to a query's own text, ``[B, 1, S]``, or ``[B, T, S]`` where packed.
 
         Args:
-            index: of the queries in their rows, ``[Q]`` or ``[B, Q]``; None: every token is one. The queries are
-                asked about their text only, so where padded they do not matter.
+            queries: their index in their rows, ``[T]`` or ``[B, T]``; None: every token is one.
+            keys: index of the keys in all rows, ``[S]``; None: every token is one.
         """
         if self.segment_BT is None:
-            return self.real_BT[:, None, :]
-        own_BQ = self.segment_BT
-        if index is not None:
-            own_BQ = self.segment_BT[:, index] if index.ndim == 1 else self.at(self.segment_BT, index)
+            return (self.real_BT if keys is None else self.real_BT[:, keys])[:, None, :]
+        asked_BS = self.segment_BT if keys is None else self.segment_BT[:, keys]
+        own_BT = self.segment_BT
+        if queries is not None:
+            own_BT = own_BT[:, queries] if queries.ndim == 1 else self.at(own_BT, queries)
         # Padding sees padding: a query that sees nothing is undefined in some kernels.
-        return own_BQ[:, :, None] == self.segment_BT[:, None, :]
+        return own_BT[:, :, None] == asked_BS[:, None, :]
 
     def at(self, x_BT: jax.Array, index_BM: jax.Array) -> jax.Array:
         """``[B, T, ...] -> [B, M, ...]``: the values at ``index_BM`` of each row."""

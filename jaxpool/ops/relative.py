@@ -11,6 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxpool.ops.attention import Bias, ByDistance
+from jaxpool.ops.kernels import QUERY_BLOCK
+
 
 def buckets(length: int, count: int, *, max_distance: int = 128, two_sided: bool = True) -> np.ndarray:
     """Bucket of every distance ``key - query`` from ``1 - length`` to ``length - 1``: int32 ``[N]``.
@@ -32,9 +35,11 @@ def buckets(length: int, count: int, *, max_distance: int = 128, two_sided: bool
     return (offset_N + np.where(far_N < exact, far_N, wide_N)).astype(np.int32)
 
 
-def bias_by_distance(table: jax.Array, bucket_N: np.ndarray) -> jax.Array:
-    """Bias on every score, float32 ``[H, T, S]``, from a table ``[buckets, H]`` and the bucket of each distance."""
-    length = (len(bucket_N) + 1) // 2
-    bias_HN = table.astype(jnp.float32)[bucket_N].T
-    distance_TS = jnp.arange(length)[None, :] - jnp.arange(length)[:, None]
-    return bias_HN[:, distance_TS + length - 1]
+def bias_by_distance(table: jax.Array, bucket_N: np.ndarray) -> Bias:
+    """Bias on every score, from a table ``[buckets, H]`` and the bucket of each distance.
+
+    float32 ``[H, T, S]``, made once for all layers; of long texts by distance, and spread where it is needed.
+    """
+    bias = ByDistance(table.astype(jnp.float32)[bucket_N].T)
+    every = jnp.arange((len(bucket_N) + 1) // 2)
+    return bias if len(every) > 2 * QUERY_BLOCK else bias.of(every, every)

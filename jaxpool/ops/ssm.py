@@ -14,6 +14,9 @@ import jax.numpy as jnp
 
 from jaxpool.ops.layout import Layout
 
+UNROLL = 8
+"""Tokens per step of the loop on TPUs."""
+
 CHUNK = 16
 """Tokens per step of the chunked form: enough work to fill a device, little enough memory (see ``_chunked``)."""
 
@@ -41,8 +44,10 @@ def selective_scan(
 ) -> jax.Array:
     """``h_t = exp(dt_t a) h_(t-1) + dt_t b_t x_t``, ``y_t = c_t h_t``, from ``h = 0`` where a text begins.
 
-    One token after another on the CPU, where the state stays in the cache; in chunks elsewhere, where a step of one
-    token is too small to fill the device. Both compute in float32 and agree to rounding.
+    One token after another on the CPU, where the state stays in the cache, and on TPUs, several to a step of the loop,
+    where it stays in vector registers (a layer of 4,096 channels and 16,384 tokens: 19 ms on a v5e by its compiler,
+    199 in chunks, whose states go through memory). In chunks on GPUs, where a step of one token is too small to fill
+    the device. All compute in float32 and agree to rounding.
 
     Args:
         x_BTI: inputs, any float dtype.
@@ -58,18 +63,23 @@ def selective_scan(
     begins_BT = layout.begins_BT
     x, dt, b, c = (jnp.moveaxis(v, 1, 0).astype(jnp.float32) for v in (x_BTI, dt_BTI, b_BTN, c_BTN))
     steps = Steps(x, dt, b, c, None if begins_BT is None else begins_BT.T[:, :, None])
-    y_TBI = jax.lax.platform_dependent(steps, a_NI.astype(jnp.float32), cpu=serial, default=chunked)
+    y_TBI = jax.lax.platform_dependent(steps, a_NI.astype(jnp.float32), cpu=serial, tpu=unrolled, default=chunked)
     return jnp.moveaxis(y_TBI, 0, 1)
 
 
-def serial(steps: Steps, a_NI: jax.Array) -> jax.Array:
+def serial(steps: Steps, a_NI: jax.Array, unroll: int = 1) -> jax.Array:
     """One token per step: ``[T, B, I]``. Holds one state ``[B, N, I]`` and nothing of the others."""
 
     def step(h_BNI: jax.Array, token: Steps) -> tuple[jax.Array, jax.Array]:
         h_BNI = _decay(token, a_NI) * h_BNI + _entry(token)
         return h_BNI, _read(h_BNI, token)
 
-    return jax.lax.scan(step, _zero(steps, a_NI), steps)[1]
+    return jax.lax.scan(step, _zero(steps, a_NI), steps, unroll=unroll)[1]
+
+
+def unrolled(steps: Steps, a_NI: jax.Array) -> jax.Array:
+    """As ``serial``, ``UNROLL`` tokens per step of the loop."""
+    return serial(steps, a_NI, UNROLL)
 
 
 def chunked(steps: Steps, a_NI: jax.Array) -> jax.Array:

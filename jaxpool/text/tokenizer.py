@@ -91,6 +91,7 @@ class Tokenizer:
         vocab_size: rows of the model's embedding.
         token_types: segment types that the model reads; 0 for a model that reads none: they are left out then.
         lower: lower-case texts first (a Sentence-Transformers setting).
+        prefix: what every text begins with (a Sentence-Transformers setting, too).
         absent: why there is no vocabulary, as a sentence for the caller who sends text.
     """
 
@@ -102,6 +103,7 @@ class Tokenizer:
         vocab_size: int,
         token_types: int = 2,
         lower: bool = False,
+        prefix: str = "",
         absent: str = "",
     ) -> None:
         if not isinstance(vocabulary, Vocabulary | None):
@@ -111,6 +113,7 @@ class Tokenizer:
         self.vocab_size = vocab_size
         self.token_types = token_types
         self.lower = lower
+        self.prefix = prefix
         self.absent = absent
         self._lock = threading.Lock()  # slow tokenizers are not thread-safe
         self._has_types = vocabulary is not None and "token_type_ids" in vocabulary.model_input_names
@@ -173,6 +176,7 @@ class Tokenizer:
             return parsed
         if self.vocabulary is None:
             raise ValidationError(self.absent)
+        parsed = TextPrompt(self.prefix + parsed.text, parsed.pair)
         texts = [parsed.text] if parsed.pair is None else [parsed.text, parsed.pair]
         for text in texts:
             check_unicode(text)

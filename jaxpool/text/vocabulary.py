@@ -10,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from jaxpool.errors import CheckpointError, ValidationError
+from jaxpool.text import deberta_tokenizers
+
+MODEL_TYPES = {"llama_bidirec": "llama", "new": "gte"}
+"""Model types that checkpoints with code of their own give to architectures of transformers."""
 
 # A folder with none of these has no tokenizer.
-TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json")
+TOKENIZER_FILES = ("tokenizer*", "vocab*", "merges.txt", "*.model", "*.tiktoken", "tekken.json", "*.codes")
 
 
 def tokenizer_files(folder: Path) -> list[Path]:
@@ -163,7 +167,8 @@ def read_tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        hf = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        hf = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **_known_config(folder))
+        deberta_tokenizers.mend(hf, folder)
         # transformers builds an empty tokenizer out of a lone tokenizer_config.json.
         empty = len(hf) <= len(hf.added_tokens_decoder)
     except Exception as error:  # the Rust reader raises bare Exceptions
@@ -171,6 +176,18 @@ def read_tokenizer(folder: Path) -> Any:
     if empty:
         raise CheckpointError(f"The tokenizer in {folder} has an empty vocabulary; are its files complete?")
     return hf
+
+
+def _known_config(folder: Path) -> dict[str, Any]:
+    """What keeps transformers from reading a ``config.json`` whose model type it does not know."""
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+    path = folder / "config.json"
+    if not path.is_file():
+        return {}
+    model_type = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+    name = MODEL_TYPES.get(model_type, model_type)
+    return {} if model_type in CONFIG_MAPPING or name not in CONFIG_MAPPING else {"config": CONFIG_MAPPING[name]()}
 
 
 def _check_readers(folder: Path) -> None:

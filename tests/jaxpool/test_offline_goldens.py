@@ -199,17 +199,19 @@ class Difference(NamedTuple):
 
     reason: str
     ours: tuple[type[Exception], str] | list[int] | None
-    only: str = ""
+    only: str | tuple[str, ...] = ""
 
 
 NOT_A_PROMPT = "Prompt should be a string, list of tokens, or dictionary"
 NO_PARAMS = "pooling_params should be a PoolingParams or a list of them, got dict."
 NO_PLUGIN = "Unsupported task: 'plugin' Supported tasks: ('classify', 'token_classify')"
 NO_USE = "tokenization_kwargs has no_such_option=1, for which jaxpool has no use (parameter=no_such_option)"
+UNEXPECTED = "got an unexpected keyword argument 'truncate_prompt_tokens'"
 INTEGERS = (TypeError, "Token prompt should be a list of integers")
 DIFFERENCES: dict[str, Difference] = {
     "truncate_left_5": Difference("special tokens are kept", [2, 128, 1768, 18, 3], "bert-cls"),
     "truncate_right_5": Difference("special tokens are kept", [2, 294, 184, 169, 3], "bert-cls"),
+    "padding_max_length": Difference("padding is passed over, as in training", None, ("gpt2-cls", "qwen2-cls")),
     "float_ids": Difference("1.5 is no token; vLLM rounds it in silence", INTEGERS),
     "bool_ids": Difference("True is no token", INTEGERS),
     "str_ids": Difference("vLLM shows an accident inside a comparison", INTEGERS),
@@ -234,14 +236,8 @@ DIFFERENCES: dict[str, Difference] = {
     "classify_generator": Difference("anything that has an order is taken", None),
     "unknown_dict": Difference("'text' is our server's word for 'prompt'", None),
     "tokenization_kwargs_unknown": Difference("an option that nothing reads is named", (ValidationError, NO_USE)),
-    "classify_truncate_kwarg": Difference(
-        "our class has another name",
-        (TypeError, "LLM.classify() got an unexpected keyword argument 'truncate_prompt_tokens'"),
-    ),
-    "encode_truncate_kwarg": Difference(
-        "our class has another name",
-        (TypeError, "LLM.encode() got an unexpected keyword argument 'truncate_prompt_tokens'"),
-    ),
+    "classify_truncate_kwarg": Difference("our class has another name", (TypeError, f"LLM.classify() {UNEXPECTED}")),
+    "encode_truncate_kwarg": Difference("our class has another name", (TypeError, f"LLM.encode() {UNEXPECTED}")),
     "request_ids_are_global_counter": Difference("refused calls do not use up ids here", None),
     "llm_methods": Difference("no generation, weight updates or sleep; labels and close are ours", None),
 }
@@ -320,7 +316,7 @@ def test_case(run: str, case: str, opened: dict[str, LLM]) -> None:
     recorded, llm = RUNS[run]["cases"][case], llm_of(run, opened)
     call = CASES_OF.get(run, {}).get(case) or CASES[case]
     difference = DIFFERENCES.get(case)
-    if difference and difference.only in ("", run):
+    if difference and (not difference.only or run in difference.only):
         return check_difference(case, difference, llm, recorded)
     if "error" in recorded:
         with pytest.raises(ERRORS[recorded["error"]]) as caught:
@@ -350,6 +346,9 @@ def check_difference(case: str, difference: Difference, llm: LLM, recorded: dict
     if case == "request_ids_are_global_counter":
         first, *others = CASES[case](llm)
         assert others == [str(int(first) + 1), str(int(first) + 2)]
+    elif case == "padding_max_length":
+        (output,), (bare,) = CASES[case](llm), classify(HELLO)(llm)
+        np.testing.assert_allclose(output.outputs.probs, bare.outputs.probs, atol=TOLERANCE)
     elif case == "llm_methods":
         assert set(recorded["value"]) >= METHODS
         assert set(CASES[case](llm)) >= METHODS

@@ -56,7 +56,7 @@ class TamperedEngine:
         self.batches: list[list[Row]] = []  # every batch that came in
         self.used: list[Bucket] = []  # and its bucket
         self.hold = False
-        self._held: list[tuple[Future[np.ndarray], Sequence[Row], Bucket]] = []
+        self._held: list[tuple[Future[np.ndarray], Sequence[Row], Bucket, np.ndarray | None]] = []
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
@@ -78,11 +78,11 @@ class TamperedEngine:
     def check_process(self) -> None:
         """As the real engine."""
 
-    def submit(self, rows: Sequence[Row], bucket: Bucket) -> Future[np.ndarray]:
+    def submit(self, rows: Sequence[Row], bucket: Bucket, places: np.ndarray | None = None) -> Future[np.ndarray]:
         self.batches.append(list(rows))
         self.used.append(bucket)
         answer: Future[np.ndarray] = Future()
-        self._held.append((answer, rows, bucket))
+        self._held.append((answer, rows, bucket, places))
         if not self.hold:
             self.release()
         return answer
@@ -90,11 +90,12 @@ class TamperedEngine:
     def release(self) -> None:
         """Compute what was held, and hold no more."""
         self.hold, held, self._held = False, self._held, []
-        for answer, rows, bucket in held:
+        for answer, rows, bucket, places in held:
             if any(self.poison in row.ids for row in rows):
                 answer.set_exception(EngineError("logits are not finite"))
                 continue
-            self.engine.submit(rows, bucket).add_done_callback(lambda done, to=answer: to.set_result(done.result()))
+            computed = self.engine.submit(rows, bucket, places)
+            computed.add_done_callback(lambda done, to=answer: to.set_result(done.result()))
 
     def close(self) -> None:
         """The real engine is shared by all tests and stays open."""

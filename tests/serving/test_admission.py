@@ -80,7 +80,7 @@ class Metronome:
         self.buckets = self.usable = engine.buckets
         self._free_at = 0.0
 
-    def submit(self, rows: Sequence[Row], bucket: Bucket) -> Future[np.ndarray]:
+    def submit(self, rows: Sequence[Row], bucket: Bucket, places: np.ndarray | None = None) -> Future[np.ndarray]:
         answer: Future[np.ndarray] = Future()
         loop = asyncio.get_running_loop()
         self._free_at = max(self._free_at, loop.time()) + self.seconds

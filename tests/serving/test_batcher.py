@@ -15,8 +15,9 @@ from aiohttp.test_utils import TestClient
 from patience import PATIENCE, until
 
 from jaxpool import LLM
-from jaxpool.engine.buckets import essential, plan
+from jaxpool.engine.buckets import essential
 from jaxpool.engine.engine import Row
+from jaxpool.engine.packing import fits, plan
 from jaxpool.errors import EngineError
 from jaxpool_serving.batching.batch_selection import BatchSelection
 from jaxpool_serving.batching.batcher import Batcher
@@ -65,10 +66,10 @@ def test_batches_are_nearly_as_good_as_planned_ones(engine: TamperedEngine) -> N
     planned = sum(engine.cost.seconds(b.bucket) for b in plan(waiting, engine.buckets, engine.cost, engine.buckets))
     spent = 0.0
     while waiting.size:
-        rows, bucket = selection.best(waiting)
+        rows, bucket, places = selection.best(waiting)
         assert 0 in rows
-        assert len(rows) == len(set(rows.tolist())) <= bucket.rows
-        assert waiting[rows].max() <= bucket.length
+        assert len(rows) == len(set(rows.tolist()))
+        assert fits(waiting[rows].tolist(), bucket, places)
         spent += engine.cost.seconds(bucket)
         waiting = np.delete(waiting, rows)
     assert spent < 1.15 * planned

@@ -30,6 +30,7 @@ DECISIONS: dict[str, tuple[str, ...]] = {
         "classify chat content int",
         "classify chat list of conversations",
     ),
+    "padding that was asked for is passed over, as the class was trained": ("gpt2-cls: classify padding max_length",),
     "an image is refused before anybody tries to load it": ("classify chat image part",),
     "tasks are listed in one order for all models": (
         "bert-cls: POST /pooling task=embed",

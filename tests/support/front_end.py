@@ -48,7 +48,7 @@ class InstantEngine:
     def compiling(self) -> list[Future[None]]:
         return []
 
-    def submit(self, rows: Sequence[Row], bucket: Bucket) -> Future[np.ndarray]:
+    def submit(self, rows: Sequence[Row], bucket: Bucket, places: np.ndarray | None = None) -> Future[np.ndarray]:
         self.batches += 1
         self.rows += len(rows)
         answer: Future[np.ndarray] = Future()

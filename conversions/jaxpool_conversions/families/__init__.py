@@ -25,7 +25,8 @@ class HeadStyle:
     """How the sequence classifier of transformers gets from hidden states to logits.
 
     Attributes:
-        pooling: which vector of a row it reads, unless the user says otherwise.
+        pooling: which vector of a row it reads, unless the user says otherwise. NOT_PAD is what decoders' classes do;
+            it is LAST for whatever was not trained as such a class, and where the config names no padding token.
         dense: activation of a dense layer before the last linear layer, or None for no dense layer.
         dense_bias: whether that layer has a bias.
         norm_eps: epsilon of a LayerNorm after the activation, or None for no norm.
@@ -64,6 +65,7 @@ class Family:
         prefix_class: start of the Hugging Face class names (``Bert`` of ``BertForSequenceClassification``).
         head_bias: whether a freshly made last linear layer has a bias.
         types: whether the backbone reads segment types (pairs).
+        packs: whether rows may hold several texts; not where the model itself shortens rows (Funnel).
     """
 
     name: str
@@ -74,6 +76,7 @@ class Family:
     prefix_class: str
     head_bias: bool = False
     types: bool = False
+    packs: bool = True
     table_of: Callable[[Any], Table] | None = None
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from jaxpool.errors import ConfigError
+from jaxpool_conversions.families import unread
 
 INERT = frozenset(
     {
@@ -36,19 +37,23 @@ class Fields:
 
     A field that a family neither reads nor declares inert, and whose value differs from the default that its config
     class gives it, would be a difference to transformers that nobody implements: ``finish`` raises then. Fields
-    unknown to the config class are read by nobody in transformers either.
+    unknown to the config class are read by nobody in transformers either; ``unread.py`` looks at them.
     """
 
     def __init__(self, config: Any, inert: tuple[str, ...] = ()) -> None:
         self._config = config
         self._read = set(INERT) | set(inert)
+        self._raw: dict[str, Any] = getattr(config, "raw", None) or {}
         self.model_type: str = config.model_type
 
     def get(self, name: str, default: Any = None) -> Any:
-        """The field's value; ``default`` where the config class has no such field."""
+        """The field's value; where the config class has no such field, that of ``config.json`` itself, or ``default``.
+
+        transformers drops some of the fields that it does not know (``temperature``).
+        """
         other = getattr(self._config, "attribute_map", {}).get(name, name)  # a second name for a field
         self._read |= {name, other}  # config classes declare the one or the other
-        return getattr(self._config, other, default)
+        return getattr(self._config, other, self._raw.get(name, default))
 
     def require(self, name: str, *allowed: Any) -> None:
         """Raises ConfigError unless the field is absent or has one of the ``allowed`` values."""
@@ -60,7 +65,10 @@ class Fields:
             )
 
     def finish(self) -> None:
-        """Raises ConfigError if a field that nobody read has a value other than its class's default."""
+        """Raises ConfigError if a field that nobody read has a value other than its class's default.
+
+        Of fields that the class does not have, those that may matter are warned about by name.
+        """
         defaults = _defaults(type(self._config))
         for name in sorted(defaults.keys() - self._read):
             value = getattr(self._config, name, defaults[name])
@@ -69,6 +77,8 @@ class Fields:
                     f"config.json sets {name}={value!r}, which jaxpool does not implement for model_type "
                     f"{self.model_type!r} (default: {defaults[name]!r})."
                 )
+        aliases = getattr(self._config, "attribute_map", {})
+        unread.check(self._raw, {*defaults, *aliases, *self._read}, self.model_type)
 
 
 def _defaults(config_class: type) -> dict[str, Any]:

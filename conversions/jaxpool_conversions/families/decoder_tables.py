@@ -91,7 +91,7 @@ def _bidirectional(fields: Fields) -> bool:
 
 def _head(fields: Fields) -> HeadStyle:
     if not _bidirectional(fields):
-        return HeadStyle("LAST")
+        return HeadStyle("NOT_PAD")
     fields.require("temperature", None, 1.0)
     kinds: dict[str, Pooling] = {"avg": "MEAN", "cls": "CLS", "last": "LAST"}
     fields.require("pooling", *kinds)

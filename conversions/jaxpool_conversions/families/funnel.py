@@ -88,5 +88,6 @@ FAMILIES = {
         prefix_class="Funnel",
         head_bias=True,
         types=True,
+        packs=False,
     )
 }

@@ -7,6 +7,7 @@ does; transformers writes their checkpoints with the names their authors gave.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from jaxpool.errors import ConfigError
@@ -126,6 +127,14 @@ def _gated(prefix_class: str, table: Table, *, bias: bool, down_bias: bool) -> F
     )
 
 
+def _with_adapters(table: Table) -> Table:
+    """jina-embeddings-v3 as it was first published: adapters of its tasks, which are not read, beside every weight."""
+    weights = [rule for rule in table.rules if rule.source.endswith(".weight")]
+    original = (replace(rule, source=f"{rule.source[:-7]}.parametrizations.weight.original") for rule in weights)
+    ignored = (Ignore(f"{{rest}}.lora_{part}", "an adapter of one task") for part in ("A", "B", "dropout_mask"))
+    return replace(table, rules=(*table.rules, *original), ignore=(*table.ignore, *ignored))
+
+
 _EUROBERT_TABLE = llama_table()
 
 FAMILIES = {
@@ -169,6 +178,8 @@ FAMILIES = {
     "jina_embeddings_v3": bert.family(
         "JinaEmbeddingsV3",
         _jina,
-        _table("roberta.", _JINA, fused(f"{_NOMIC_LAYER}.mixer.Wqkv", qkv(ATTENTION)), head=bert.CLASSIFIER),
+        _with_adapters(
+            _table("roberta.", _JINA, fused(f"{_NOMIC_LAYER}.mixer.Wqkv", qkv(ATTENTION)), head=bert.CLASSIFIER)
+        ),
     ),
 }

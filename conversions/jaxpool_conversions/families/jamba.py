@@ -95,7 +95,9 @@ TABLE = llama_table(
 
 def _head(fields: Fields) -> HeadStyle:
     """In vLLM the sequence classifier is a reward model, with raw scores unless asked; converted models are none."""
-    return HeadStyle("LAST", use_activation="JambaForSequenceClassification" not in (fields.get("architectures") or ()))
+    return HeadStyle(
+        "NOT_PAD", use_activation="JambaForSequenceClassification" not in (fields.get("architectures") or ())
+    )
 
 
 FAMILIES = {

@@ -71,7 +71,7 @@ def _config(fields: Fields, *, causal: bool) -> DecoderConfig:
 def _head(fields: Fields) -> HeadStyle:
     pooling = fields.get("classifier_pooling", "last").upper()
     return HeadStyle(
-        pooling=pooling,
+        pooling="NOT_PAD" if pooling == "LAST" else pooling,
         dense=fields.get("classifier_activation"),
         dense_bias=fields.get("classifier_bias"),
         norm_eps=fields.get("norm_eps"),

@@ -8,7 +8,8 @@ from functools import partial
 from jaxpool.models.bert import BertConfig
 from jaxpool_conversions.families.bert import CLASSIFIER, LAYER, NAMES, config, family, padding, table
 from jaxpool_conversions.families.config_fields import Fields
-from jaxpool_conversions.families.table_rows import linear
+from jaxpool_conversions.families.decoder_tables import fused, qkv
+from jaxpool_conversions.families.table_rows import linear, rows
 from jaxpool_conversions.rules import Ignore
 
 
@@ -130,9 +131,28 @@ _XLM_ROBERTA_XL = NAMES | {
 
 _ROBERTA_TABLE = table("roberta.", head=CLASSIFIER)
 
+_FLASH = "encoder.layers.{layer}"
+_FLASH_NAMES = {
+    "norm": "emb_ln",
+    "layers.attention.out": f"{_FLASH}.mixer.out_proj",
+    "layers.attention_norm": f"{_FLASH}.norm1",
+    "layers.up": f"{_FLASH}.mlp.fc1",
+    "layers.down": f"{_FLASH}.mlp.fc2",
+    "layers.mlp_norm": f"{_FLASH}.norm2",
+}
+"""XLM-RoBERTa's modules under the names of Jina's own code (jina-reranker-v2)."""
+_XLM_ROBERTA_TABLE = replace(
+    _ROBERTA_TABLE,
+    rules=(
+        *_ROBERTA_TABLE.rules,
+        *rows(_FLASH_NAMES),
+        *fused(f"{_FLASH}.mixer.Wqkv", qkv("backbone.layers.attention")),
+    ),
+)
+
 FAMILIES = {
     "roberta": family("Roberta", _roberta, _ROBERTA_TABLE),
-    "xlm-roberta": family("XLMRoberta", _roberta, _ROBERTA_TABLE),
+    "xlm-roberta": family("XLMRoberta", _roberta, _XLM_ROBERTA_TABLE),
     "camembert": family("Camembert", _roberta, _ROBERTA_TABLE),
     "data2vec-text": family("Data2VecText", _roberta, table("data2vec_text.", head=CLASSIFIER)),
     "distilbert": family(

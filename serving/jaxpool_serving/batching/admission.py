@@ -131,7 +131,7 @@ class Throughput:
         # two batches are under way at a time: the seconds in which both were are counted once
         seconds = now - max(sent, self._landed)
         self._landed = now
-        if bucket.rows * bucket.length >= FULL * self._largest and rows >= FULL * bucket.rows:
+        if bucket.rows * bucket.length >= FULL * self._largest and _filled(bucket, rows, tokens) >= FULL:
             self._full_tokens = self._full_tokens * DECAY + tokens
             self._full_seconds = self._full_seconds * DECAY + seconds
         else:
@@ -146,3 +146,8 @@ class Throughput:
         if self._measured_seconds:
             return self._predicted * self._predicted_seconds / self._measured_seconds
         return 0.0
+
+
+def _filled(bucket: Bucket, rows: int, tokens: int) -> float:
+    """Share of a batch that texts take: of its rows where each has its own, of its tokens where they are packed."""
+    return rows / bucket.rows if bucket.segments == 1 else tokens / bucket.tokens

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from jaxpool.engine.packing import doubtful
 from jaxpool.errors import EngineError
 from jaxpool_serving.batching.admission import Admission, Throughput
 from jaxpool_serving.batching.batch_selection import BatchSelection
@@ -148,28 +149,36 @@ class Batcher:
         if self._wake is None:
             self._launch()
 
-    def _next_batch(self) -> tuple[list[Item], Bucket] | None:
+    def _next_batch(self) -> tuple[list[Item], Bucket, np.ndarray | None] | None:
         """A batch that holds the row whose turn it is; None when nobody waits."""
         known = len(self._selection.buckets)
         if known < len(self.engine.buckets) and len(usable := self.engine.usable) > known:
             self._selection = BatchSelection(usable, self.engine.cost)
-        return self._queue.take(self._window, self._selection.best)
+        taken = self._queue.take(self._window, self._chosen)
+        return None if taken is None else (taken[0], *taken[1])
 
-    async def _run(self, items: list[Item], bucket: Bucket) -> None:
+    def _chosen(self, lengths: np.ndarray) -> tuple[np.ndarray, tuple[Bucket, np.ndarray | None]]:
+        """Which of the first rows go together, in the order of their turns, and how."""
+        rows, bucket, places = self._selection.best(lengths)
+        in_turn = np.argsort(rows)
+        return rows[in_turn], (bucket, None if places is None else places[in_turn])
+
+    async def _run(self, items: list[Item], bucket: Bucket, places: np.ndarray | None = None) -> None:
         """Compute a batch; whatever happens, no request of it is left without an answer."""
         try:
-            await self._compute(items, bucket)
+            await self._compute(items, bucket, places)
         except BaseException as error:
             _fail(items, EngineError(f"a batch was lost: {type(error).__name__}"))
             if not isinstance(error, Exception):
                 raise
             log.exception("a batch was lost")
 
-    async def _compute(self, items: list[Item], bucket: Bucket) -> None:
+    async def _compute(self, items: list[Item], bucket: Bucket, places: np.ndarray | None = None) -> None:
         """Compute ``items`` in one call; if that fails, halve until the row to blame fails alone."""
-        items = [item for item in items if not item.dropped]  # nobody may want them any more since they were chosen
-        if not items:
+        wanted = [index for index, item in enumerate(items) if not item.dropped]  # some may have left since the choice
+        if not wanted:
             return
+        items, places = [items[index] for index in wanted], None if places is None else places[wanted]
         started = self._clock()
         tokens = sum(len(item.row.ids) for item in items)
         if self._on_batch is not None:
@@ -177,19 +186,27 @@ class Batcher:
         for item in items:
             item.request.sent = started
         try:
-            values = await asyncio.wrap_future(self.engine.submit([item.row for item in items], bucket))
+            values = await asyncio.wrap_future(self.engine.submit([item.row for item in items], bucket, places))
         except Exception as error:
             if len(items) == 1:
                 _fail(items, error)
-            elif items := [item for item in items if not item.dropped]:
-                middle = (len(items) + 1) // 2
-                for half in (items[:middle], items[middle:]):
-                    if half:
-                        await self._compute(half, self._selection.smallest([len(item.row.ids) for item in half]))
+                return
+            middle = (len(items) + 1) // 2
+            for half in (slice(middle), slice(middle, None)):
+                if places is None:
+                    shape = self._selection.smallest([len(item.row.ids) for item in items[half]])
+                    await self._compute(items[half], shape)
+                else:
+                    await self._compute(items[half], bucket, places[half])
             return
         self._throughput.landed(bucket, len(items), tokens, started, self._clock())
-        for item, value, sound in zip(items, values, _finite(values), strict=True):
-            _settle(item, value if sound else None)
+        again = set(doubtful(values, places).tolist())
+        for index, (item, value, sound) in enumerate(zip(items, values, _finite(values), strict=True)):
+            if index not in again:
+                _settle(item, value if sound else None)
+        suspects = [items[index] for index in sorted(again)]
+        for start in range(0, len(suspects), bucket.rows):
+            await self._compute(suspects[start : start + bucket.rows], bucket)
 
 
 def _finite(values: np.ndarray | list[np.ndarray]) -> Sequence[bool]:

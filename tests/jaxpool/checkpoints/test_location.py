@@ -100,6 +100,8 @@ class Hub(BaseHTTPRequestHandler):
     repo += ("model.safetensors", "onnx/model.onnx", "tf_model.h5", "training_args.bin", "sub/model.safetensors")
     dense = ("modules.json", "2_Dense/config.json", "2_Dense/model.safetensors")
     modules = b'[{"type": "x.Dense", "path": "2_Dense"}]'
+    below = ("modules.json", "0_Transformer/config.json", "0_Transformer/pytorch_model.bin", "0_Transformer/bpe.codes")
+    old_modules = b'[{"type": "x.Transformer", "path": "0_Transformer"}]'
     refusals: ClassVar = {"gated": (403, "GatedRepo"), "absent": (404, "RepoNotFound"), "broken": (500, "Oops")}
 
     def do_GET(self) -> None:
@@ -114,11 +116,13 @@ class Hub(BaseHTTPRequestHandler):
         if self.path.startswith("/api/models/"):
             files = [file for file in self.repo if name != "torch" or file != "model.safetensors"]
             files += self.dense if name == "dense" else ()
+            files = list(self.below) if name == "old" else files
             info: Any = {"id": f"org/{name}", "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]}
             if "/tree/" in self.path:  # what newer clients ask next
                 info = [{"type": "file", "path": file, "size": 2, "oid": "e"} for file in files]
             return self.answer(200, json.dumps(info).encode(), {"Content-Type": "application/json"})
-        body, tag = (self.modules, '"m"') if self.path.endswith("modules.json") else (b"{}", '"e"')
+        modules = self.old_modules if name == "old" else self.modules
+        body, tag = (modules, f'"m{len(modules)}"') if self.path.endswith("modules.json") else (b"{}", '"e"')
         return self.answer(200, body, {"ETag": tag, "X-Repo-Commit": COMMIT})
 
     do_HEAD = do_GET
@@ -157,6 +161,7 @@ def test_the_hub(tmp_path):
         ("org/name", {}),
         ("org/torch", {}),
         ("org/dense", {}),
+        ("org/old", {}),
         ("org/gated", {}),
         ("org/absent", {}),
         ("org/name", {"revision": "v9"}),
@@ -175,14 +180,15 @@ def test_the_hub(tmp_path):
         server.server_close()
     answers = [json.loads(line) for line in result.stdout.splitlines()]
     small = ["chat_template.jinja", "config.json", "merges.txt", "tokenizer.json"]
-    assert answers[:4] == [
+    assert answers[:5] == [
         small,
         sorted([*small, "model.safetensors"]),
         sorted([*small, "pytorch_model.bin"]),
         sorted([*small, "model.safetensors", *Hub.dense]),
+        ["bpe.codes", "config.json", "pytorch_model.bin"],
     ]
     for answer, words in zip(
-        answers[4:],
+        answers[5:],
         (
             "The model org/gated is gated: accept its terms",
             "There is no folder and no hub model org/absent",

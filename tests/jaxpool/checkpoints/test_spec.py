@@ -293,11 +293,11 @@ def test_activation_follows_the_config_in_order(fields: dict[str, Any], activati
     assert (spec.activation, spec.problem) == (activation, problem)
 
 
-def test_dtype_auto_never_picks_float16_and_is_bfloat16_on_accelerators() -> None:
+def test_dtype_auto_never_picks_float16_or_rounds_on_the_cpu_and_is_bfloat16_on_accelerators() -> None:
     for declared, cpu, tpu in (
         ("float32", "float32", "bfloat16"),
         ("bfloat16", "bfloat16", "bfloat16"),
-        ("float16", "bfloat16", "bfloat16"),
+        ("float16", "float32", "bfloat16"),
         (None, "float32", "bfloat16"),
     ):
         made = config("qwen2")
@@ -324,6 +324,11 @@ def test_length_limits(tmp_path: Path) -> None:
     assert spec_of(stretched).max_length == 192, "as vLLM counts"
     (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 128}))
     assert spec_of(config("bert"), folder=tmp_path).max_length == 128
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 514}))
+    roberta = config("roberta", max_position_embeddings=514)
+    assert spec_of(roberta, folder=tmp_path).max_length == 512, "two of the positions are never a token's"
+    with pytest.raises(ValidationError, match=r"derived max_model_len \(512\)"):
+        spec_of(roberta, folder=tmp_path, max_model_len=514)
 
 
 def test_labels_pooling_and_calibration() -> None:

@@ -17,10 +17,11 @@ from jax.experimental.compilation_cache.compilation_cache import reset_cache
 from patience import PATIENCE
 from transformers import AutoConfig
 
-from jaxpool.engine.buckets import Bucket, essential, grid
+from jaxpool.engine.buckets import Bucket, essential
 from jaxpool.engine.compile_cache import enable_cache
 from jaxpool.engine.engine import Engine, Row
-from jaxpool.engine.opening import AHEAD, open_engine
+from jaxpool.engine.opening import open_engine
+from jaxpool.engine.packing import ahead_grid
 from jaxpool.engine.programs import Programs
 from jaxpool.errors import EngineError
 
@@ -100,8 +101,7 @@ def test_what_is_compiled_behind_is_never_waited_for(monkeypatch: pytest.MonkeyP
             gate.wait(60)
         return lower(self, bucket)
 
-    per_octave, row_factor = AHEAD["cpu"]
-    few = set(essential(grid(64, 256, per_octave=per_octave, row_factor=row_factor)))
+    few = set(essential(ahead_grid(64, 256)))
     monkeypatch.setattr(Programs, "lower", slow)
     engine = opened("gpt2-cls", compile="behind", max_model_len=64, max_num_batched_tokens=256)
     try:

@@ -20,6 +20,7 @@ from jaxpool.engine.engine import Row
 from jaxpool.engine.opening import open_engine
 from jaxpool.engine.programs import Programs, abstract
 from jaxpool.errors import ValidationError
+from jaxpool.ops.kernels import Implementation
 from jaxpool_conversions.rules import HeadSource
 
 MODELS = Path(__file__).parents[2] / "data" / "models"
@@ -120,7 +121,7 @@ def test_the_tpu_compiler_shards_2x2(model_type: str, monkeypatch: pytest.Monkey
 
     def compiled(data: int, model: int) -> jax.stages.Compiled:
         mesh = sharding.make_mesh(data, model, topology.devices)
-        return Programs(abstract(spec, "tpu"), spec, mesh).lower(bucket).compile()
+        return Programs(abstract(spec, Implementation("tpu")), spec, mesh).lower(bucket).compile()
 
     split, single = compiled(2, 2), compiled(1, 1)
     hlo = split.as_text()
@@ -132,7 +133,9 @@ def test_the_tpu_compiler_shards_2x2(model_type: str, monkeypatch: pytest.Monkey
     # Only the [rows, labels] scores are gathered from the data axis; no weight ever is.
     assert count["all-gather"] <= 1, count
     assert count["all-to-all"] == 0, count
-    targets = sharding.targets(abstract(spec, "tpu"), sharding.make_mesh(2, 2, topology.devices)).values()
+    targets = sharding.targets(
+        abstract(spec, Implementation("tpu")), sharding.make_mesh(2, 2, topology.devices)
+    ).values()
     per_device = sum(np.prod(t.sharding.shard_shape(t.shape)) * t.dtype.itemsize for t in targets)
     whole = sum(np.prod(t.shape) * t.dtype.itemsize for t in targets)
     assert per_device < 0.56 * whole, "weights must be split over the model axis"

@@ -15,7 +15,8 @@ from transformers import AutoConfig
 from jaxpool.checkpoints.spec import resolve
 from jaxpool.engine import sharding
 from jaxpool.engine.programs import abstract
-from jaxpool.ops.attention import QUERY_BLOCK, attend
+from jaxpool.ops.attention import attend
+from jaxpool.ops.kernels import QUERY_BLOCK
 from jaxpool.ops.layout import Layout
 from jaxpool_conversions.heads import find_head
 from jaxpool_conversions.load import load

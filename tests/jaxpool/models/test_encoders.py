@@ -27,7 +27,7 @@ def test_eos_pooling_takes_the_last_end_among_real_tokens() -> None:
     ends = jnp.array([[0, 1, 0, 1, 0, 0], [1, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 0, 0]], bool)
     layout = Layout.padded(jnp.array([6, 3, 2, 6]), 6)
     assert pool(hidden, layout, "EOS", ends)[:, 0, 0].tolist() == [3.0, 6.0, 13.0, 23.0]
-    with pytest.raises(ValueError, match="needs ends_BT"):
+    with pytest.raises(ValueError, match="needs marks_BT"):
         pool(hidden, layout, "EOS")
 
 

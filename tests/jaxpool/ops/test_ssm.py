@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxpool.ops.layout import Layout
-from jaxpool.ops.ssm import CHUNK, Steps, causal_conv, chunked, selective_scan, serial
+from jaxpool.ops.ssm import CHUNK, UNROLL, Steps, causal_conv, chunked, selective_scan, serial, unrolled
 
 
 def steps(n_tokens: int, rows: int = 2, inner: int = 6, states: int = 3) -> tuple[Steps, jax.Array]:
@@ -34,7 +34,7 @@ def by_hand(tokens: Steps, a_NI: jax.Array) -> np.ndarray:
 
 
 @pytest.mark.parametrize("n_tokens", [1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 5])
-@pytest.mark.parametrize("form", [serial, chunked])
+@pytest.mark.parametrize("form", [serial, unrolled, chunked])
 def test_both_forms_equal_the_definition(form: object, n_tokens: int) -> None:
     tokens, a_NI = steps(n_tokens)
     np.testing.assert_allclose(jax.jit(form)(tokens, a_NI), by_hand(tokens, a_NI), atol=2e-5, rtol=1e-5)
@@ -64,8 +64,8 @@ def test_each_platform_compiles_its_own_form() -> None:
             .as_text()
         )
         assert text.count("stablehlo.while") == 1, "one form, not both behind a switch"
-        trips[platform] = next(n for n in (64, 64 // CHUNK) if f"dense<{n}> : tensor<i32>" in text)
-    assert trips == {"cpu": 64, "tpu": 64 // CHUNK, "cuda": 64 // CHUNK}
+        trips[platform] = next(n for n in (64, 64 // CHUNK, 64 // UNROLL) if f"dense<{n}> : tensor<i32>" in text)
+    assert trips == {"cpu": 64, "tpu": 64 // UNROLL, "cuda": 64 // CHUNK}
 
 
 def test_convolution_is_causal_and_channels_keep_to_themselves() -> None:

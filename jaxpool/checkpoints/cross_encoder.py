@@ -1,0 +1,78 @@
+"""How Sentence-Transformers says that a checkpoint scores pairs: a CrossEncoder's settings and modules.
+
+From version 5.4 on a CrossEncoder is a chain of modules too. Its usual form is one Transformer, a sequence classifier;
+or a language model and a LogitScore, which scores by the logits of one or two tokens
+(https://sbert.net/docs/cross_encoder/usage/custom_models.html).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxpool.checkpoints.sentence_transformers import file_settings, modules_of, read_json
+from jaxpool.errors import CheckpointError, ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """What the files say of a CrossEncoder.
+
+    Attributes:
+        activation: dotted path of the torch class that scores pass, or None where they do not say.
+        tokens: ids ``(true,)`` or ``(false, true)`` whose logits make the score, or None for a head of its own.
+        templated: whether pairs are read through the checkpoint's chat template.
+    """
+
+    activation: str | None
+    tokens: tuple[int, ...] | None = None
+    templated: bool = False
+
+
+def read_scoring(folder: Path | None) -> Scoring | None:
+    """The folder's settings as a CrossEncoder, or None where it is none.
+
+    Raises:
+        ConfigError: it has modules that jaxpool does not implement for scores, or embeds sparsely (SPLADE).
+        CheckpointError: a file is damaged.
+    """
+    if folder is None:
+        return None
+    settings, modules = file_settings(folder), modules_of(folder)
+    kinds = [kind for kind, _ in modules]
+    kind = settings.get("model_type", "SentenceTransformer")
+    if kind == "SparseEncoder" or "SpladePooling" in kinds:
+        raise ConfigError(
+            f"{folder} is a sparse encoder (SPLADE): {', '.join(kinds) or kind}. Its vectors have an entry for every "
+            "word of the vocabulary, which jaxpool does not compute; use a dense embedder."
+        )
+    if kind != "CrossEncoder" and "LogitScore" not in kinds:
+        return None
+    if kinds not in ([], ["Transformer"], ["Transformer", "LogitScore"]):
+        raise ConfigError(
+            f"{folder / 'modules.json'} is a CrossEncoder of the modules {', '.join(kinds)}, which jaxpool does not "
+            "implement; it implements a Transformer alone (a sequence classifier) and Transformer, LogitScore."
+        )
+    if settings.get("default_prompt_name"):
+        raise ConfigError(
+            f"{folder / 'config_sentence_transformers.json'} sets default_prompt_name="
+            f"{settings['default_prompt_name']!r} for a CrossEncoder, which jaxpool does not implement."
+        )
+    tokens = _tokens(folder / modules[1][1] / "config.json") if len(modules) > 1 else None
+    return Scoring(settings.get("activation_fn"), tokens, _reads_messages(folder))
+
+
+def _tokens(path: Path) -> tuple[int, ...]:
+    settings = read_json(path, dict)
+    true, false = settings.get("true_token_id"), settings.get("false_token_id")
+    if not isinstance(true, int) or not isinstance(false, int | None):
+        raise CheckpointError(f"{path} has true_token_id={true!r} and false_token_id={false!r}; token ids are needed.")
+    return (true,) if false is None else (false, true)
+
+
+def _reads_messages(folder: Path) -> bool:
+    """Whether a chat template is saved and the Transformer's settings have the modality ``message``."""
+    modality: dict[str, object] = {}
+    for path in sorted(folder.glob("sentence_*_config.json")):
+        modality |= read_json(path, dict).get("modality_config") or {}
+    return "message" in modality and (folder / "chat_template.jinja").is_file()

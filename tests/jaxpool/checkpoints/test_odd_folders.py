@@ -1,0 +1,70 @@
+"""Folders that lack something or name it otherwise: no architecture, a model type of its own, files of old versions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from hub_folders import make
+from hub_layouts import LAYOUTS
+from parity_cases.first import BERT
+
+from jaxpool import LLM, CheckpointError, MissingHeadError
+from jaxpool.checkpoints.location import SMALL_FILES
+from jaxpool.text.vocabulary import read_tokenizer
+
+
+def changed(folder: Path, **fields: Any) -> Path:
+    path = folder / "config.json"
+    stored = json.loads(path.read_text()) | fields
+    path.write_text(json.dumps({name: value for name, value in stored.items() if value is not None}))
+    return folder
+
+
+def test_a_config_without_architectures_classifies_if_it_has_a_head(tmp_path: Path) -> None:
+    tiny.save(tmp_path / "head", "bert", **BERT, num_labels=2)
+    theirs = tiny.torch_logits(tmp_path / "head", [[5, 6, 7]])
+    changed(tmp_path / "head", architectures=None)
+    with LLM(str(tmp_path / "head"), skip_tokenizer_init=True) as llm:
+        np.testing.assert_allclose(llm.classify([[5, 6, 7]])[0].outputs.probs, tiny.softmax(theirs)[0], atol=1e-5)
+    changed(tiny.save(tmp_path / "bare", "bert", head="none", **BERT), architectures=None)
+    with pytest.raises(MissingHeadError, match=r"has no classification head \(looked for classifier.weight"):
+        LLM(str(tmp_path / "bare"), skip_tokenizer_init=True)
+    with LLM(str(tmp_path / "bare"), skip_tokenizer_init=True, runner="pooling") as llm:
+        assert llm.pooling_task == "embed"
+
+
+def test_a_tokenizer_beside_a_model_type_that_transformers_does_not_know(tmp_path: Path) -> None:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    make(tmp_path, LAYOUTS["nvidia/llama-nemotron-rerank-1b-v2"])
+    Tokenizer(WordLevel({"[UNK]": 0, "a": 1}, unk_token="[UNK]")).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"}))
+    assert read_tokenizer(tmp_path).encode("a", add_special_tokens=False) == [1]
+
+
+def test_bertweet_reads_its_codes(tmp_path: Path) -> None:
+    """Its tokenizer is two files, of which one has a name that no other tokenizer uses."""
+    import fnmatch
+
+    assert any(fnmatch.fnmatch("bpe.codes", pattern) for pattern in SMALL_FILES), "else the hub's are not fetched"
+    (tmp_path / "vocab.txt").write_text("ab 9\ncd 8\nc@@ 7\nd 6\n")
+    (tmp_path / "bpe.codes").write_text("a b</w> 9\nc d</w> 8\n")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "roberta", "tokenizer_class": "BertweetTokenizer"}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "BertweetTokenizer"}))
+    read = read_tokenizer(tmp_path)
+    assert read.convert_ids_to_tokens(read.encode("ab cd")) == ["<s>", "ab", "cd", "</s>"]
+
+
+def test_dense_modules_beside_a_model_below_are_refused(tmp_path: Path) -> None:
+    make(tmp_path, LAYOUTS["sentence-transformers/msmarco-distilbert-base-v2"])
+    modules = json.loads((tmp_path / "modules.json").read_text())
+    dense = {"path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+    (tmp_path / "modules.json").write_text(json.dumps([*modules[:2], dense]))
+    with pytest.raises(CheckpointError, match="Dense modules beside it"):
+        LLM(str(tmp_path), skip_tokenizer_init=True)
