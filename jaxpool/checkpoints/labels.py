@@ -30,27 +30,27 @@ _TORCH_ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-def parts(config: Any) -> list[Any]:
+def text_configs(config: Any) -> list[Any]:
     """A config, and the text part of one of text and images."""
     text = getattr(config, "text_config", None)
     return [config] if text is None else [config, text]
 
 
-def of_text(config: Any, name: str) -> Any:
+def config_field(config: Any, name: str) -> Any:
     """A field of a config, or of its text part where the config itself does not have it; else None."""
-    values = (getattr(part, name, None) for part in parts(config))
+    values = (getattr(part, name, None) for part in text_configs(config))
     return next((value for value in values if value is not None), None)
 
 
 def padding_token(config: Any) -> int | None:
     """The padding token of a config, or of its text part: the one that transformers' classifiers pass over."""
-    token = getattr(parts(config)[-1], "pad_token_id", None)
+    token = getattr(text_configs(config)[-1], "pad_token_id", None)
     return None if token is None else int(token)
 
 
 def refuse_quantised(config: Any) -> None:
     """Raises ConfigError, naming the method, where a config says that the weights are quantised."""
-    for part in parts(config):
+    for part in text_configs(config):
         for name in ("quantization_config", "compression_config"):
             settings = getattr(part, name, None)
             if not settings:
@@ -69,7 +69,7 @@ def declared_labels(config: Any) -> int | None:
 
     2 is what transformers fills in by itself. None if LM-head rows decide.
     """
-    if of_text(config, "classifier_from_token"):
+    if config_field(config, "classifier_from_token"):
         return None
     text = getattr(config, "text_config", None)
     return int(config.num_labels if text is None or config.num_labels != 2 else getattr(text, "num_labels", 2))
@@ -77,8 +77,8 @@ def declared_labels(config: Any) -> int | None:
 
 def label_names(config: Any, num_labels: int) -> tuple[str, ...]:
     """A name for each of the labels that the head has."""
-    known = [names for part in parts(config) if (names := getattr(part, "id2label", None))]
-    chosen = next((one for one in known if len(one) == num_labels), known[0] if known else {})
+    named = [names for part in text_configs(config) if (names := getattr(part, "id2label", None))]
+    chosen = next((one for one in named if len(one) == num_labels), named[0] if named else {})
     names = {int(key): str(value) for key, value in chosen.items()}
     return tuple(names.get(i, f"LABEL_{i}") for i in range(num_labels))
 
@@ -96,14 +96,14 @@ def activation_of(config: Any, filed: str | None = None) -> Activation:
     """
     problem = getattr(config, "problem_type", None)
     if problem is not None:
-        known: dict[str, Activation] = {
+        activations: dict[str, Activation] = {
             "regression": "identity",
             "single_label_classification": "classify",
             "multi_label_classification": "sigmoid",
         }
-        if problem not in known:
-            raise ConfigError(f"config.json sets problem_type={problem!r}; known are {', '.join(known)}.")
-        return known[problem]
+        if problem not in activations:
+            raise ConfigError(f"config.json sets problem_type={problem!r}; known are {', '.join(activations)}.")
+        return activations[problem]
     nested = getattr(config, "sentence_transformers", None)
     name = nested.get("activation_fn") if isinstance(nested, Mapping) else None
     name = name or getattr(config, "sbert_ce_default_activation_function", None) or filed

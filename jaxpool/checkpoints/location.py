@@ -230,15 +230,15 @@ def _build(data: dict[str, Any], overrides: dict[str, Any]) -> PretrainedConfig:
     for part in (merged, *(merged.get(name) for name in config_class.sub_configs)):
         _check_sizes(part if isinstance(part, Mapping) else {})
 
-    def made(values: dict[str, Any]) -> PretrainedConfig:
+    def build(values: dict[str, Any]) -> PretrainedConfig:
         try:
             return config_class.from_dict(values)
         except Exception as error:  # transformers raises a dozen kinds here, all of them about bad values
             raise ConfigError(f"config.json has a value that {config_class.__name__} refuses: {error}") from error
 
-    config = made(dict(merged))
+    config = build(dict(merged))
     for name in _check_read(config, overrides, data):
-        if made({key: value for key, value in merged.items() if key != name}).to_dict() == config.to_dict():
+        if build({key: value for key, value in merged.items() if key != name}).to_dict() == config.to_dict():
             raise ConfigError(f"hf_overrides has {name}={overrides[name]!r}, which changes nothing in this model")
     config.raw = json.loads(json.dumps(merged))  # as it is in the file: transformers drops what it does not know
     return config

@@ -1,4 +1,4 @@
-"""What transformers makes of a checkpoint's small files, remembered between processes.
+"""What transformers makes of a checkpoint's small files, cached between processes.
 
 Importing transformers takes two seconds (four where torch is installed too), which is half of a warm start. All that
 we need of it is the config's values with its class's defaults, and the Rust tokenizer. Both are JSON; they are kept
@@ -29,35 +29,35 @@ DEPRECATED = {"torch_dtype", "use_return_dict"}
 """Aliases that transformers logs a warning about when they are read."""
 
 
-def read(folder: Path, words: Path | None, hf_overrides: Overrides = None) -> tuple[Any, Vocabulary | None]:
-    """The config of ``folder`` and the vocabulary of ``words``.
+def read(folder: Path, tokenizer_folder: Path | None, hf_overrides: Overrides = None) -> tuple[Any, Vocabulary | None]:
+    """The config of ``folder`` and the vocabulary of ``tokenizer_folder``.
 
     Args:
         folder: checkpoint folder.
-        words: folder of the tokenizer files; None for no vocabulary.
+        tokenizer_folder: folder of the tokenizer files; None for no vocabulary.
         hf_overrides: as in ``read_config``.
 
     Returns:
         The config, with the values and field defaults of transformers' own (and its class's name), and the vocabulary,
-        None where ``words`` has no tokenizer files.
+        None where ``tokenizer_folder`` has no tokenizer files.
 
     Raises:
-        CheckpointError, ConfigError: as ``read_config`` and ``read_tokenizer`` do; failures are not remembered.
+        CheckpointError, ConfigError: as ``read_config`` and ``read_tokenizer`` do; failures are not cached.
     """
-    place = _place(folder, words, hf_overrides)
-    if place is not None and (found := place[0].read(place[1])) is not None:
+    entry = _entry(folder, tokenizer_folder, hf_overrides)
+    if entry is not None and (found := entry[0].read(entry[1])) is not None:
         config, vocabulary = _load(json.loads(found))
         config.name_or_path = str(folder)  # another copy may have been read then
         return config, vocabulary
     config = read_config(folder, hf_overrides)
-    hf = None if words is None else read_tokenizer(words)
+    hf = None if tokenizer_folder is None else read_tokenizer(tokenizer_folder)
     vocabulary = None if hf is None else Vocabulary.of(hf)
-    if place is not None:
-        _save(*place, config, vocabulary)
+    if entry is not None:
+        _save(*entry, config, vocabulary)
     return config, vocabulary
 
 
-def _place(folder: Path, words: Path | None, hf_overrides: Overrides) -> tuple[Folder, str] | None:
+def _entry(folder: Path, tokenizer_folder: Path | None, hf_overrides: Overrides) -> tuple[Folder, str] | None:
     """Where the answer is kept, and its name there; None for overrides that are code, and without a directory."""
     if not isinstance(hf_overrides, Mapping | None):
         return None
@@ -69,11 +69,14 @@ def _place(folder: Path, words: Path | None, hf_overrides: Overrides) -> tuple[F
         repr((FORMAT, __version__, version("transformers"), version("tokenizers"), overrides)).encode()
     )
     patterns = ("*.json", "*.jinja", "additional_chat_templates/*.jinja", *TOKENIZER_FILES)
-    files = {folder / "config.json", *(file for pattern in patterns for file in (words or folder).glob(pattern))}
+    files = {
+        folder / "config.json",
+        *(file for pattern in patterns for file in (tokenizer_folder or folder).glob(pattern)),
+    }
     for file in sorted(files):
         if file.is_file() and not file.name.endswith(".safetensors.index.json"):
             content = file.read_bytes()
-            key.update(f"{file.name} {len(content)} {words is None}".encode())
+            key.update(f"{file.name} {len(content)} {tokenizer_folder is None}".encode())
             key.update(content)
     cache = private_folder("checkpoints")
     return None if cache is None else (cache, f"{key.hexdigest()}.json")

@@ -12,9 +12,9 @@ from jaxpool.checkpoints.cross_encoder import read_scoring
 from jaxpool.checkpoints.labels import (
     Problem,
     activation_of,
+    config_field,
     declared_labels,
     label_names,
-    of_text,
     padding_token,
     problem_of,
     refuse_quantised,
@@ -278,7 +278,7 @@ def _matryoshka(config: Any) -> tuple[int, ...] | None:
 
 def _joins_pairs(config: Any, source: HeadSource) -> bool:
     """As vLLM's converter writes it (``use_pad_token`` is the older name); language models join unless it says."""
-    said = [of_text(config, name) for name in ("use_sep_token", "use_pad_token")]
+    said = [config_field(config, name) for name in ("use_sep_token", "use_pad_token")]
     return next((not one for one in said if isinstance(one, bool)), source.rows is not None)
 
 

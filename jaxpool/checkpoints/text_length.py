@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from jaxpool.checkpoints.labels import parts
+from jaxpool.checkpoints.labels import text_configs
 from jaxpool.checkpoints.sentence_transformers import longest_sentence
 from jaxpool.errors import ValidationError
 
@@ -26,7 +26,7 @@ def longest_text(config: Any, ours: Any, folder: Path | None, tokenizer_limit: i
     Raises:
         ValidationError: more was asked for than the checkpoint supports.
     """
-    limits = [value for part in parts(config) for name in LENGTH_FIELDS if (value := _length(part, name))]
+    limits = [value for part in text_configs(config) for name in LENGTH_FIELDS if (value := _length(part, name))]
     limits += [limit] if (limit := getattr(ours, "limit", None)) is not None else []
     learned = getattr(ours, "positions", None)
     if learned is not None:

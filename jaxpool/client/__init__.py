@@ -1,4 +1,4 @@
-"""Python clients of the server: ``http`` sends and retries, ``protocol`` is what goes over the wire.
+"""Python clients of the server: ``http`` sends and retries, ``protocol`` is what requests and answers look like.
 
 Imports ``errors`` only, so that a client needs neither JAX nor transformers.
 """

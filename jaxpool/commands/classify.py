@@ -252,14 +252,14 @@ def _sink(args: argparse.Namespace, llm: LLM, kind: str, first: Item, lost: set[
         pair, several = ["pair"] * bool(args.pair_column), ["labels"] * (llm.engine.spec.problem == "multi")
         scores = [f"{kind}_{label}" for label in llm.labels]
         columns = ["index", "text", *pair, *first.others, "label", *several, *scores]
-        known, fixed = formats.of_path(args.output), {*columns, kind}
+        written_as, fixed = formats.of_path(args.output), {*columns, kind}
         with result_files.open_file(args.output, columns) as write:
 
             def write_and_watch(result: writers.Result) -> None:
                 lost.update(result.keys() - fixed)
                 write(result)
 
-            yield write_and_watch if known is not None and known.header else write
+            yield write_and_watch if written_as is not None and written_as.header else write
     elif sys.stdout.isatty():
         from tqdm import tqdm
 

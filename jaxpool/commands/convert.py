@@ -90,7 +90,7 @@ def convert(
 
     import jax
 
-    from jaxpool.checkpoints.labels import of_text, parts
+    from jaxpool.checkpoints.labels import config_field, text_configs
     from jaxpool.checkpoints.location import locate, read_config
     from jaxpool.checkpoints.spec import resolve
     from jaxpool.engine import sharding
@@ -107,7 +107,7 @@ def convert(
     if is_store(folder):
         raise ValidationError(f"{source} is a converted store already; convert its original checkpoint instead")
     config = read_config(folder, hf_overrides)
-    tokenizer = read_tokenizer(folder) if of_text(config, "classifier_from_token") else None
+    tokenizer = read_tokenizer(folder) if config_field(config, "classifier_from_token") else None
     with Reader(folder) as reader:
         spec = resolve(
             config,
@@ -135,7 +135,7 @@ def convert(
     elif not spec.architecture.endswith(("ForSequenceClassification", "ForTokenClassification", *REWARDS)):
         config.architectures = [f"{spec.family.prefix_class}ForSequenceClassification"]
         if spec.pooling == "LAST":  # but a class of that name passes over padding tokens, where it knows any
-            parts(config)[-1].pad_token_id = -1
+            text_configs(config)[-1].pad_token_id = -1
     if spec.labels:
         config.id2label = dict(enumerate(spec.labels))
         config.label2id = {label: index for index, label in config.id2label.items()}

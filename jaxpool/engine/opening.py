@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxpool.checkpoints.cross_encoder import read_scoring
-from jaxpool.checkpoints.labels import of_text
+from jaxpool.checkpoints.labels import config_field
 from jaxpool.checkpoints.spec import Spec, resolve
 from jaxpool.engine import sharding
 from jaxpool.engine.buckets import Bucket, CostModel, essential, grid
@@ -239,7 +239,7 @@ def head_source(
         from jaxpool_conversions.store import read_head
 
         return read_head(folder)
-    tokens, method = of_text(config, "classifier_from_token"), of_text(config, "method")
+    tokens, method = config_field(config, "classifier_from_token"), config_field(config, "method")
     scoring = read_scoring(folder)
     if tokens is None and scoring is not None and scoring.tokens is not None:
         return find_head(
@@ -251,7 +251,7 @@ def head_source(
             method=FROM_2_WAY_SOFTMAX if len(scoring.tokens) == 2 else NO_POST_PROCESSING,
             tied=bool(getattr(config, "tie_word_embeddings", False)),
         )
-    if tokens is not None and method is None and of_text(config, "is_original_qwen3_reranker"):
+    if tokens is not None and method is None and config_field(config, "is_original_qwen3_reranker"):
         method = FROM_2_WAY_SOFTMAX
     return find_head(
         reader,

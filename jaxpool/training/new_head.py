@@ -1,6 +1,6 @@
-"""Opens a checkpoint for training: with its own head if the labels are the same, else with a fresh one.
+"""Opens a checkpoint for training: with its own head if the labels are the same, else with a new one.
 
-A fresh head is presented as if it were stored in the checkpoint. Everything after that (strict accounting, loading,
+A new head is presented as if it were stored in the checkpoint. Everything after that (strict accounting, loading,
 export) is the ordinary way and knows nothing of it.
 """
 

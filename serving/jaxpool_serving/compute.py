@@ -182,5 +182,5 @@ def _seconds(request: web.Request, timeout: float | None) -> float | None:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < float("inf"):
-        raise ValidationError(f"The header {DEADLINE} must be a positive number of seconds, not {word[:100]!r}.")
+        raise ValidationError(f"The header {DEADLINE} must be a positive number of seconds.")
     return seconds

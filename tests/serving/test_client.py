@@ -118,7 +118,7 @@ async def test_a_busy_server_is_asked_again_when_it_says(tampered: LLM) -> None:
         assert caught.value.status == 429
         started = time.monotonic()
         second = asyncio.create_task(client.classify("a"))
-        refusals = ("jaxpool_requests_total", "", "/classify", "429")
+        refusals = ("jaxpool_requests_total", "bert", "/classify", "429")
         async with asyncio.timeout(PATIENCE):
             while (await scraped(server)).get(refusals) != 2:  # the hasty one's, and its own
                 await asyncio.sleep(0.01)

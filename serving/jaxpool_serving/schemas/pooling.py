@@ -26,6 +26,18 @@ from jaxpool_serving.schemas.request import (
     usage,
 )
 
+EncodingFormat = Literal["float", "base64", "bytes", "bytes_only"]
+EmbedDType = Literal["float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2"]
+Endianness = Literal["native", "big", "little"]
+
+DTYPES: dict[EmbedDType, Any] = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+    "fp8_e4m3": ml_dtypes.float8_e4m3fn,
+    "fp8_e5m2": ml_dtypes.float8_e5m2,
+}
+
 PoolingTask = Literal["embed", "classify", "token_embed", "token_classify", "plugin", "embed&token_classify"]
 NO_PLUGIN = (
     "No IOProcessor plugin installed. Please refer to the documentation and to the "
@@ -181,19 +193,6 @@ def pooling_bytes(
             parameter="encoding_format",
         )
     return b"".join(parts), {"metadata": header}
-
-
-EncodingFormat = Literal["float", "base64", "bytes", "bytes_only"]
-EmbedDType = Literal["float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2"]
-Endianness = Literal["native", "big", "little"]
-
-DTYPES: dict[EmbedDType, Any] = {
-    "float32": np.float32,
-    "float16": np.float16,
-    "bfloat16": ml_dtypes.bfloat16,
-    "fp8_e4m3": ml_dtypes.float8_e4m3fn,
-    "fp8_e5m2": ml_dtypes.float8_e5m2,
-}
 
 
 def as_lists(values: np.ndarray) -> list[Any]:
