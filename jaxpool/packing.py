@@ -219,7 +219,15 @@ def plan(
             carried, order, row_of = order[~kept], order[kept], row_of[kept]
             row_of = np.unique(row_of, return_inverse=True)[1]
         of_length.append(_batches(order, row_of, menu[length]))
-    return batches + [batch for some in reversed(of_length) for batch in some]
+    batches += [batch for some in reversed(of_length) for batch in some]
+    full = any(
+        batch.places is not None and np.bincount(batch.places).max() == batch.bucket.segments for batch in batches
+    )
+    if full and sizes.max() <= max((b.length for b in padded if not sealed or b in compiled), default=0):
+        # Rows ran out of places before they ran out of tokens: that was not priced.
+        other = plan_padded(sizes, padded, cost, compiled, sealed)
+        return min(other, batches, key=lambda one: _seconds(one, cost, compiled))
+    return batches
 
 
 def _choose(
@@ -240,7 +248,8 @@ def _choose(
         """Seconds of packing texts longer than ``below`` into rows of ``length``."""
         present = np.flatnonzero(counts[below + 1 : length + 1]) + below + 1
         needed = rows_needed([(int(n), int(counts[n])) for n in present[::-1]], length)
-        return _cover(menu[length], needed)[0]
+        places = menu[length].shapes[0].segments
+        return _cover(menu[length], max(needed, -(-int(counts[present].sum()) // places)))[0]
 
     @cache
     def padding(above: int) -> float:
@@ -250,10 +259,7 @@ def _choose(
             return 0.0
         if longer.max() > holds:
             return float("inf")
-        batches = plan_padded(longer, padded, cost, compiled, sealed)
-        new = {batch.bucket for batch in batches} - compiled
-        charge = cost.seconds_per_compile / cost.plans_per_program
-        return sum(cost.seconds(batch.bucket) for batch in batches) + len(new) * charge
+        return _seconds(plan_padded(longer, padded, cost, compiled, sealed), cost, compiled)
 
     @cache
     def least(above: int) -> float:
@@ -276,6 +282,13 @@ def _choose(
     if best[0] == float("inf"):
         raise ValueError(f"a text of {sizes.max()} tokens is longer than the longest bucket")
     return best[1]
+
+
+def _seconds(batches: Sequence[Batch], cost: CostModel, compiled: frozenset[Bucket]) -> float:
+    """What a plan costs, with its compiles."""
+    charge = cost.seconds_per_compile / cost.plans_per_program
+    new = {batch.bucket for batch in batches} - compiled
+    return sum(cost.seconds(batch.bucket) for batch in batches) + len(new) * charge
 
 
 def _cover(column: Column, needed: int) -> tuple[float, int]:
