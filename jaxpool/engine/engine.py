@@ -188,9 +188,10 @@ class Engine:
         again: list[tuple[Bucket, np.ndarray]] = []
         try:
             for batch, future in zip(batches, futures):
-                for row, values in zip(batch.rows, future.result()):
+                results = future.result()
+                for row, values in zip(batch.rows, results):
                     found[row] = values
-                suspects = batch.rows[doubtful([found[row] for row in batch.rows], batch.places)]
+                suspects = batch.rows[doubtful(results, batch.places)]
                 for start in range(0, len(suspects), batch.bucket.rows):
                     again.append((batch.bucket, suspects[start : start + batch.bucket.rows]))
                     futures.append(self.submit([rows[i] for i in again[-1][1]], batch.bucket))

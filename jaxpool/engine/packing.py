@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from functools import cache
 from itertools import combinations
 from statistics import NormalDist
 
@@ -87,7 +88,7 @@ def fits(lengths: Sequence[int], bucket: Bucket, places: np.ndarray | None = Non
     return bool(tokens.max() <= bucket.length and texts.max() <= bucket.segments)
 
 
-def doubtful(values: Sequence[np.ndarray], places: np.ndarray | None) -> np.ndarray:
+def doubtful(values: np.ndarray | Sequence[np.ndarray], places: np.ndarray | None) -> np.ndarray:
     """Which texts of a batch must be computed once more, each in a row of its own: int64 indices.
 
     Those that share a row with one whose result is not finite: attention multiplies what may not be seen by zero, and
@@ -95,9 +96,13 @@ def doubtful(values: Sequence[np.ndarray], places: np.ndarray | None) -> np.ndar
     """
     if places is None:
         return np.empty(0, np.int64)
-    bad = [place for place, value in zip(places, values) if not np.isfinite(value).all()]
-    if not bad:
+    if isinstance(values, np.ndarray):
+        finite = np.isfinite(values).all(axis=1)
+    else:
+        finite = np.array([np.isfinite(value).all() for value in values])
+    if finite.all():
         return np.empty(0, np.int64)
+    bad = places[~finite]
     shared = np.flatnonzero(np.bincount(places) > 1)
     return np.flatnonzero(np.isin(places, np.intersect1d(bad, shared)))
 
@@ -214,7 +219,15 @@ def plan(
             carried, order, row_of = order[~kept], order[kept], row_of[kept]
             row_of = np.unique(row_of, return_inverse=True)[1]
         of_length.append(_batches(order, row_of, menu[length]))
-    return batches + [batch for some in reversed(of_length) for batch in some]
+    batches += [batch for some in reversed(of_length) for batch in some]
+    full = any(
+        batch.places is not None and np.bincount(batch.places).max() == batch.bucket.segments for batch in batches
+    )
+    if full and sizes.max() <= max((b.length for b in padded if not sealed or b in compiled), default=0):
+        # Rows ran out of places before they ran out of tokens: that was not priced.
+        other = plan_padded(sizes, padded, cost, compiled, sealed)
+        return min(other, batches, key=lambda one: _seconds(one, cost, compiled))
+    return batches
 
 
 def _choose(
@@ -229,16 +242,16 @@ def _choose(
     counts = np.bincount(sizes)
     shapes = [b for b in padded if not sealed or b in compiled]
     holds = max((b.length for b in shapes), default=0)
-    price_of: dict[tuple[int, int], float] = {}
 
+    @cache
     def packing(below: int, length: int) -> float:
         """Seconds of packing texts longer than ``below`` into rows of ``length``."""
-        if (below, length) not in price_of:
-            present = np.flatnonzero(counts[below + 1 : length + 1]) + below + 1
-            needed = rows_needed([(int(n), int(counts[n])) for n in present[::-1]], length)
-            price_of[below, length] = _cover(menu[length], needed)[0]
-        return price_of[below, length]
+        present = np.flatnonzero(counts[below + 1 : length + 1]) + below + 1
+        needed = rows_needed([(int(n), int(counts[n])) for n in present[::-1]], length)
+        places = menu[length].shapes[0].segments
+        return _cover(menu[length], max(needed, -(-int(counts[present].sum()) // places)))[0]
 
+    @cache
     def padding(above: int) -> float:
         """Seconds of padding texts longer than ``above``."""
         longer = sizes[sizes > above]
@@ -246,25 +259,36 @@ def _choose(
             return 0.0
         if longer.max() > holds:
             return float("inf")
-        batches = plan_padded(longer, padded, cost, compiled, sealed)
-        new = {batch.bucket for batch in batches} - compiled
-        charge = cost.seconds_per_compile / cost.plans_per_program
-        return sum(cost.seconds(batch.bucket) for batch in batches) + len(new) * charge
+        return _seconds(plan_padded(longer, padded, cost, compiled, sealed), cost, compiled)
 
-    best: tuple[float, tuple[int, ...]] = (padding(0), ())
-    for longest in menu:
-        rest = padding(longest) if len(counts) > longest + 1 else 0.0
+    @cache
+    def least(above: int) -> float:
+        """Seconds that texts longer than ``above`` cost without any padding: no plan can be cheaper."""
+        longer = sizes[sizes > above].astype(np.float64)
+        pairs = cost.flops_per_token_pair * (longer**2).sum()
+        return float((cost.flops_per_token * longer.sum() + pairs) / cost.flops_per_second)
+
+    best: tuple[float, tuple[int, ...]] = (float("inf"), ())
+    too_short = [length for length in menu if length < sizes.max()]
+    for longest in reversed([*menu][: len(too_short) + 1]):
         shorter = [length for length in menu if length < longest]
-        for size in range(len(shorter) + 1):
-            for some in combinations(shorter, size):
-                used = (*some, longest)
-                total = rest + sum(packing(low, high) for low, high in zip((0, *some), used))
-                best = min(best, (total * (1 + WORTH * len(used)), used))
-        if longest >= len(counts) - 1:
-            break  # longer rows would hold nothing more
+        sets = [(*some, longest) for size in range(len(shorter) + 1) for some in combinations(shorter, size)]
+        for packed, used in sorted((sum(map(packing, (0, *used), used)), used) for used in sets):
+            worth = 1 + WORTH * len(used)
+            if (packed + least(longest)) * worth < best[0]:
+                best = min(best, ((packed + padding(longest)) * worth, used))
+    if least(0) < best[0]:
+        best = min(best, (padding(0), ()))
     if best[0] == float("inf"):
         raise ValueError(f"a text of {sizes.max()} tokens is longer than the longest bucket")
     return best[1]
+
+
+def _seconds(batches: Sequence[Batch], cost: CostModel, compiled: frozenset[Bucket]) -> float:
+    """What a plan costs, with its compiles."""
+    charge = cost.seconds_per_compile / cost.plans_per_program
+    new = {batch.bucket for batch in batches} - compiled
+    return sum(cost.seconds(batch.bucket) for batch in batches) + len(new) * charge
 
 
 def _cover(column: Column, needed: int) -> tuple[float, int]:

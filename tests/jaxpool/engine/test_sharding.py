@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import jax
 import numpy as np
@@ -35,8 +36,8 @@ SHAPES = {
                   "intermediate_size": 512, "vocab_size": 2048, "num_experts": 4, "attn_layer_period": 4,
                   "attn_layer_offset": 2},
 }  # fmt: skip
-ALL_REDUCES = {"bert": 3, "gpt2": 3, "qwen2": 3, "jamba": 12}
-"""One after attention and one after the MLP in the scanned layer, one for the split vocabulary: Megatron's pattern.
+ALL_REDUCES = {"bert": 5, "gpt2": 5, "qwen2": 5, "jamba": 12}
+"""One after attention and one after the MLP, of the scanned layer and of the last; one for the split vocabulary.
 
 Jamba scans four layers at once, and its three Mamba layers make step sizes from all channels.
 """
@@ -104,6 +105,33 @@ def _no_cache() -> Iterator[None]:
     yield
     jax.config.update("jax_enable_compilation_cache", True)
     compilation_cache.reset_cache()
+
+
+@pytest.mark.usefixtures("_no_cache")
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (the TPU compiler, no TPU)")
+def test_the_tpu_compiler_takes_splash_attention_on_a_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows of 512, padded and packed, over devices that share heads: no scores in memory, nothing gathered."""
+    monkeypatch.setitem(os.environ, "TPU_SKIP_MDS_QUERY", "1")
+    monkeypatch.setitem(os.environ, "ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
+    from jax.experimental import topologies
+
+    topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
+    spec = spec_of("qwen2", "tpu")
+
+    def compiled(bucket: Bucket, forced: Literal["dense"] | None = None) -> tuple[int, int]:
+        mesh = sharding.make_mesh(2, 2, topology.devices)
+        program = Programs(abstract(spec, Implementation("tpu", forced)), spec, mesh).lower(bucket).compile()
+        hlo = program.as_text()
+        assert len(re.findall(r"= [^\n]* all-to-all\(", hlo)) == 0
+        return len(re.findall("tpu_custom_call", hlo)), program.memory_analysis().temp_size_in_bytes
+
+    kernels, memory = compiled(Bucket(4, 512, 64))
+    assert kernels == 1, "in the scanned layer; the last one asks for few tokens"
+    dense_kernels, dense_memory = compiled(Bucket(4, 512, 64), "dense")
+    assert dense_kernels == 0
+    assert memory < dense_memory
+    assert compiled(Bucket(4, 512))[0] == 1
+    assert compiled(Bucket(4, 256))[0] == 0, "shorter rows are better off dense"
 
 
 @pytest.mark.usefixtures("_no_cache")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import numpy as np
 import pytest
+from packed import FAST, PACKED, PADDED, PLACES, batch, build, texts
 
 from jaxpool.engine.buckets import Bucket
 from jaxpool.ops.layout import Layout
-
-from .test_packed_families import PACKED, PADDED, PLACES, batch, build, texts
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -21,7 +22,7 @@ def test_picked_tokens_are_those_of_the_whole(case: str, packed: bool) -> None:
     assert backbone.picks
     inputs, _ = batch(texts(vocab), PACKED if packed else PADDED, PLACES if packed else None)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=FAST)
     def both(model, x):
         layout: Layout = x.layout
         whole = layout.at(model(x.ids, x.types, layout), layout.last_BM)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from transformers import AutoConfig
 
+from jaxpool.engine import Row
+from jaxpool.engine.buckets import Bucket
+from jaxpool.engine.opening import open_engine
+from jaxpool.errors import ValidationError
 from jaxpool.ops.attention import ByDistance, attend
 from jaxpool.ops.kernels import KERNELS, Call, Implementation, available, choose
 from jaxpool.ops.layout import Layout
@@ -143,3 +150,22 @@ def test_the_table_chooses() -> None:
     assert choose(call(queries=1024, keys=1024, window=65), cpu) == "blocks"
     assert {row.name for row in KERNELS} == {"splash", "cudnn", "blocks", "dense"}
     assert available("cpu") == ("blocks", "dense")
+
+
+def test_the_user_may_force_a_kernel(caplog: pytest.LogCaptureFixture) -> None:
+    folder, row = Path(__file__).parents[1] / "data" / "models" / "bert-cls", Row(np.arange(9, 90))
+    config = AutoConfig.from_pretrained(folder)
+
+    def scores(**options: Any) -> np.ndarray:
+        engine = open_engine(folder, config, **options)
+        try:
+            return engine.submit([row], Bucket(1, 128)).result()
+        finally:
+            engine.close()
+
+    np.testing.assert_allclose(scores(attention_backend="blocks"), scores(), atol=1e-5)
+    with pytest.raises(ValidationError, match="must be one of blocks, dense on this CPU, or None; got 'splash'"):
+        scores(attention_backend="splash")
+    with caplog.at_level(logging.WARNING):
+        scores(attention_backend="FLASH_ATTN")
+    assert "vLLM's and has no effect" in caplog.text
