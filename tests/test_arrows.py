@@ -27,8 +27,10 @@ ARROWS = {
     "ops": "errors ops",
     "models": "errors ops models",
     "checkpoints": "version errors params text ops models checkpoints jaxpool_conversions",
-    "engine": "errors params ops models checkpoints engine jaxpool_conversions",
+    "engine": "version errors params ops models checkpoints engine jaxpool_conversions",
     "engine.buckets": "",  # numpy alone
+    "engine.costs": "engine.buckets",
+    "engine.chips": "",
     "llm": "errors params outputs engine_args text checkpoints engine",
     "files": "errors params outputs llm files",
     "training": "errors text ops models checkpoints engine files training jaxpool_conversions",

@@ -5,17 +5,20 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxpool.checkpoints.spec import Spec
-from jaxpool.engine.buckets import Bucket, CostModel, plan
+from jaxpool.engine import feeding
+from jaxpool.engine.buckets import Bucket, CostModel
+from jaxpool.engine.costs import Costs
 from jaxpool.engine.programs import Programs, pad
 from jaxpool.errors import EngineError
 
@@ -54,6 +57,12 @@ class _Work(NamedTuple):
     future: Future[Any]
 
 
+class _Running(NamedTuple):
+    work: _Work
+    out: jax.Array
+    started: float
+
+
 class Engine:
     """Computes batches of rows. ``loading.open_engine`` makes one from a checkpoint.
 
@@ -63,7 +72,8 @@ class Engine:
     Attributes:
         spec: what the model is.
         buckets: the shapes it may compute.
-        cost: predicted seconds of a batch, for the planner.
+        costs: what its programs take, as it is learned.
+        planner: what it plans batches with.
         programs: the compiled executables.
     """
 
@@ -73,21 +83,26 @@ class Engine:
         programs: Programs,
         leaves: list[jax.Array],
         buckets: tuple[Bucket, ...],
-        cost: CostModel,
+        costs: Costs,
     ) -> None:
-        self.spec, self.programs, self.buckets, self.cost = spec, programs, buckets, cost
-        self._plans, self._process = 0, os.getpid()
+        self.spec, self.programs, self.buckets, self.costs = spec, programs, buckets, costs
+        self.planner, self._process = feeding.Planner(buckets), os.getpid()
         self._todo: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
-        running: queue.Queue[tuple[_Work, jax.Array] | None] = queue.Queue(maxsize=1)
+        running: queue.Queue[_Running | None] = queue.Queue(maxsize=1)
         self._threads = [
             # The threads hold no reference to the engine: it can be collected, which stops them.
             threading.Thread(target=_dispatch, args=(self._todo, running, programs, leaves, spec), daemon=True),
-            threading.Thread(target=_fetch, args=(running,), daemon=True),
+            threading.Thread(target=_fetch, args=(running, programs, costs), daemon=True),
         ]
         for thread in self._threads:
             thread.start()
         # Also runs when the interpreter ends: a thread still inside XLA then would abort the process.
-        self._stop = weakref.finalize(self, _stop, self._todo, programs, self._threads, self._process)
+        self._stop = weakref.finalize(self, _stop, self._todo, programs, costs, self._threads, self._process)
+
+    @property
+    def cost(self) -> CostModel:
+        """Predicted seconds of a batch, as they are known now."""
+        return self.costs.model
 
     @property
     def compiles(self) -> int:
@@ -165,28 +180,23 @@ class Engine:
         Raises:
             EngineError: or whatever else the first failing batch raised.
         """
+        return self.stream([rows] if rows else [], progress)
+
+    def stream(self, parts: Iterable[Sequence[Row]], progress: Callable[[int], object] | None = None) -> Any:
+        """As `run`, of rows that come in parts: the first batches are computed before the last part is there."""
         self.check_process()
-        lengths = np.fromiter((len(row.ids) for row in rows), np.int64, len(rows))
-        # What has been asked often will be asked as often again: the more plans, the less each pays of a compile.
-        cost = replace(self.cost, plans_per_program=self.cost.plans_per_program + self._plans)
-        self._plans += 1
-        batches = plan(lengths, self.buckets, cost, self.programs.ready(), self.programs.sealed)
-        # All begin to compile now; a batch waits for its own program only.
-        self.programs.start(dict.fromkeys(batch.bucket for batch in batches))
-        futures = [self.submit([rows[i] for i in batch.rows], batch.bucket) for batch in batches]
-        found: list[np.ndarray] = [np.empty(0)] * len(rows)
-        try:
-            for batch, future in zip(batches, futures):
-                for row, values in zip(batch.rows, future.result()):
-                    found[row] = values
-                if progress is not None:
-                    progress(len(batch.rows))
-        finally:
-            for future in futures:
-                future.cancel()
+        values: list[Any] = []
+
+        def found(texts: np.ndarray, results: Any) -> None:
+            missing = int(texts.max()) + 1 - len(values)
+            values.extend([None] * missing)
+            for text, one in zip(texts.tolist(), results):
+                values[text] = one
+
+        feeding.run(self, parts, found, progress)
         if self.spec.per_token:
-            return found
-        return np.stack(found) if found else np.empty((0, self.spec.num_labels), np.float32)
+            return values
+        return np.stack(values) if values else np.empty((0, self.spec.num_labels), np.float32)
 
     def close(self) -> None:
         """Finishes what was submitted, then stops the threads. Safe to call twice."""
@@ -194,7 +204,11 @@ class Engine:
 
 
 def _stop(
-    todo: queue.SimpleQueue[_Work | None], programs: Programs, threads: list[threading.Thread], process: int
+    todo: queue.SimpleQueue[_Work | None],
+    programs: Programs,
+    costs: Costs,
+    threads: list[threading.Thread],
+    process: int,
 ) -> None:
     if os.getpid() != process:  # forked: threads and locks are the parent's
         return
@@ -203,11 +217,12 @@ def _stop(
     for thread in threads:
         if thread is not threading.current_thread():  # garbage may be collected in either of them
             thread.join()
+    costs.save()
 
 
 def _dispatch(
     todo: queue.SimpleQueue[_Work | None],
-    running: queue.Queue[tuple[_Work, jax.Array] | None],
+    running: queue.Queue[_Running | None],
     programs: Programs,
     leaves: list[jax.Array],
     spec: Spec,
@@ -225,18 +240,28 @@ def _dispatch(
                 work.bucket,
                 bool(spec.token_types),
             )
-            running.put((work, programs(work.bucket, leaves, jax.device_put(inputs, shardings))))
+            placed = jax.device_put(inputs, shardings)
+            programs.ensure((work.bucket,))  # a wait for the compiler is no part of what the batch takes
+            started = time.perf_counter()
+            running.put(_Running(work, programs(work.bucket, leaves, placed), started))
         except BaseException as error:
             work.future.set_exception(error)
     running.put(None)
 
 
-def _fetch(running: queue.Queue[tuple[_Work, jax.Array] | None]) -> None:
+def _fetch(running: queue.Queue[_Running | None], programs: Programs, costs: Costs) -> None:
     """Waits for results and hands them over, padding cut off; never starts anything."""
+    free, disturbed = 0.0, False
     while (item := running.get()) is not None:
-        work, out = item
+        work, out, started = item
         try:
-            values = np.asarray(out)[: len(work.rows)]
+            disturbed |= programs.busy
+            values = np.asarray(out)
+            done = time.perf_counter()
+            # A batch has the device from when it was started, or from when the one before it was done.
+            costs.ran(work.bucket, done - max(started, free), disturbed=disturbed or programs.busy)
+            free, disturbed = done, programs.busy
+            values = values[: len(work.rows)]
             per_token = values.ndim == 3
             work.future.set_result(
                 [one[: len(row.ids)].copy() for one, row in zip(values, work.rows)] if per_token else values
