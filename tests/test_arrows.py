@@ -35,11 +35,14 @@ ARROWS = {
     "files": "errors params outputs llm files",
     "training": "errors text ops models checkpoints engine files training jaxpool_conversions",
     "default_model": "errors llm training files commands default_model",
-    "commands": "version errors text checkpoints engine llm files training commands jaxpool_conversions",
+    "forecast": "errors checkpoints engine forecast jaxpool_conversions",
+    "bench": "version errors params checkpoints engine llm bench",
+    "bench.texts": "",
+    "commands": "version errors text checkpoints engine llm files training forecast bench commands jaxpool_conversions",
     "jaxpool_conversions": "errors jaxpool_conversions",
     "jaxpool_conversions.families": "errors ops models jaxpool_conversions",
     "jaxpool_serving": "errors params text ops.host_activations engine.engine engine.buckets engine.daemon_threads "
-    "engine.postprocess llm commands.options jaxpool_serving",
+    "engine.postprocess llm commands.options bench.texts jaxpool_serving",
 }
 # What even a wide row may not hold: nobody imports the server (`jaxpool serve` finds it by name, at run time).
 NEVER = {"jaxpool": {"jaxpool_serving"}, "jaxpool_conversions": {"jaxpool_serving"}}

@@ -145,12 +145,12 @@ def _lengths(max_length: int, per_octave: int) -> list[int]:
 
 
 def on_demand(buckets: Sequence[Bucket]) -> tuple[Bucket, ...]:
-    """A menu to compile from when a shape is asked for: fewest rows and twice as many come in powers of two only.
+    """A menu to compile from when a shape is asked for: fewest rows come in powers of two only.
 
     So a text that arrives alone runs in one row of about its length, and none pays a compile for its exact length.
     """
     fewest, longest = min(b.rows for b in buckets), max(b.length for b in buckets)
-    return tuple(b for b in buckets if b.rows > 2 * fewest or b.length == longest or b.length & (b.length - 1) == 0)
+    return tuple(b for b in buckets if b.rows > fewest or b.length == longest or b.length & (b.length - 1) == 0)
 
 
 def essential(buckets: Collection[Bucket]) -> tuple[Bucket, ...]:

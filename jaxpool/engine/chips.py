@@ -23,7 +23,7 @@ class Chip:
         memory: bytes of its memory; 0 where the machine decides.
         fast_memory: bytes beside its cores that the compiler keeps activations in.
         hertz: of its cores, to turn a compiler's cycles into seconds; 0 where there are none.
-        call: seconds of an empty call.
+        call: seconds that a batch costs besides its work, batches being started ahead of one another.
         compile: seconds of compiling one program of a base-sized encoder, two at once.
         source: where the figures come from.
     """
@@ -58,7 +58,7 @@ _NVIDIA = "NVIDIA's data sheet, dense; share, compile: guessed, never measured h
 
 def _tpu(name: str, peak: float, sustained: float, bandwidth: float, memory: float, fast: float, ghz: float,
          compile_seconds: float, source: str) -> Chip:  # fmt: skip
-    return Chip(name, peak, peak / TPU_FLOAT32_PASSES, sustained, bandwidth, memory, fast * MIB, ghz * 1e9, 2e-4,
+    return Chip(name, peak, peak / TPU_FLOAT32_PASSES, sustained, bandwidth, memory, fast * MIB, ghz * 1e9, 5e-5,
                 compile_seconds, _TPU + source)  # fmt: skip
 
 
@@ -70,9 +70,9 @@ CHIPS: dict[str, Chip] = {
         _tpu("v5p", 4.59e14, 0.35, 2.46e12, 103e9, 128, 1.75, 6.0, _SHARES),
         _tpu("v6e", 9.2e14, 0.20, 1.64e12, 34.4e9, 128, 1.75, 10.0, _SHARES),
         _tpu("v7x", 1.155e15, 0.20, 3.7e12, 103e9, 64, 0, 10.0, _GUESSED),
-        Chip("A100", 3.12e14, 1.95e13, 0.45, 2.0e12, 80e9, 0, 0, 2e-4, 3.0, _NVIDIA),
-        Chip("H100", 9.89e14, 6.7e13, 0.35, 3.35e12, 80e9, 0, 0, 2e-4, 3.0, _NVIDIA),
-        Chip("H200", 9.89e14, 6.7e13, 0.35, 4.8e12, 141e9, 0, 0, 2e-4, 3.0, _NVIDIA),
+        Chip("A100", 3.12e14, 1.95e13, 0.45, 2.0e12, 80e9, 0, 0, 5e-5, 3.0, _NVIDIA),
+        Chip("H100", 9.89e14, 6.7e13, 0.35, 3.35e12, 80e9, 0, 0, 5e-5, 3.0, _NVIDIA),
+        Chip("H200", 9.89e14, 6.7e13, 0.35, 4.8e12, 141e9, 0, 0, 5e-5, 3.0, _NVIDIA),
         # one core; `chip_of` counts them
         Chip("CPU", 2.0e11, 1.0e11, 0.75, 2e10, 0, 0, 0, 3e-4, 0.5,
              "measured on two cores of an AMD EPYC with AVX-512, XLA's matmuls alone and BERT-base"),

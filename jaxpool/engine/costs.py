@@ -24,7 +24,7 @@ FORMAT = 1
 """Raise it when the content of the file changes."""
 
 SAMPLES = 8
-"""Runs of a program that are remembered; the fastest counts: whatever disturbs a run makes it slower."""
+"""Runs of a program that are remembered; their mean counts, the slowest of four or more left out."""
 
 NEAR = 1.0
 """Octaves of tokens, and of length, over which what was measured of one shape tells about another."""
@@ -77,7 +77,7 @@ class Costs:
     def seconds(self) -> dict[Bucket, float]:
         """Measured seconds of every program that was."""
         with self._lock:
-            return {bucket: min(runs) for bucket, runs in self._runs.items()}
+            return {bucket: _typical(runs) for bucket, runs in self._runs.items()}
 
     def ran(self, bucket: Bucket, seconds: float, *, disturbed: bool = False) -> None:
         """A batch took ``seconds``; ``disturbed`` if something else wanted the same cores meanwhile."""
@@ -91,12 +91,12 @@ class Costs:
             elif disturbed and bucket not in self._doubtful:
                 return
             else:
-                before = min(runs)
+                before = _typical(runs)
                 if not disturbed and bucket in self._doubtful:
                     self._doubtful.discard(bucket)
                     runs.clear()
                 runs.append(seconds)
-                if abs(log(min(runs) / before)) < 0.02:
+                if abs(log(_typical(runs) / before)) < 0.02:
                     return
             self._model, self._changed = None, True
         if time.monotonic() - self._saved > SAVE_SECONDS:
@@ -119,7 +119,7 @@ class Costs:
                 return
             self._changed, self._saved = False, time.monotonic()
             ours: dict[str, Any] = {
-                "runs": {bucket: min(runs) for bucket, runs in self._runs.items()},
+                "runs": {bucket: _typical(runs) for bucket, runs in self._runs.items()},
                 "keys": dict(self._keys),
                 "compiles": self._compiles[-SAMPLES:],
                 "loads": self._loads[-SAMPLES:],
@@ -145,7 +145,7 @@ class Costs:
     def _learned(self) -> CostModel:
         prior = self.prior
         compile_seconds = median(self._compiles[-SAMPLES:]) if self._compiles else prior.seconds_per_compile
-        measured = {bucket: min(runs) for bucket, runs in self._runs.items()}
+        measured = {bucket: _typical(runs) for bucket, runs in self._runs.items()}
         return replace(
             prior,
             known=foretold(prior, measured, self._buckets),
@@ -169,6 +169,12 @@ def foretold(prior: CostModel, measured: dict[Bucket, float], buckets: Iterable[
         correction = (weight * wrong).sum(axis=1) / weight.sum(axis=1)
         result |= {b: prior.formula(b) * exp(c) for b, c in zip(others, correction.tolist())}
     return result
+
+
+def _typical(runs: Sequence[float]) -> float:
+    """Batches that overlap share the device: one seems too fast and the other too slow, their mean is right."""
+    most = sorted(runs)[: -1 if len(runs) > 3 else None]
+    return sum(most) / len(most)
 
 
 def _place(bucket: Bucket) -> tuple[float, float]:

@@ -61,6 +61,7 @@ class _Running(NamedTuple):
     work: _Work
     out: jax.Array
     started: float
+    took: float | None  # where it was computed within the call that started it
 
 
 class Engine:
@@ -86,7 +87,7 @@ class Engine:
         costs: Costs,
     ) -> None:
         self.spec, self.programs, self.buckets, self.costs = spec, programs, buckets, costs
-        self.planner, self._process = feeding.Planner(buckets), os.getpid()
+        self.planner, self._process = feeding.Planner(buckets, programs.shares_cores), os.getpid()
         self._todo: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         running: queue.Queue[_Running | None] = queue.Queue(maxsize=1)
         self._threads = [
@@ -243,7 +244,9 @@ def _dispatch(
             placed = jax.device_put(inputs, shardings)
             programs.ensure((work.bucket,))  # a wait for the compiler is no part of what the batch takes
             started = time.perf_counter()
-            running.put(_Running(work, programs(work.bucket, leaves, placed), started))
+            out = programs(work.bucket, leaves, placed)
+            took = time.perf_counter() - started if out.is_ready() else None
+            running.put(_Running(work, out, started, took))
         except BaseException as error:
             work.future.set_exception(error)
     running.put(None)
@@ -251,16 +254,20 @@ def _dispatch(
 
 def _fetch(running: queue.Queue[_Running | None], programs: Programs, costs: Costs) -> None:
     """Waits for results and hands them over, padding cut off; never starts anything."""
-    free, disturbed = 0.0, False
+    free, known, disturbed = 0.0, True, False
     while (item := running.get()) is not None:
-        work, out, started = item
+        work, out, started, took = item
         try:
             disturbed |= programs.busy
+            late = out.is_ready()  # done before anybody looked: when is not known
             values = np.asarray(out)
             done = time.perf_counter()
             # A batch has the device from when it was started, or from when the one before it was done.
-            costs.ran(work.bucket, done - max(started, free), disturbed=disturbed or programs.busy)
-            free, disturbed = done, programs.busy
+            if took is None and not late and (known or started > free):
+                took = done - max(started, free)
+            if took is not None:
+                costs.ran(work.bucket, took, disturbed=disturbed or programs.busy)
+            free, known, disturbed = done, not late, programs.busy
             values = values[: len(work.rows)]
             per_token = values.ndim == 3
             work.future.set_result(

@@ -28,8 +28,8 @@ ALONE = 4
 LATER = 30.0
 """Calls like this one that a program compiled behind is expected to serve, besides as many as there were."""
 
-LATER_ALONE = 1000.0
-"""The same for calls of few texts."""
+LATER_FREE = 1e6
+"""The same where compiling takes nothing from computing, the device being another: any program that helps at all."""
 
 NOW_ALONE = 8.0
 """Calls that share a compile which a call of few texts waits for; of others each pays it whole."""
@@ -38,12 +38,16 @@ NOW_ALONE = 8.0
 class Planner:
     """Plans for one engine; remembers how many calls there were.
 
+    Args:
+        buckets: the shapes to choose from.
+        shared: whether the compiler runs on the cores that compute.
+
     Attributes:
         calls: calls so far.
     """
 
-    def __init__(self, buckets: Sequence[Bucket]) -> None:
-        self.buckets, self.calls = tuple(buckets), 0
+    def __init__(self, buckets: Sequence[Bucket], shared: bool = True) -> None:
+        self.buckets, self.calls, self._shared = tuple(buckets), 0, shared
 
     def now(
         self, lengths: np.ndarray, cost: CostModel, ready: frozenset[Bucket], *, sealed: bool, few: bool
@@ -63,7 +67,7 @@ class Planner:
         spent = sum(cost.seconds(batch.bucket) for batch in batches)
         if self.calls < 2 and spent < cost.seconds_per_compile:
             return []
-        prices = replace(cost, plans_per_program=(LATER_ALONE if few else LATER) + self.calls)
+        prices = replace(cost, plans_per_program=(LATER if self._shared and not few else LATER_FREE) + self.calls)
         better = plan(lengths, self.buckets, prices, there)
         return [bucket for bucket in dict.fromkeys(batch.bucket for batch in better) if bucket not in there]
 

@@ -191,6 +191,11 @@ class Programs:
         return len(self._one)
 
     @property
+    def shares_cores(self) -> bool:
+        """Whether compiling takes cores from computing."""
+        return bool(self.mesh.devices.flat[0].platform == "cpu")
+
+    @property
     def busy(self) -> bool:
         """Whether something is being compiled now."""
         return self._busy > 0

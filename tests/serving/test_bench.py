@@ -12,9 +12,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from jaxpool import LLM
+from jaxpool.bench.texts import mix
 from jaxpool.commands.main import main
 from jaxpool_serving.bench.load import LOST, arriving, closed, connect
-from jaxpool_serving.bench.texts import mix
 
 from .conftest import MODELS, serving
 

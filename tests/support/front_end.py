@@ -28,10 +28,10 @@ import numpy as np
 import uvloop
 
 from jaxpool import LLM
+from jaxpool.bench.texts import mix
 from jaxpool.engine.buckets import Bucket, grid
 from jaxpool.engine.engine import Row
 from jaxpool_serving.app import init_app
-from jaxpool_serving.bench.texts import mix
 from jaxpool_serving.run import listen
 
 SERVER_CORE, LOAD_CORE = 0, 1

@@ -1,4 +1,4 @@
-"""The command ``jaxpool bench``."""
+"""The command ``jaxpool bench serve``."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from jaxpool.bench.texts import LONGEST, mix
 from jaxpool.commands.options import model_options, positive
 from jaxpool.errors import ValidationError
 from jaxpool_serving.bench.batches import batches
 from jaxpool_serving.bench.load import Sample, arriving, closed, connect
 from jaxpool_serving.bench.server import Running, own_server
-from jaxpool_serving.bench.texts import LONGEST, mix
 
 STEPS = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1)
 """Rates of the ramp, as shares of the best closed-loop throughput."""
@@ -28,14 +28,13 @@ TEXTS = 2048
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``jaxpool bench``."""
+    """Declare the options of ``jaxpool bench serve``."""
     parser.epilog = (
         "Starts `jaxpool serve` with the model options given here, sends it single texts with lognormal lengths "
         "(median 60 tokens, sigma 0.8, at most 512), and reports throughput and latency. Servers named with --against "
         "are measured in the same rounds, in turn. Run it alone on the machine."
     )
     parser.usage = "jaxpool bench serve [--model MODEL | --url URL] [--against NAME=URL] [options]"
-    parser.add_argument("what", metavar="serve", choices=("serve",), help="the HTTP server is what is measured")
     model = model_options(parser)
     model("--max-model-len", metavar="N", type=positive, help="most tokens of a text (default: the model's limit)")
     load = parser.add_argument_group("load").add_argument

@@ -1,4 +1,4 @@
-"""Texts to send: lengths as real traffic has them, reproducible by seed."""
+"""Texts to measure with: lengths as real traffic has them, reproducible by seed."""
 
 from __future__ import annotations
 
@@ -24,5 +24,14 @@ WORDS = FREQUENT.split()
 def mix(count: int, *, longest: int = LONGEST, seed: int = 0) -> list[str]:
     """``count`` texts; with the two special tokens that most encoders add, none is longer than ``longest`` tokens."""
     rng = np.random.default_rng(seed)
-    lengths = np.clip(rng.lognormal(np.log(MEDIAN), SIGMA, count), 1, longest).astype(int)
-    return [" ".join(rng.choice(WORDS, max(1, length - 2))) for length in lengths]
+    sizes = _lengths(rng, count, longest)
+    return [" ".join(rng.choice(WORDS, max(1, size - 2))) for size in sizes]
+
+
+def lengths(count: int, *, longest: int = LONGEST, seed: int = 0) -> np.ndarray:
+    """Tokens of the texts of `mix`, int64 ``[count]``."""
+    return _lengths(np.random.default_rng(seed), count, longest)
+
+
+def _lengths(rng: np.random.Generator, count: int, longest: int) -> np.ndarray:
+    return np.clip(rng.lognormal(np.log(MEDIAN), SIGMA, count), 1, longest).astype(np.int64)
