@@ -26,21 +26,21 @@ class Contender:
         self.name, self._process = name, process
         self.about = self._exchange({**task, "name": name})
 
-    def settle(self) -> None:
-        """Warm it up."""
-        self._exchange({"do": "settle"})
+    def settle(self, texts: Sequence[str] = ()) -> None:
+        """Warm it up; these texts, or those that it was given when it started, are what will come."""
+        self._exchange({"do": "settle", "texts": list(texts)})
 
-    def bulk(self, way: str) -> float:
+    def bulk(self, way: str, texts: Sequence[str] = ()) -> float:
         """Seconds for all texts in one call."""
-        return float(self._exchange({"do": "bulk", "way": way})["seconds"])
+        return float(self._exchange({"do": "bulk", "way": way, "texts": list(texts)})["seconds"])
 
     def alone(self, way: str, texts: Sequence[str]) -> list[float]:
         """Seconds of each text in a call of its own."""
         return list(self._exchange({"do": "alone", "way": way, "texts": list(texts)})["seconds"])
 
-    def figures(self, seconds: float) -> dict[str, Any]:
-        """What only ours tells."""
-        return self._exchange({"do": "figures", "seconds": seconds})
+    def figures(self, seconds: float, texts: Sequence[str] = ()) -> dict[str, Any]:
+        """What only ours tells of bulk calls that took ``seconds``."""
+        return self._exchange({"do": "figures", "seconds": seconds, "texts": list(texts)})
 
     def _exchange(self, command: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None

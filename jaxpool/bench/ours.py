@@ -99,7 +99,7 @@ class Ours:
             return future
 
         counted = engine.submit
-        engine.submit = free  # type: ignore[method-assign]
+        engine.submit = free  # type: ignore[method-assign, assignment]
         try:
             words = list(texts)
             whole, tokenising, ids = (

@@ -30,14 +30,19 @@ def main() -> int:
         ours = task.get("ours")
         for line in sys.stdin:
             command = json.loads(line)
+            texts = command.get("texts") or task["texts"]
+            run = ways[command["way"]] if "way" in command else None
             if command["do"] == "settle":
-                ours.settle(texts) if ours else [run(texts[: len(texts) // 4]) for run in ways.values()]
+                if ours:
+                    ours.settle(texts)
+                else:
+                    for one in ways.values():
+                        one(texts[: max(1, len(texts) // 4)])
                 tell(done=True)
             elif command["do"] == "bulk":
-                tell(seconds=_timed(lambda: ways[command["way"]](texts)))  # noqa: B023 - called at once
+                tell(seconds=_timed(run, texts))
             elif command["do"] == "alone":
-                run = ways[command["way"]]
-                tell(seconds=[_timed(lambda: run([text])) for text in command["texts"]])  # noqa: B023
+                tell(seconds=[_timed(run, [text]) for text in texts])
             elif command["do"] == "figures":
                 tell(**ours.figures(texts, command["seconds"]))
         if ours:
@@ -73,9 +78,9 @@ def _peer(task: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     return dict(PEERS[task["name"]].open(task["folder"], task["dtype"], task["longest"])), {}
 
 
-def _timed(work: Any) -> float:
+def _timed(run: Any, texts: list[str]) -> float:
     started = time.perf_counter()
-    work()
+    run(texts)
     return time.perf_counter() - started
 
 

@@ -181,10 +181,18 @@ class Engine:
         Raises:
             EngineError: or whatever else the first failing batch raised.
         """
-        return self.stream([rows] if rows else [], progress)
+        return self.stream([rows], progress, len(rows))
 
-    def stream(self, parts: Iterable[Sequence[Row]], progress: Callable[[int], object] | None = None) -> Any:
-        """As `run`, of rows that come in parts: the first batches are computed before the last part is there."""
+    def stream(
+        self,
+        parts: Iterable[Sequence[Row]],
+        progress: Callable[[int], object] | None = None,
+        total: int | None = None,
+    ) -> Any:
+        """As `run`, of rows that come in parts, ``total`` in all where that is known.
+
+        The first batches are computed before the last part is there.
+        """
         self.check_process()
         values: list[Any] = []
 
@@ -194,7 +202,7 @@ class Engine:
             for text, one in zip(texts.tolist(), results):
                 values[text] = one
 
-        feeding.run(self, parts, found, progress)
+        feeding.run(self, parts, found, progress, total)
         if self.spec.per_token:
             return values
         return np.stack(values) if values else np.empty((0, self.spec.num_labels), np.float32)
@@ -245,11 +253,15 @@ def _dispatch(
             programs.ensure((work.bucket,))  # a wait for the compiler is no part of what the batch takes
             started = time.perf_counter()
             out = programs(work.bucket, leaves, placed)
-            took = time.perf_counter() - started if out.is_ready() else None
+            took = time.perf_counter() - started if _is_ready(out) else None
             running.put(_Running(work, out, started, took))
         except BaseException as error:
             work.future.set_exception(error)
     running.put(None)
+
+
+def _is_ready(out: Any) -> bool:
+    return bool(out.is_ready())  # of every jax.Array, and not declared
 
 
 def _fetch(running: queue.Queue[_Running | None], programs: Programs, costs: Costs) -> None:
@@ -259,7 +271,7 @@ def _fetch(running: queue.Queue[_Running | None], programs: Programs, costs: Cos
         work, out, started, took = item
         try:
             disturbed |= programs.busy
-            late = out.is_ready()  # done before anybody looked: when is not known
+            late = _is_ready(out)  # done before anybody looked: when is not known
             values = np.asarray(out)
             done = time.perf_counter()
             # A batch has the device from when it was started, or from when the one before it was done.

@@ -7,7 +7,7 @@ calls better is compiled behind: nobody waits for it, and the next plan, in this
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,10 @@ NOW_ALONE = 8.0
 """Calls that share a compile which a call of few texts waits for; of others each pays it whole."""
 
 
+MOST_IDLE = 6
+"""A look for better programs that finds none is made half as often as the one before it, down to 1 of 64 calls."""
+
+
 class Planner:
     """Plans for one engine; remembers how many calls there were.
 
@@ -48,6 +52,7 @@ class Planner:
 
     def __init__(self, buckets: Sequence[Bucket], shared: bool = True) -> None:
         self.buckets, self.calls, self._shared = tuple(buckets), 0, shared
+        self._idle, self._look = 0, 0  # looks behind that found nothing, and the call to look again at
 
     def now(
         self, lengths: np.ndarray, cost: CostModel, ready: frozenset[Bucket], *, sealed: bool, few: bool
@@ -63,13 +68,22 @@ class Planner:
 
         Nothing after a first call that is over before a compile would be: there may be no second one.
         """
+        if few:
+            if sum(batch.bucket.tokens for batch in batches) <= 2 * lengths.sum():
+                return []  # one row of about its length: no program would be better by much
+        elif self.calls < self._look:
+            return []
         there = ready | {batch.bucket for batch in batches}
         spent = sum(cost.seconds(batch.bucket) for batch in batches)
         if self.calls < 2 and spent < cost.seconds_per_compile:
             return []
         prices = replace(cost, plans_per_program=(LATER if self._shared and not few else LATER_FREE) + self.calls)
         better = plan(lengths, self.buckets, prices, there)
-        return [bucket for bucket in dict.fromkeys(batch.bucket for batch in better) if bucket not in there]
+        missing = [bucket for bucket in dict.fromkeys(batch.bucket for batch in better) if bucket not in there]
+        if not few:
+            self._idle = 0 if missing else min(self._idle + 1, MOST_IDLE)
+            self._look = self.calls + 2**self._idle
+        return missing
 
 
 def run(
@@ -77,6 +91,7 @@ def run(
     parts: Iterable[Sequence[Row]],
     found: Callable[[np.ndarray, Any], object],
     progress: Callable[[int], object] | None = None,
+    total: int | None = None,
 ) -> None:
     """Computes rows that come in ``parts``, the first batches before the last part is there.
 
@@ -85,6 +100,7 @@ def run(
         parts: the rows; waited for only where there is nothing else to do.
         found: called with indices of rows, counted in the order they came, and their scores.
         progress: called with the number of rows of each finished batch.
+        total: how many rows will come, where that is known: the last part is then planned as what it is.
 
     Raises:
         EngineError: or whatever else the first failing batch, or ``parts``, raised.
@@ -98,10 +114,10 @@ def run(
         while more or waiting or flying:
             if more and not waiting:
                 part = next(coming, None)
-                more, arrived = part is not None, True
                 rows.add(part or ())
+                more, arrived = part is not None and len(rows.all) != total, True
             ready = engine.programs.ready()
-            if arrived or (len(ready) != known and rows.left(waiting)):
+            if arrived or (len(ready) != known and len(waiting) >= IN_FLIGHT):
                 waiting = rows.plan(engine, waiting, ready, more=more, arrived=arrived)
                 known, arrived = len(ready), False
             while waiting and len(flying) < IN_FLIGHT:
@@ -131,9 +147,6 @@ class _Rows:
         self.lengths = np.append(self.lengths, new)
         self.all += part
 
-    def left(self, waiting: Collection[Batch]) -> bool:
-        return bool(waiting) or self.held.size > 0
-
     def plan(
         self, engine: Engine, waiting: Iterable[Batch], ready: frozenset[Bucket], *, more: bool, arrived: bool
     ) -> deque[Batch]:
@@ -148,6 +161,6 @@ class _Rows:
         if not programs.sealed:
             # All begin to compile now; a batch waits for its own program only.
             programs.start(dict.fromkeys(batch.bucket for batch in batches))
-            if arrived:
-                programs.start(planner.behind(lengths, cost, planned, ready, few=few))
+            if arrived and not more:
+                programs.start(planner.behind(self.lengths, cost, planned, ready, few=few))
         return deque(replace(batch, rows=left[batch.rows]) for batch in batches)
