@@ -58,7 +58,8 @@ class Costs:
         self._read, self._write, self._on_disk = read, write, on_disk
         self._lock = threading.Lock()
         self._runs: dict[Bucket, deque[float]] = {}
-        self._doubtful: set[Bucket] = set()  # measured while something else ran, or for the first time only
+        self._warm: set[Bucket] = set()  # have run in this process
+        self._doubtful: set[Bucket] = set()  # measured while something else ran, and never else
         self._compiles: list[float] = []
         self._loads: list[float] = []
         self._keys: dict[Bucket, str] = {}
@@ -85,9 +86,13 @@ class Costs:
             return
         with self._lock:
             runs = self._runs.get(bucket)
+            if bucket not in self._warm:  # a first run also makes room and touches memory: it tells nothing
+                self._warm.add(bucket)
+                return
             if runs is None:
                 self._runs[bucket] = deque([seconds], SAMPLES)
-                self._doubtful.add(bucket)
+                if disturbed:
+                    self._doubtful.add(bucket)
             elif disturbed and bucket not in self._doubtful:
                 return
             else:
@@ -137,7 +142,8 @@ class Costs:
     def _take(self, kept: dict[str, Any]) -> None:
         for bucket, seconds in kept["runs"].items():
             self._runs[bucket] = deque([seconds], SAMPLES)
-            self._doubtful.add(bucket)
+            self._doubtful.add(bucket)  # gives way to what this process measures
+        self._kept = frozenset(self._runs)
         self._keys |= kept["keys"]
         self._compiles += kept["compiles"]
         self._loads += kept["loads"]
@@ -146,9 +152,10 @@ class Costs:
         prior = self.prior
         compile_seconds = median(self._compiles[-SAMPLES:]) if self._compiles else prior.seconds_per_compile
         measured = {bucket: _typical(runs) for bucket, runs in self._runs.items()}
+        sure = {b: seconds for b, seconds in measured.items() if b not in self._doubtful or b in self._kept}
         return replace(
             prior,
-            known=foretold(prior, measured, self._buckets),
+            known=foretold(prior, sure, self._buckets) | measured,
             seconds_per_compile=compile_seconds,
             seconds_per_load=median(self._loads[-SAMPLES:]) if self._loads else compile_seconds / 10,
             on_disk=frozenset(bucket for bucket, key in self._keys.items() if self._on_disk(key)),
