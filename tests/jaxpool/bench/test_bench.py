@@ -50,7 +50,7 @@ def test_the_command_reports_every_figure(tmp_path: Path, capsys: pytest.Capture
 
 def test_a_contender_that_fails_says_why(tmp_path: Path) -> None:
     task = {"folder": str(tmp_path / "nothing"), "dtype": "float32", "longest": 16, "texts": ["a"]}
-    with pytest.raises(JaxpoolError, match="jaxpool failed: .*nothing"), running("jaxpool", task):
+    with pytest.raises(JaxpoolError, match=r"jaxpool failed: .*nothing"), running("jaxpool", task):
         pass
 
 
