@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -24,8 +24,9 @@ from jaxpool.outputs import (
     ScoringRequestOutput,
 )
 from jaxpool.params import Adapters, Params, PoolerConfig, PoolingParams, broadcast
+from jaxpool.text.ahead import in_parts
 from jaxpool.text.prompts import Prompts, pairs, split, to_score
-from jaxpool.text.tokenizer import Tokenizer
+from jaxpool.text.tokenizer import Encoded, Tokenizer
 from jaxpool.text.vocabulary import lower_cases, read_tokenizer
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class LLM:
 
         Raises:
             TypeError: a prompt has no known form.
-            ValidationError: a prompt or parameter is wrong; nothing was computed. A note on the error names
+            ValidationError: a prompt or parameter is wrong; nothing is returned. A note on the error names
                 the prompt.
             EngineError: computing failed, or a result is not finite.
         """
@@ -320,7 +321,7 @@ class LLM:
         use_tqdm: bool | Callable[..., Any],
         tokenization_kwargs: dict[str, Any] | None,
     ) -> list[PoolingRequestOutput[PoolingOutput]]:
-        """Tokenises everything, then computes everything; outputs in the order of ``prompts``."""
+        """Tokenises a part ahead of what computes; outputs in the order of ``prompts``."""
         if self._closed:
             raise EngineError("This LLM is closed; make a new one.")
         self.engine.check_process()
@@ -330,11 +331,22 @@ class LLM:
         spec = self.engine.spec
         for param in params:
             postprocess.check(spec, self._name, param)
-        encoded = self.tokenizer.encode(prompts, tokenization_kwargs)
-        rows = [Row(one.ids, one.types, self._activated(param)) for one, param in zip(encoded, params)]
-        bar = _bar(use_tqdm, len(rows))
+        encoded: list[Encoded] = []
+        rows: list[Row] = []
+
+        def tokenise(start: int, stop: int) -> list[Encoded]:
+            return self.tokenizer.encode(prompts[start:stop], tokenization_kwargs, first=start, total=len(prompts))
+
+        def parts() -> Iterator[list[Row]]:
+            for part in in_parts(len(prompts), tokenise):
+                asked = params[len(encoded) : len(encoded) + len(part)]
+                rows.extend(Row(one.ids, one.types, self._activated(param)) for one, param in zip(part, asked))
+                encoded.extend(part)
+                yield rows[-len(part) :]
+
+        bar = _bar(use_tqdm, len(prompts))
         try:
-            scores = self.engine.run(rows, bar and bar.update)
+            scores = self.engine.stream(parts(), bar and bar.update, len(prompts))
         finally:
             if bar is not None:
                 bar.close()

@@ -27,18 +27,24 @@ ARROWS = {
     "ops": "errors ops",
     "models": "errors ops models",
     "checkpoints": "version errors params text ops models checkpoints jaxpool_conversions",
-    "engine": "errors params ops models checkpoints engine jaxpool_conversions",
+    "engine": "version errors params ops models checkpoints engine jaxpool_conversions",
     "engine.buckets": "",  # numpy alone
     "engine.packing": "engine.buckets",
+    "engine.costs": "engine.buckets",
+    "engine.chips": "",
     "llm": "errors params outputs engine_args text checkpoints engine",
     "files": "errors params outputs llm files",
     "training": "version errors text ops models checkpoints engine llm files training jaxpool_conversions",
     "default_model": "errors params llm training default_model",
-    "commands": "version errors engine_args text checkpoints engine llm files training commands jaxpool_conversions",
+    "forecast": "errors ops checkpoints engine forecast jaxpool_conversions",
+    "bench": "version errors params checkpoints engine llm bench",
+    "bench.texts": "",
+    "commands": "version errors engine_args text checkpoints engine llm files training forecast bench commands "
+    "jaxpool_conversions",
     "jaxpool_conversions": "errors jaxpool_conversions",
     "jaxpool_conversions.families": "errors ops models jaxpool_conversions",
     "jaxpool_serving": "errors params text ops.host_activations engine.engine engine.buckets engine.daemon_threads "
-    "engine.packing engine.postprocess engine_args llm commands.options jaxpool_serving",
+    "engine.packing engine.postprocess engine_args llm commands.options bench.texts jaxpool_serving",
     "jaxpool_serving.batching": "errors engine.engine engine.buckets engine.packing jaxpool_serving.batching",
     "jaxpool_serving.schemas": "errors params jaxpool_serving.schemas",
 }

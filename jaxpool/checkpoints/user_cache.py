@@ -48,6 +48,13 @@ class Folder:
             return None
         return content if digest == DIGEST(content).hexdigest().encode() else None
 
+    def holds(self, name: str) -> bool:
+        """Whether there is a file of this name; `read` says whether it is worth anything."""
+        try:
+            return stat.S_ISREG(os.stat(name, dir_fd=self._descriptor, follow_symlinks=False).st_mode)
+        except OSError:
+            return False
+
     def write(self, name: str, content: bytes) -> None:
         """Keep ``content``, all of it or nothing; where that fails (a full disk), it only costs the speed."""
         part = f".{name[:100]}.{secrets.token_hex(8)}"

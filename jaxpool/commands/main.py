@@ -26,7 +26,8 @@ Classify text with any Hugging Face checkpoint, in JAX, on TPU, GPU or CPU.
   jaxpool fit reviews.csv my-model --text-column body --label-column stars
   jaxpool convert my-model my-model-store
   jaxpool serve --model my-model-store --port 8000
-  jaxpool bench serve --model my-model-store
+  jaxpool bench --model my-model-store
+  jaxpool compile --topology v5e:2x2 my-model
   jaxpool completion bash > ~/.local/share/bash-completion/completions/jaxpool
 """
 COMMANDS = {
@@ -34,7 +35,8 @@ COMMANDS = {
     "fit": ("jaxpool.commands.fit", "train a classifier on labelled texts"),
     "convert": ("jaxpool.commands.convert", "write a checkpoint as a store that opens faster"),
     "serve": ("jaxpool_serving.command", "answer POST /classify over HTTP"),
-    "bench": ("jaxpool_serving.bench.command", "measure a server under load"),
+    "bench": ("jaxpool.commands.bench", "measure a model, or a server under load"),
+    "compile": ("jaxpool.commands.compile", "what a model takes on TPUs that are not here"),
     "completion": ("jaxpool.commands.completion", "write a script that completes commands in your shell"),
 }
 """Command -> (module with ``add_arguments`` and ``main``, imported by name when needed; what it does)."""

@@ -8,8 +8,8 @@ numpy out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -35,11 +35,11 @@ class Bucket:
 
 @dataclass(frozen=True, slots=True)
 class CostModel:
-    """Predicts seconds: ``seconds_per_call + flops(rows, length) / flops_per_second``.
+    """Predicts seconds: ``seconds_per_call + flops(rows, length) / flops_per_second``, or what is known better.
 
     Attributes:
         flops_per_token: matmul FLOPs of one token through the backbone.
-        flops_per_token_pair: attention FLOPs per (query, key) pair, summed over layers.
+        flops_per_token_pair: attention FLOPs per (query, key) pair, summed over layers, at their own price.
         flops_per_second: sustained speed of the device (or of the whole mesh).
         seconds_per_call: constant of one dispatched batch: the call itself, and reading the weights.
         seconds_per_compile: time to compile one program.
@@ -47,6 +47,11 @@ class CostModel:
             compiled them (in memory, and in the persistent cache), so a plan pays this fraction of the
             compile: it accepts a slightly slower first run for less padding in all later ones. 1 charges the
             whole compile.
+        fast_tokens: most tokens of a batch whose activations stay in memory beside the cores.
+        spill: how many times as long a token takes in larger batches.
+        known: seconds of buckets that were measured, or are foretold from such: they stand in for the formula.
+        seconds_per_load: time to take one program from the disk.
+        on_disk: buckets whose program lies there.
     """
 
     flops_per_token: float
@@ -55,11 +60,27 @@ class CostModel:
     seconds_per_call: float
     seconds_per_compile: float
     plans_per_program: float = 3.0
+    fast_tokens: float = float("inf")
+    spill: float = 1.0
+    known: Mapping[Bucket, float] = field(default_factory=dict, hash=False)
+    seconds_per_load: float = 0.0
+    on_disk: frozenset[Bucket] = frozenset()
 
     def seconds(self, bucket: Bucket) -> float:
         """Predicted seconds of one batch, its program being compiled already."""
+        found = self.known.get(bucket)
+        return self.formula(bucket) if found is None else found
+
+    def formula(self, bucket: Bucket) -> float:
+        """What ``seconds`` is before anything is known."""
         per_row = bucket.length * self.flops_per_token + bucket.length**2 * self.flops_per_token_pair
-        return self.seconds_per_call + bucket.rows * per_row / self.flops_per_second
+        slower = self.spill if bucket.tokens > self.fast_tokens else 1.0
+        return self.seconds_per_call + slower * bucket.rows * per_row / self.flops_per_second
+
+    def charge(self, bucket: Bucket) -> float:
+        """What a plan pays for a program that is not there yet."""
+        whole = self.seconds_per_load if bucket in self.on_disk else self.seconds_per_compile
+        return whole / self.plans_per_program
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +150,15 @@ def _lengths(max_length: int, per_octave: int) -> list[int]:
         octave = 1 << (length.bit_length() - 1)
         length += max(8, octave // per_octave)
     return [*lengths, max_length]
+
+
+def on_demand(buckets: Sequence[Bucket]) -> tuple[Bucket, ...]:
+    """A menu to compile from when a shape is asked for: fewest rows come in powers of two only.
+
+    So a text that arrives alone runs in one row of about its length, and none pays a compile for its exact length.
+    """
+    fewest, longest = min(b.rows for b in buckets), max(b.length for b in buckets)
+    return tuple(b for b in buckets if b.rows > fewest or b.length == longest or b.length & (b.length - 1) == 0)
 
 
 def essential(buckets: Collection[Bucket]) -> tuple[Bucket, ...]:
@@ -230,8 +260,7 @@ class Column:
         self.shapes = shapes  # rows ascending
         self.length = shapes[0].length
         self.seconds = [cost.seconds(b) for b in shapes]
-        charge = cost.seconds_per_compile / cost.plans_per_program
-        self.charges = [0.0 if b in compiled else charge for b in shapes]
+        self.charges = [0.0 if b in compiled else cost.charge(b) for b in shapes]
         x = np.arange(shapes[-1].rows + 1)
         self.tail = np.where(x > 0, np.inf, 0.0)
         self.first = np.zeros(x.size, np.int64)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,33 @@ from jax._src.compilation_cache_interface import CacheInterface
 from jaxpool.checkpoints.user_cache import Folder, private_folder
 
 logger = logging.getLogger(__name__)
+
+
+_ASKED = threading.local()
+"""The `Note` of a compile under way in this thread."""
+
+
+@dataclass(slots=True)
+class Note:
+    """What the cache was asked during one compile.
+
+    Attributes:
+        key: the entry, None where ours was not asked.
+        found: whether it was there.
+    """
+
+    key: str | None = None
+    found: bool = False
+
+
+@contextmanager
+def noting() -> Iterator[Note]:
+    """A note of what a compile inside the context, in this thread, takes from the cache."""
+    _ASKED.note = note = Note()
+    try:
+        yield note
+    finally:
+        _ASKED.note = None
 
 
 class Compiled(CacheInterface):
@@ -26,11 +57,25 @@ class Compiled(CacheInterface):
 
     def get(self, key: str) -> bytes | None:
         """The entry, or None."""
-        return self._folder.read(f"{key}-cache")
+        content = self._folder.read(f"{key}-cache")
+        note: Note | None = getattr(_ASKED, "note", None)
+        if note is not None:
+            note.key, note.found = key, content is not None
+        return content
+
+    def holds(self, key: str) -> bool:
+        """Whether there is an entry, unread."""
+        return self._folder.holds(f"{key}-cache")
 
     def put(self, key: str, value: bytes) -> None:
         """Keep an entry."""
         self._folder.write(f"{key}-cache", value)
+
+
+def on_disk(key: str) -> bool:
+    """Whether our cache, if it is the one in use, has an entry of this key."""
+    cache = compilation_cache._cache
+    return isinstance(cache, Compiled) and cache.holds(key)
 
 
 def enable_cache() -> Path | None:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from jaxpool.checkpoints.spec import Spec
+from jaxpool.engine import feeding
 from jaxpool.engine.buckets import Bucket, CostModel
-from jaxpool.engine.packing import doubtful, fits, plan
+from jaxpool.engine.costs import Costs
+from jaxpool.engine.packing import fits
 from jaxpool.engine.programs import Programs, fill
 from jaxpool.errors import EngineError
 
@@ -60,6 +63,8 @@ class _Running(NamedTuple):
     work: _Work
     where: np.ndarray
     out: jax.Array
+    started: float
+    took: float | None  # where it was computed within the call that started it
 
 
 class Engine:
@@ -71,7 +76,8 @@ class Engine:
     Attributes:
         spec: what the model is.
         buckets: the shapes it may compute.
-        cost: predicted seconds of a batch, for the planner.
+        costs: what its programs take, as it is learned.
+        planner: what it plans batches with.
         programs: the compiled executables.
     """
 
@@ -81,21 +87,26 @@ class Engine:
         programs: Programs,
         leaves: list[jax.Array],
         buckets: tuple[Bucket, ...],
-        cost: CostModel,
+        costs: Costs,
     ) -> None:
-        self.spec, self.programs, self.buckets, self.cost = spec, programs, buckets, cost
-        self._plans, self._process = 0, os.getpid()
+        self.spec, self.programs, self.buckets, self.costs = spec, programs, buckets, costs
+        self.planner, self._process = feeding.Planner(buckets, programs.shares_cores), os.getpid()
         self._todo: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         running: queue.Queue[_Running | None] = queue.Queue(maxsize=1)
         self._threads = [
             # The threads hold no reference to the engine: it can be collected, which stops them.
             threading.Thread(target=_dispatch, args=(self._todo, running, programs, leaves, spec), daemon=True),
-            threading.Thread(target=_fetch, args=(running,), daemon=True),
+            threading.Thread(target=_fetch, args=(running, programs, costs), daemon=True),
         ]
         for thread in self._threads:
             thread.start()
         # Also runs when the interpreter ends: a thread still inside XLA then would abort the process.
-        self._stop = weakref.finalize(self, _stop, self._todo, programs, self._threads, self._process)
+        self._stop = weakref.finalize(self, _stop, self._todo, programs, costs, self._threads, self._process)
+
+    @property
+    def cost(self) -> CostModel:
+        """Predicted seconds of a batch, as they are known now."""
+        return self.costs.model
 
     @property
     def compiles(self) -> int:
@@ -175,37 +186,31 @@ class Engine:
         Raises:
             EngineError: or whatever else the first failing batch raised.
         """
+        return self.stream([rows], progress, len(rows))
+
+    def stream(
+        self,
+        parts: Iterable[Sequence[Row]],
+        progress: Callable[[int], object] | None = None,
+        total: int | None = None,
+    ) -> Any:
+        """As `run`, of rows that come in parts, ``total`` in all where that is known.
+
+        The first batches are computed before the last part is there.
+        """
         self.check_process()
-        lengths = np.fromiter((len(row.ids) for row in rows), np.int64, len(rows))
-        # What has been asked often will be asked as often again: the more plans, the less each pays of a compile.
-        cost = replace(self.cost, plans_per_program=self.cost.plans_per_program + self._plans)
-        self._plans += 1
-        batches = plan(lengths, self.buckets, cost, self.programs.ready(), self.programs.sealed)
-        # All begin to compile now; a batch waits for its own program only.
-        self.programs.start(dict.fromkeys(batch.bucket for batch in batches))
-        futures = [self.submit([rows[i] for i in batch.rows], batch.bucket, batch.places) for batch in batches]
-        found: list[np.ndarray] = [np.empty(0)] * len(rows)
-        again: list[tuple[Bucket, np.ndarray]] = []
-        try:
-            for batch, future in zip(batches, futures):
-                results = future.result()
-                for row, values in zip(batch.rows, results):
-                    found[row] = values
-                suspects = batch.rows[doubtful(results, batch.places)]
-                for start in range(0, len(suspects), batch.bucket.rows):
-                    again.append((batch.bucket, suspects[start : start + batch.bucket.rows]))
-                    futures.append(self.submit([rows[i] for i in again[-1][1]], batch.bucket))
-                if progress is not None:
-                    progress(len(batch.rows))
-            for (_, alone), future in zip(again, futures[len(batches) :]):
-                for row, values in zip(alone, future.result()):
-                    found[row] = values
-        finally:
-            for future in futures:
-                future.cancel()
+        values: list[Any] = []
+
+        def found(texts: np.ndarray, results: Any) -> None:
+            missing = int(texts.max()) + 1 - len(values)
+            values.extend([None] * missing)
+            for text, one in zip(texts.tolist(), results):
+                values[text] = one
+
+        feeding.run(self, parts, found, progress, total)
         if self.spec.per_token:
-            return found
-        return np.stack(found) if found else np.empty((0, self.spec.num_labels), np.float32)
+            return values
+        return np.stack(values) if values else np.empty((0, self.spec.num_labels), np.float32)
 
     def close(self) -> None:
         """Finishes what was submitted, then stops the threads. Safe to call twice."""
@@ -213,7 +218,11 @@ class Engine:
 
 
 def _stop(
-    todo: queue.SimpleQueue[_Work | None], programs: Programs, threads: list[threading.Thread], process: int
+    todo: queue.SimpleQueue[_Work | None],
+    programs: Programs,
+    costs: Costs,
+    threads: list[threading.Thread],
+    process: int,
 ) -> None:
     if os.getpid() != process:  # forked: threads and locks are the parent's
         return
@@ -222,6 +231,7 @@ def _stop(
     for thread in threads:
         if thread is not threading.current_thread():  # garbage may be collected in either of them
             thread.join()
+    costs.save()
 
 
 def _dispatch(
@@ -245,18 +255,36 @@ def _dispatch(
                 work.places,
             )
             placed = jax.device_put(inputs, programs.input_sharding)
-            running.put(_Running(work, where, programs(work.bucket, leaves, placed)))
+            programs.ensure((work.bucket,))  # a wait for the compiler is no part of what the batch takes
+            started = time.perf_counter()
+            out = programs(work.bucket, leaves, placed)
+            took = time.perf_counter() - started if _is_ready(out) else None
+            running.put(_Running(work, where, out, started, took))
         except BaseException as error:
             work.future.set_exception(error)
     running.put(None)
 
 
-def _fetch(running: queue.Queue[_Running | None]) -> None:
+def _is_ready(out: Any) -> bool:
+    return bool(out.is_ready())  # of every jax.Array, and not declared
+
+
+def _fetch(running: queue.Queue[_Running | None], programs: Programs, costs: Costs) -> None:
     """Waits for results and hands them over, padding cut off; never starts anything."""
+    free, known, disturbed = 0.0, True, False
     while (item := running.get()) is not None:
-        work, where, out = item
+        work, where, out, started, took = item
         try:
+            disturbed |= programs.busy
+            late = _is_ready(out)  # done before anybody looked: when is not known
             values = np.asarray(out)
+            done = time.perf_counter()
+            # A batch has the device from when it was started, or from when the one before it was done.
+            if took is None and not late and (known or started > free):
+                took = done - max(started, free)
+            if took is not None:
+                costs.ran(work.bucket, took, disturbed=disturbed or programs.busy)
+            free, known, disturbed = done, not late, programs.busy
             if values.ndim == 3:
                 starts = zip(work.rows, where[:, 0], where[:, 2])
                 work.future.set_result([values[row, at : at + len(one.ids)].copy() for one, row, at in starts])

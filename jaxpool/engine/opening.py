@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 from math import prod
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 
 from jaxpool.checkpoints.cross_encoder import read_scoring
 from jaxpool.checkpoints.labels import config_field
 from jaxpool.checkpoints.spec import Spec, resolve
 from jaxpool.engine import sharding
-from jaxpool.engine.buckets import Bucket, CostModel, essential, grid
+from jaxpool.engine.buckets import Bucket, CostModel, essential, grid, on_demand
 from jaxpool.engine.compile_cache import enable_cache
 from jaxpool.engine.engine import Engine
 from jaxpool.engine.packing import ahead_grid, packed_grid, pays
+from jaxpool.engine.prior import learned, prior
 from jaxpool.engine.programs import Programs, abstract
 from jaxpool.errors import ConfigError, ValidationError
 from jaxpool.ops.kernels import Implementation, available
@@ -29,30 +29,6 @@ from jaxpool_conversions.reader import Reader
 from jaxpool_conversions.rules import HeadSource
 
 logger = logging.getLogger(__name__)
-
-
-class Speed(NamedTuple):
-    """What the planner assumes of one device.
-
-    Attributes:
-        flops: sustained FLOP/s.
-        bandwidth: bytes/s at which weights are read; every call reads all of them once.
-        call: seconds of an empty call.
-        compile: seconds per program, two being compiled at once.
-    """
-
-    flops: float
-    bandwidth: float
-    call: float
-    compile: float
-
-
-SPEED = {
-    "cpu": Speed(3.3e11, 2e10, 3e-4, 0.25),
-    "gpu": Speed(2e14, 2e12, 2e-4, 3.0),
-    "tpu": Speed(1e14, 8e11, 2e-4, 5.0),
-}
-"""Platform -> speed: the CPU measured on two cores (BERT shapes, float32), the others assumed of an H100 and a v5e."""
 
 TOKEN_BUDGET = {"cpu": 1024, "gpu": 32768, "tpu": 16384}
 """Platform -> most tokens of one batch on one device, padding included."""
@@ -127,9 +103,19 @@ def open_engine(
             raise ValidationError(
                 f"compile must be 'on_demand', 'ahead' or 'behind'; got {compile!r}.", parameter="compile"
             )
-        cost = _cost(spec, mesh, platform)
+        assumed = prior(spec, mesh)
         packs = spec.family.packs and not deterministic
-        buckets = _menu(spec.max_length, budget, mesh.shape["data"], cost, platform, compile != "on_demand", packs)
+        buckets = menu(
+            spec.max_length,
+            budget,
+            mesh.shape["data"],
+            assumed,
+            platform,
+            ahead=compile != "on_demand",
+            packs=packs,
+        )
+        costs = learned(assumed, spec, mesh, buckets)
+        programs.noted = lambda bucket, seconds, key, found: costs.compiled(bucket, seconds, key, found=found)
         if compile != "on_demand":
             programs.start([*essential(buckets), *buckets])
         targets = sharding.targets(model, mesh)
@@ -150,7 +136,7 @@ def open_engine(
     finally:
         if reader is not None:
             reader.close()
-    engine = Engine(spec, programs, [arrays[path] for path in targets], buckets, cost)
+    engine = Engine(spec, programs, [arrays[path] for path in targets], buckets, costs)
     if compile != "on_demand":
         try:
             engine.warm(essential(buckets) if compile == "behind" else None)
@@ -176,26 +162,22 @@ def _implementation(platform: str, wanted: str | None) -> Implementation:
     )
 
 
-def _cost(spec: Spec, mesh: jax.sharding.Mesh, platform: str) -> CostModel:
-    """What the planner assumes."""
-    speed = SPEED.get(platform, SPEED["gpu"])
-    # Two FLOPs a weight and token; the embeddings, of which a batch reads few rows, do not count.
-    weight_bytes = spec.config.flops_per_token / 2 * jnp.dtype(spec.dtype).itemsize
-    return CostModel(
-        flops_per_token=spec.config.flops_per_token,
-        flops_per_token_pair=spec.config.flops_per_pair,
-        flops_per_second=speed.flops * mesh.size,
-        seconds_per_call=speed.call + weight_bytes / mesh.shape["model"] / speed.bandwidth,
-        seconds_per_compile=speed.compile,
-    )
-
-
-def _menu(
-    max_length: int, budget: int, row_multiple: int, cost: CostModel, platform: str, ahead: bool, packs: bool
+def menu(
+    max_length: int, budget: int, row_multiple: int, cost: CostModel, platform: str, *, ahead: bool, packs: bool
 ) -> tuple[Bucket, ...]:
-    """The shapes a model may be compiled for: all of them ``ahead``, or those that plans ask for."""
+    """The shapes a model may be compiled for: all of them ``ahead``, or those that plans ask for.
+
+    Args:
+        max_length, budget, row_multiple: as for `buckets.grid`.
+        cost: says whether packed shapes or padded ones serve the usual mix better, where one of them is compiled ahead.
+        platform: of the devices.
+        ahead: whether all are compiled.
+        packs: whether texts may share rows.
+    """
     per_octave, row_factor = AHEAD.get(platform, (2, 4)) if ahead else (16, 2)
     padded = grid(max_length, budget, row_multiple=row_multiple, per_octave=per_octave, row_factor=row_factor)
+    if not ahead:
+        padded = on_demand(padded)
     if not packs:
         return padded
     if not ahead:

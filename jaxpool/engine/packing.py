@@ -24,7 +24,7 @@ SHORTEST_ROW = 128
 TOKENS_PER_SEGMENT = 8
 """A packed row has one place for a text per so many tokens."""
 
-WORTH = 0.02
+WORTH = 0.04
 """Share of the cost that packing, and every further length of its rows, must save: predictions are no better."""
 
 
@@ -286,9 +286,8 @@ def _choose(
 
 def _seconds(batches: Sequence[Batch], cost: CostModel, compiled: frozenset[Bucket]) -> float:
     """What a plan costs, with its compiles."""
-    charge = cost.seconds_per_compile / cost.plans_per_program
     new = {batch.bucket for batch in batches} - compiled
-    return sum(cost.seconds(batch.bucket) for batch in batches) + len(new) * charge
+    return sum(cost.seconds(batch.bucket) for batch in batches) + sum(map(cost.charge, new))
 
 
 def _cover(column: Column, needed: int) -> tuple[float, int]:

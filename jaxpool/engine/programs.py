@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxpool.checkpoints.spec import Spec
 from jaxpool.engine import sharding
 from jaxpool.engine.buckets import Bucket
+from jaxpool.engine.compile_cache import noting
 from jaxpool.engine.daemon_threads import DaemonThreads
 from jaxpool.errors import EngineError
 from jaxpool.models.classifier import Classifier
@@ -116,6 +118,8 @@ class Programs:
 
     Attributes:
         compiles: programs compiled (or taken from the persistent cache) so far.
+        noted: called with each bucket whose program is there, the seconds that took, its key in the cache on disk (or
+            None), and whether it was found there.
     """
 
     def __init__(self, model: Classifier, spec: Spec, mesh: Mesh) -> None:
@@ -127,7 +131,8 @@ class Programs:
         self._lock = threading.Lock()
         self._pool: DaemonThreads | None = None
         self._sealed = False
-        self.compiles = 0
+        self.compiles, self._busy = 0, 0
+        self.noted: Callable[[Bucket, float, str | None, bool], object] = lambda *_: None
 
         def run(leaves: list[jax.Array], inputs: Inputs) -> jax.Array:
             return scores(jax.tree.unflatten(treedef, leaves), inputs, spec)
@@ -171,10 +176,19 @@ class Programs:
         return future
 
     def _compile(self, bucket: Bucket) -> Any:
-        executable = self.lower(bucket).compile()
+        started = time.perf_counter()
+        with self._lock:
+            self._busy += 1
+        try:
+            with noting() as note:
+                executable = self.lower(bucket).compile()
+        finally:
+            with self._lock:
+                self._busy -= 1
         with self._lock:
             self.compiles += 1
         logger.debug("compiled %s", bucket)
+        self.noted(bucket, time.perf_counter() - started, note.key, note.found)
         return executable
 
     def ensure(self, buckets: Iterable[Bucket]) -> None:
@@ -191,6 +205,16 @@ class Programs:
     def begun(self) -> int:
         """Programs that are compiled, being compiled, or in line for it."""
         return len(self._one)
+
+    @property
+    def shares_cores(self) -> bool:
+        """Whether compiling takes cores from computing."""
+        return bool(self.mesh.devices.flat[0].platform == "cpu")
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is being compiled now."""
+        return self._busy > 0
 
     @property
     def sealed(self) -> bool:

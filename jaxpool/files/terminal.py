@@ -27,6 +27,12 @@ def _escaped(char: str) -> str:
     return char
 
 
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows under a head, in columns as wide as they must be; never folded, whatever reads it."""
+    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
+    return "\n".join("  ".join(word.ljust(n) for word, n in zip(row, widths)).rstrip() for row in (head, *rows))
+
+
 def print_table(results: Sequence[Result], kind: str, most: int | None = None) -> None:
     """A table of results on the terminal: text, label, and a bar per label shown.
 

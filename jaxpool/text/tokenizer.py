@@ -130,13 +130,21 @@ class Tokenizer:
         with self._lock if self.vocabulary.backend is None else contextlib.nullcontext():
             yield self.vocabulary
 
-    def encode(self, prompts: Sequence[Any], tokenization_kwargs: Mapping[str, Any] | None = None) -> list[Encoded]:
+    def encode(
+        self,
+        prompts: Sequence[Any],
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        *,
+        first: int = 0,
+        total: int | None = None,
+    ) -> list[Encoded]:
         """Token ids of every prompt, in order. Thread-safe.
 
         Args:
             prompts: strings, lists of token ids, dicts (``prompt`` with optional ``text_pair``, or
                 ``prompt_token_ids`` with optional ``token_type_ids``).
             tokenization_kwargs: see ``Options``.
+            first, total: where ``prompts`` begin, and how many there are, where they are part of more.
 
         Raises:
             TypeError: a prompt has no form that we know.
@@ -145,7 +153,8 @@ class Tokenizer:
         An error about one prompt of several carries a note (``__notes__``) with its index.
         """
         options = Options.parse(tokenization_kwargs, self.max_length, self.lower)
-        parsed = self._each(self._parse_and_weigh, [(prompt, options) for prompt in prompts])
+        place = first, len(prompts) if total is None else total
+        parsed = self._each(self._parse_and_weigh, [(prompt, options) for prompt in prompts], *place)
         texts = [prompt for prompt in parsed if isinstance(prompt, TextPrompt)]
         encoded = iter(self._encode_texts(texts, options))
         drafts = [
@@ -154,18 +163,18 @@ class Tokenizer:
             else (self._cut_ids(prompt, options), False, options)
             for prompt in parsed
         ]
-        return self._each(self._finish, drafts)
+        return self._each(self._finish, drafts, *place)
 
     @staticmethod
-    def _each(function: Any, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def _each(function: Any, calls: Sequence[tuple[Any, ...]], first: int, total: int) -> list[Any]:
         """``function`` of every argument tuple; an error gets a note that says which prompt it was."""
         results = []
         for index, arguments in enumerate(calls):
             try:
                 results.append(function(*arguments))
             except (TypeError, ValueError) as error:
-                if len(calls) > 1:
-                    error.add_note(f"in prompt {index} of {len(calls)}, counted from 0")
+                if total > 1:
+                    error.add_note(f"in prompt {first + index} of {total}, counted from 0")
                 raise
         return results
 

@@ -12,18 +12,19 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
+from jaxpool.bench.texts import mix
 from jaxpool.commands.main import main
-from jaxpool_serving.bench.load import LOST, closed_loop, connect, open_loop, sample_texts
+from jaxpool_serving.bench.load import LOST, closed_loop, connect, open_loop
 
 from .conftest import MODELS
 
 
 def test_the_mix_of_lengths_is_that_of_the_description() -> None:
-    lengths = np.array([len(text.split()) + 2 for text in sample_texts(20_000)])
+    lengths = np.array([len(text.split()) + 2 for text in mix(20_000)])
     assert 57 < np.median(lengths) < 63
     assert lengths.max() == 512
     assert abs(np.log(lengths[lengths > 3]).std() - 0.8) < 0.05
-    assert sample_texts(10) == sample_texts(10)
+    assert mix(10) == mix(10)
 
 
 async def test_a_closed_loop_keeps_so_many_requests_in_flight() -> None:

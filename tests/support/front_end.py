@@ -28,10 +28,10 @@ import numpy as np
 import uvloop
 
 from jaxpool import LLM
+from jaxpool.bench.texts import mix
 from jaxpool.engine.buckets import Bucket, grid
 from jaxpool.engine.engine import Row
 from jaxpool_serving.app import init_app
-from jaxpool_serving.bench.load import sample_texts
 from jaxpool_serving.run import listen
 
 SERVER_CORE, LOAD_CORE = 0, 1
@@ -109,7 +109,7 @@ def core_seconds(process: int) -> float:
 async def load(port: int, process: int, clients: int, rounds: int, seconds: float) -> tuple[list[float], list[float]]:
     """Answers per second of the clock, and of the server's core, in each round; the first (cold) one is left out."""
     requests = []
-    for text in sample_texts(1000):
+    for text in mix(1000):
         body = json.dumps({"input": text}).encode()
         head = f"POST /classify HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
         requests.append(f"{head}\r\n\r\n".encode() + body)

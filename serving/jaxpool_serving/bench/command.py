@@ -1,4 +1,4 @@
-"""The command ``jaxpool bench``."""
+"""The command ``jaxpool bench serve``."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from jaxpool.bench.texts import LONGEST, mix
 from jaxpool.commands.options import engine_options, model_options, positive
 from jaxpool.errors import ValidationError
-from jaxpool_serving.bench.load import LONGEST, Sample, closed_loop, connect, open_loop, sample_texts
+from jaxpool_serving.bench.load import Sample, closed_loop, connect, open_loop
 from jaxpool_serving.bench.server import Running, own_server, read_batches
 
 STEPS = (0.25, 0.5, 0.75, 0.9, 1.0, 1.1)
@@ -28,14 +29,13 @@ MODEL = engine_options(without={"runner", "pooler_config", "compile"})
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of ``jaxpool bench``."""
+    """Declare the options of ``jaxpool bench serve``."""
     parser.epilog = (
         "Starts `jaxpool serve` with the model options given here, sends it single texts with lognormal lengths "
         "(median 60 tokens, sigma 0.8, at most 512), and reports throughput and latency. Servers named with --against "
         "are measured in the same rounds, in turn. Run it alone on the machine."
     )
     parser.usage = "jaxpool bench serve [--model MODEL | --url URL] [--against NAME=URL] [options]"
-    parser.add_argument("what", metavar="serve", choices=("serve",), help="the HTTP server is what is measured")
     model_options(parser, MODEL)
     load = parser.add_argument_group("load").add_argument
     load("--url", help="measure the server there instead of starting one")
@@ -68,7 +68,7 @@ def main(args: argparse.Namespace) -> int:
 
 async def _measure(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     others = [Running(*_named(word)) for word in args.against]
-    texts = sample_texts(TEXTS, longest=min(args.max_model_len or LONGEST, LONGEST))
+    texts = mix(TEXTS, longest=min(args.max_model_len or LONGEST, LONGEST))
     async with contextlib.AsyncExitStack() as stack:
         if args.url:
             first = Running("server", args.url)

@@ -119,10 +119,12 @@ def test_what_is_compiled_behind_is_never_waited_for(monkeypatch: pytest.MonkeyP
 
 
 def test_on_demand_compiles_each_program_once(engine: Engine) -> None:
-    engine.run(rows(20))
-    before = engine.compiles
-    engine.run(rows(20))
-    assert engine.compiles == before
+    for _ in range(6):  # what serves better is compiled behind a call, once
+        begun = engine.begun
+        engine.run(rows(20))
+        engine.programs.ensure(list(engine.programs._one))
+    assert engine.begun == begun
+    assert engine.compiles == len(engine.programs.ready())
 
 
 def test_only_scores_leave_the_device(engine: Engine) -> None:
