@@ -15,6 +15,7 @@ import schemathesis
 from aiohttp import web
 from hypothesis import HealthCheck, given, settings
 from one_label import one_label
+from patience import PATIENCE
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
@@ -55,7 +56,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict
         llm.engine.buckets = (Bucket(4, 64),)
         app = init_app({"cross": llm}, Options(chat_template=TEMPLATE))
         with running(app) as address:
-            yield address, requests.get(f"{address}/openapi.json", timeout=10).json()
+            yield address, requests.get(f"{address}/openapi.json", timeout=PATIENCE).json()
 
 
 @contextlib.contextmanager
