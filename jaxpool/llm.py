@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-import numpy as np
-
 from jaxpool.checkpoints import parsed_cache, tasks
 from jaxpool.checkpoints.location import locate
 from jaxpool.checkpoints.sentence_transformers import default_prompt
@@ -24,10 +22,12 @@ from jaxpool.outputs import (
     ScoringRequestOutput,
 )
 from jaxpool.params import Adapters, Params, PoolerConfig, PoolingParams, broadcast
+from jaxpool.text import aggregate, windows
 from jaxpool.text.ahead import in_parts
 from jaxpool.text.prompts import Prompts, pairs, split, to_score
-from jaxpool.text.tokenizer import Encoded, Tokenizer
+from jaxpool.text.tokenizer import Tokenizer
 from jaxpool.text.vocabulary import lower_cases, read_tokenizer
+from jaxpool.text.windows import LongText, LongTextOptions
 
 if TYPE_CHECKING:
     from jaxpool.engine.engine import Engine
@@ -129,6 +129,7 @@ class LLM:
         use_tqdm: bool | Callable[..., Any] = True,
         lora_request: Adapters = None,
         tokenization_kwargs: dict[str, Any] | None = None,
+        **long_text: Unpack[LongTextOptions],
     ) -> list[ClassificationRequestOutput]:
         """Classifies prompts.
 
@@ -142,6 +143,8 @@ class LLM:
             use_tqdm: whether to show a progress bar, or what to make one with.
             lora_request: must be None; adapters are not supported yet.
             tokenization_kwargs: truncation and padding; see ``jaxpool.text.prompts.Options``.
+            **long_text: what becomes of texts that are longer than the model reads: ``long_text`` ("error", "truncate"
+                or "window"), ``window``, ``overlap``, ``aggregate``; see ``jaxpool.text.windows.LongText``.
 
         Returns:
             one output per prompt, in order; its ``outputs`` has ``probs``, ``label`` and ``labels``.
@@ -154,7 +157,7 @@ class LLM:
         """
         task = tasks.check("classify", self.pooling_task, self.supported_tasks)
         params = broadcast(pooling_params, prompts := split(prompts), task, lora_request)
-        outputs = self._run(prompts, params, use_tqdm, tokenization_kwargs)
+        outputs = self._run(prompts, params, use_tqdm, tokenization_kwargs, long_text, "classify")
         return [
             ClassificationRequestOutput.from_base(output, self.labels, self._threshold(self._activated(one)))
             for output, one in zip(outputs, params)
@@ -169,6 +172,7 @@ class LLM:
         lora_request: Adapters = None,
         pooling_task: str | None = None,
         tokenization_kwargs: dict[str, Any] | None = None,
+        **long_text: Unpack[LongTextOptions],
     ) -> list[PoolingRequestOutput[PoolingOutput]]:
         """As ``classify``, but the bare numbers: ``outputs.data`` is float32 ``[labels]``.
 
@@ -176,7 +180,8 @@ class LLM:
         ``[tokens, width]``.
 
         Args:
-            prompts, pooling_params, use_tqdm, lora_request, tokenization_kwargs: as in ``classify``.
+            prompts, pooling_params, use_tqdm, lora_request, tokenization_kwargs, **long_text: as in
+                ``classify``; of token tasks each token has the scores of the window that it is farthest inside of.
             pooling_task: the task that this model serves, see ``pooling_task`` of the class.
 
         Raises:
@@ -185,7 +190,7 @@ class LLM:
         task = tasks.check(pooling_task, self.pooling_task, self.supported_tasks)
         steps = self.engine.spec.steps
         params = broadcast(pooling_params, prompts := split(prompts), task, lora_request, steps)
-        return self._run(prompts, params, use_tqdm, tokenization_kwargs)
+        return self._run(prompts, params, use_tqdm, tokenization_kwargs, long_text, "encode")
 
     def score(
         self,
@@ -198,13 +203,14 @@ class LLM:
         lora_request: Adapters = None,
         tokenization_kwargs: dict[str, Any] | None = None,
         chat_template: str | None = None,
+        **long_text: Unpack[LongTextOptions],
     ) -> list[ScoringRequestOutput]:
         """How well pairs of texts match, by a model of one label (a cross-encoder) or by embeddings (their cosine).
 
         Args:
             data_1: one text for all of ``data_2``, or as many.
             data_2: texts.
-            use_tqdm, pooling_params, lora_request, tokenization_kwargs: as in ``classify``.
+            use_tqdm, pooling_params, lora_request, tokenization_kwargs, **long_text: as in ``classify``.
             chat_template: must be None.
 
         Raises:
@@ -219,7 +225,7 @@ class LLM:
         if embeds:
             texts = [*first, *second]
             params = broadcast(pooling_params, texts, "embed", lora_request)
-            outputs = self._run(texts, params, use_tqdm, tokenization_kwargs)
+            outputs = self._run(texts, params, use_tqdm, tokenization_kwargs, long_text, "score")
             left, right = outputs[: len(first)], outputs[len(first) :]
             left *= len(second) if len(first) == 1 else 1
             pad = getattr(self.tokenizer.vocabulary, "pad_token_id", None)
@@ -229,7 +235,7 @@ class LLM:
         params = broadcast(pooling_params, prompts, task, lora_request)
         return [
             ScoringRequestOutput.from_base(output)
-            for output in self._run(prompts, params, use_tqdm, tokenization_kwargs)
+            for output in self._run(prompts, params, use_tqdm, tokenization_kwargs, long_text, "score")
         ]
 
     @property
@@ -254,11 +260,12 @@ class LLM:
         pooling_params: Params = None,
         lora_request: Adapters = None,
         tokenization_kwargs: dict[str, Any] | None = None,
+        **long_text: Unpack[LongTextOptions],
     ) -> list[EmbeddingRequestOutput]:
         """One vector per prompt: ``outputs.embedding``, of length one unless ``use_activation=False``.
 
         Args:
-            prompts, use_tqdm, pooling_params, lora_request, tokenization_kwargs: as in ``classify``;
+            prompts, use_tqdm, pooling_params, lora_request, tokenization_kwargs, **long_text: as in ``classify``;
                 ``PoolingParams(dimensions=…)`` cuts the vectors where the checkpoint says that it was trained so.
 
         Raises:
@@ -266,7 +273,7 @@ class LLM:
         """
         task = tasks.check("embed", self.pooling_task, self.supported_tasks)
         params = broadcast(pooling_params, prompts := split(prompts), task, lora_request)
-        outputs = self._run(prompts, params, use_tqdm, tokenization_kwargs)
+        outputs = self._run(prompts, params, use_tqdm, tokenization_kwargs, long_text, "embed")
         return [EmbeddingRequestOutput.from_base(output) for output in outputs]
 
     def generate(self, *_args: Any, **_kwargs: Any) -> list[Any]:
@@ -320,6 +327,8 @@ class LLM:
         params: Sequence[PoolingParams],
         use_tqdm: bool | Callable[..., Any],
         tokenization_kwargs: dict[str, Any] | None,
+        long_text: LongTextOptions,
+        caller: str,
     ) -> list[PoolingRequestOutput[PoolingOutput]]:
         """Tokenises a part ahead of what computes; outputs in the order of ``prompts``."""
         if self._closed:
@@ -331,45 +340,40 @@ class LLM:
         spec = self.engine.spec
         for param in params:
             postprocess.check(spec, self._name, param)
-        encoded: list[Encoded] = []
+        long = LongText.of(long_text, spec.max_length, f"LLM.{caller}() got an unexpected")
+        texts: list[windows.Windowed] = []
         rows: list[Row] = []
 
-        def tokenise(start: int, stop: int) -> list[Encoded]:
-            return self.tokenizer.encode(prompts[start:stop], tokenization_kwargs, first=start, total=len(prompts))
+        def tokenise(start: int, stop: int) -> list[windows.Windowed]:
+            part, total = prompts[start:stop], len(prompts)
+            return windows.encode(self.tokenizer, part, tokenization_kwargs, long, first=start, total=total)
 
         def parts() -> Iterator[list[Row]]:
             for part in in_parts(len(prompts), tokenise):
-                asked = params[len(encoded) : len(encoded) + len(part)]
-                rows.extend(Row(one.ids, one.types, self._activated(param)) for one, param in zip(part, asked))
-                encoded.extend(part)
-                yield rows[-len(part) :]
+                asked, before = params[len(texts) : len(texts) + len(part)], len(rows)
+                for text, param in zip(part, asked):
+                    rows.extend(Row(one.ids, one.types, self._activated(param)) for one in text.windows)
+                texts.extend(part)
+                yield rows[before:]
 
         bar = _bar(use_tqdm, len(prompts))
         try:
-            scores = self.engine.stream(parts(), bar and bar.update, len(prompts))
+            scores = self.engine.stream(parts(), bar and bar.update, len(prompts) if long is None else None)
         finally:
             if bar is not None:
                 bar.close()
-        _check_finite(scores)
+        if long is not None and len(rows) > len(texts):
+            how, unit = long.aggregate_for(spec.problem == "multi"), spec.task == "embed"
+            unit = unit and all(self._activated(param) for param in params)
+            scores = aggregate.of_texts(scores, texts, how, per_token=spec.per_token, length_one=unit)
+            rows = [Row(text.ids, None, self._activated(param)) for text, param in zip(texts, params)]
+        postprocess.check_finite(scores)
         if spec.steps or spec.matryoshka is not None:
             scores = [postprocess.select(spec, *parts) for parts in zip(params, rows, scores)]
         return [
-            PoolingRequestOutput(str(next(self._ids)), PoolingOutput(score), list(one.ids))
-            for score, one in zip(scores, encoded)
+            PoolingRequestOutput(str(next(self._ids)), PoolingOutput(score), list(text.ids))
+            for score, text in zip(scores, texts)
         ]
-
-
-def _check_finite(scores: np.ndarray | list[np.ndarray]) -> None:
-    if isinstance(scores, np.ndarray):
-        finite = np.isfinite(scores).all(axis=1)
-    else:
-        finite = np.array([np.isfinite(score).all() for score in scores])
-    if not finite.all():
-        index = int(np.flatnonzero(~finite)[0])
-        raise EngineError(
-            f"The scores of prompt {index} are not finite: {scores[index].tolist()}. The weights are "
-            "damaged, or the dtype overflows (try dtype='float32')."
-        )
 
 
 def _bar(use_tqdm: bool | Callable[..., Any], total: int) -> Any:

@@ -34,19 +34,21 @@ ARROWS = {
     "engine.chips": "",
     "llm": "errors params outputs engine_args text checkpoints engine",
     "files": "errors params outputs llm files",
+    "batch": "version errors text checkpoints engine llm files batch",
+    "ray": "errors batch ray",
     "training": "version errors text ops models checkpoints engine llm files training jaxpool_conversions",
     "default_model": "errors params llm training default_model",
     "forecast": "errors ops checkpoints engine forecast jaxpool_conversions",
     "bench": "version errors params checkpoints engine llm bench",
     "bench.texts": "",
-    "commands": "version errors engine_args text checkpoints engine llm files training forecast bench commands "
-    "jaxpool_conversions",
+    "commands": "version errors engine_args text checkpoints engine llm files batch ray training forecast bench "
+    "commands jaxpool_conversions",
     "jaxpool_conversions": "errors jaxpool_conversions",
     "jaxpool_conversions.families": "errors ops models jaxpool_conversions",
     "jaxpool_serving": "errors params text ops.host_activations engine.engine engine.buckets engine.daemon_threads "
-    "engine.packing engine.postprocess engine_args llm commands.options bench.texts jaxpool_serving",
+    "engine.packing engine.postprocess engine_args llm checkpoints.digest commands.options bench.texts jaxpool_serving",
     "jaxpool_serving.batching": "errors engine.engine engine.buckets engine.packing jaxpool_serving.batching",
-    "jaxpool_serving.schemas": "errors params jaxpool_serving.schemas",
+    "jaxpool_serving.schemas": "errors params text.windows jaxpool_serving.schemas",
 }
 # What even a wide row may not hold: nobody imports the server (`jaxpool serve` finds it by name, at run time).
 NEVER = {"jaxpool": {"jaxpool_serving"}, "jaxpool_conversions": {"jaxpool_serving"}}

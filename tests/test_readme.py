@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCUMENTS = sorted({ROOT / "README.md", *ROOT.glob("*/README.md")})
+DOCUMENTS = sorted({ROOT / "README.md", *ROOT.glob("*/README.md"), *ROOT.glob("jaxpool/*/README.md")})
 # the command `jaxpool` of this environment comes first
 ENVIRONMENT = os.environ | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])}
 
@@ -82,6 +82,7 @@ def test_files_and_pipes(tmp_path: Path) -> None:
     assert len(results) == 16
     assert (results[0]["label"], results[1]["label"]) == ("positive", "negative")
     assert len(json.loads(out)["probs"]) == 1
+    assert json.loads((tmp_path / "labelled" / "manifest.json").read_text(encoding="utf-8"))["rows"] == 16
 
 
 @pytest.fixture

@@ -13,7 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from jaxpool.commands.options import engine_options, model_arguments, model_options, positive
+from jaxpool.commands.options import (
+    engine_options,
+    long_text_options,
+    long_texts,
+    model_arguments,
+    model_options,
+    positive,
+)
 from jaxpool.errors import InputFileError, JaxpoolError
 from jaxpool.files import formats, result_files, stream, writers
 from jaxpool.files.input_files import Row, TextFile, as_text
@@ -52,7 +59,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add = command.add_argument
     add("texts", nargs="*", metavar="TEXT", help="texts to label; without any, --input or a pipe is read")
     add = command.add_argument_group("input").add_argument
-    add("--input", metavar="FILE", type=Path, help=f"{formats.listed(formats.READ)}, also .gz; - is a pipe")
+    add("--input", metavar="FILE", type=Path, help=f"{formats.listed(formats.READ)}, most also .gz; - is a pipe")
     add("--text-column", metavar="NAME", help="field or column of the text (default: text)")
     add("--pair-column", metavar="NAME", help="field or column of a second text, for models that read two")
     add("--format", choices=formats.READ, help="of the input (default: its suffix; a pipe: lines, unless columns)")
@@ -69,8 +76,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--top-k", metavar="K", type=positive, help="the K highest labels only")
     add("--logits", action="store_true", help="scores before softmax or sigmoid")
     add("--quiet", action="store_true", help="no progress bar, no notes")
-    add = model_options(command, MODEL)
-    add("--truncate", action="store_true", help="cut texts that are too long (default: refuse them)")
+    model_options(command, MODEL)
+    long_text_options(command)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -90,7 +97,7 @@ def main(args: argparse.Namespace) -> int:
         write = stack.enter_context(_sink(args, llm, "probs" if activated else "logits", lead[-1], lost))
         count = blank = 0
         for result in stream.classify(
-            llm, items, activated=activated, truncate=args.truncate, top_k=args.top_k, advance=advance, skip=skip
+            llm, items, activated=activated, top_k=args.top_k, advance=advance, skip=skip, **long_texts(args)
         ):
             write(result)
             count += 1

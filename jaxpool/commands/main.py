@@ -23,6 +23,7 @@ Classify text with any Hugging Face checkpoint, in JAX, on TPU, GPU or CPU.
 
   jaxpool classify "Loved the new café." "This update broke everything."
   jaxpool classify --input reviews.csv --text-column body --output labels.jsonl
+  jaxpool batch reviews/ --output labelled/ --text-column body
   jaxpool fit reviews.csv my-model --text-column body --label-column stars
   jaxpool convert my-model my-model-store
   jaxpool serve --model my-model-store --port 8000
@@ -32,6 +33,8 @@ Classify text with any Hugging Face checkpoint, in JAX, on TPU, GPU or CPU.
 """
 COMMANDS = {
     "classify": ("jaxpool.commands.classify", "label texts from the command line, a pipe or a file"),
+    "batch": ("jaxpool.commands.batch", "label files of any size, in parts, resumably"),
+    "run-batch": ("jaxpool_serving.batch_command", "answer a file of OpenAI batch requests"),
     "fit": ("jaxpool.commands.fit", "train a classifier on labelled texts"),
     "convert": ("jaxpool.commands.convert", "write a checkpoint as a store that opens faster"),
     "serve": ("jaxpool_serving.command", "answer POST /classify over HTTP"),
@@ -40,6 +43,8 @@ COMMANDS = {
     "completion": ("jaxpool.commands.completion", "write a script that completes commands in your shell"),
 }
 """Command -> (module with ``add_arguments`` and ``main``, imported by name when needed; what it does)."""
+EXTRAS = {"pyarrow": "batch", "fsspec": "batch", "zstandard": "batch", "ray": "ray"}
+"""Package -> the extra that brings it, where that is not ``serve``."""
 EPILOG = "Without --model, the English sentiment model inside jaxpool is used."
 INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended
 PIPE_CLOSED = 141
@@ -217,8 +222,9 @@ def _command_module(module: str) -> Any:
         package = (error.name or "").partition(".")[0]
         if package.startswith("jaxpool"):
             raise
+        extra = EXTRAS.get(package, "serve")
         raise NotInstalledError(
-            f"the package {package!r} is not installed; get it with: pip install 'jaxpool[serve]'"
+            f"the package {package!r} is not installed; get it with: pip install 'jaxpool[{extra}]'"
         ) from error
 
 

@@ -63,6 +63,13 @@ def positive(word: str) -> int:
     return int(word)
 
 
+def natural(word: str) -> int:
+    """An argument that is a whole number from 0 up."""
+    if not (word.isascii() and word.isdigit()):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0 up, not {word!r}")
+    return int(word)
+
+
 def json_object(word: str) -> dict[str, Any]:
     """An argument that is a JSON object."""
     try:
@@ -72,3 +79,31 @@ def json_object(word: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"must be a JSON object, not {word}")
     return value
+
+
+def long_text_options(command: argparse.ArgumentParser) -> None:
+    """Declares what becomes of texts that are longer than the model reads; see ``jaxpool.text.windows.LongText``."""
+    add = command.add_argument_group("long texts").add_argument
+    add("--truncate", action="store_true", help="cut texts that are too long (short for --long-text truncate)")
+    add(
+        "--long-text",
+        choices=("error", "truncate", "window"),
+        default="error",
+        help="refuse them, cut them, or read all of them in windows (default: error)",
+    )
+    add("--window", metavar="N", type=positive, help="tokens of a window (default: as many as the model reads)")
+    add("--overlap", metavar="N", type=natural, help="tokens that neighbouring windows share (default: none)")
+    add("--aggregate", choices=("mean", "max", "first"), help="of windows (default: mean; max for several labels)")
+
+
+def long_texts(args: argparse.Namespace) -> dict[str, Any]:
+    """What these options say, as ``truncate`` and ``windows`` of ``jaxpool.files.stream.classify``."""
+    names = ("long_text", "window", "overlap", "aggregate")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) not in (None, "error")}
+    if args.truncate or args.long_text == "truncate":
+        if set(given) - {"long_text"} or args.long_text == "window":
+            args.usage("--truncate and windows contradict each other")
+        return {"truncate": True}
+    if given and args.long_text != "window":
+        args.usage("--window, --overlap and --aggregate belong to --long-text window")
+    return {"windows": given or None}

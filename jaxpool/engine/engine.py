@@ -21,6 +21,7 @@ from jaxpool.engine.buckets import Bucket, CostModel
 from jaxpool.engine.costs import Costs
 from jaxpool.engine.packing import fits
 from jaxpool.engine.programs import Programs, fill
+from jaxpool.engine.sharding import placed
 from jaxpool.errors import EngineError
 
 
@@ -79,6 +80,7 @@ class Engine:
         costs: what its programs take, as it is learned.
         planner: what it plans batches with.
         programs: the compiled executables.
+        tokens, slots: computed by ``run`` so far: real tokens, and places for tokens, padding included.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Engine:
     ) -> None:
         self.spec, self.programs, self.buckets, self.costs = spec, programs, buckets, costs
         self.planner, self._process = feeding.Planner(buckets, programs.shares_cores), os.getpid()
+        self.tokens = self.slots = 0
         self._todo: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         running: queue.Queue[_Running | None] = queue.Queue(maxsize=1)
         self._threads = [
@@ -254,10 +257,10 @@ def _dispatch(
                 bool(spec.token_types),
                 work.places,
             )
-            placed = jax.device_put(inputs, programs.input_sharding)
+            arrays = placed(inputs, programs.input_sharding)
             programs.ensure((work.bucket,))  # a wait for the compiler is no part of what the batch takes
             started = time.perf_counter()
-            out = programs(work.bucket, leaves, placed)
+            out = programs(work.bucket, leaves, arrays)
             took = time.perf_counter() - started if _is_ready(out) else None
             running.put(_Running(work, where, out, started, took))
         except BaseException as error:

@@ -117,6 +117,8 @@ def run(
     again: set[int] = set()
 
     def send(batch: Batch) -> None:
+        engine.tokens += int(rows.lengths[batch.rows].sum())
+        engine.slots += batch.bucket.tokens
         flying.append((batch, engine.submit([rows.all[i] for i in batch.rows], batch.bucket, batch.places)))
 
     more, known, arrived = True, 0, False

@@ -87,3 +87,18 @@ def rows(mesh: Mesh) -> NamedSharding:
 def whole(mesh: Mesh) -> NamedSharding:
     """A full copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def placed(arrays: Any, shardings: Any) -> Any:
+    """A pytree of numpy arrays on the devices of ``shardings``, of which this process fills its own.
+
+    Where devices of other processes are among them every process must hold the same arrays; nothing is compared or
+    sent, as ``jax.device_put`` would.
+    """
+    if all(sharding.is_fully_addressable for sharding in jax.tree.leaves(shardings)):
+        return jax.device_put(arrays, shardings)
+
+    def place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+    return jax.tree.map(place, arrays, shardings)

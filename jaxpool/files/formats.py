@@ -43,6 +43,7 @@ FORMATS = {
         Format("json", readers.json_array, writers.json_array),
         Format("csv", readers.table, writers.table, header=True),
         Format("tsv", readers.table, writers.tab_table, header=True),
+        Format("parquet", readers.parquet, None, ("pq",)),
     )
 }
 _BY_SUFFIX = {suffix: one for one in FORMATS.values() for suffix in (one.name, *one.others)}

@@ -123,9 +123,19 @@ class TextFile:
             return None
 
     @property
+    def binary(self) -> BinaryIO:
+        """The file as bytes, for formats that are no text."""
+        return self._raw
+
+    @property
+    def wanted(self) -> tuple[str, ...] | None:
+        """The columns to read; None for all."""
+        return None if self._keep else self.columns
+
+    @property
     def unit(self) -> str:
         """What a row's number counts."""
-        return "entry" if self.format == "json" else "line"
+        return {"json": "entry", "parquet": "row"}.get(self.format, "line")
 
     def place(self, row: Row) -> str:
         """How messages name a row."""

@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from jaxpool.errors import InputFileError
 
@@ -40,6 +40,14 @@ class Source(Protocol):
     """Columns that must be there."""
     delimiter: str | None
     """Between the fields of a table; None: to be found out."""
+
+    @property
+    def binary(self) -> BinaryIO:
+        """The file as bytes, for formats that are no text."""
+
+    @property
+    def wanted(self) -> tuple[str, ...] | None:
+        """The columns to read; None for all."""
 
     def lines(self) -> Iterator[str]:
         """Decoded lines with their ends, the last one perhaps without."""
@@ -189,6 +197,31 @@ def table(source: Source) -> Iterator[Record]:
             )
         elif values:
             yield Record(line, dict(zip(names, values)))
+
+
+def parquet(source: Source) -> Iterator[Record]:
+    """Rows of a Parquet file, a batch of them at a time. Needs pyarrow."""
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise InputFileError(
+            f"{source.name}: Parquet needs pyarrow; get it with: pip install 'jaxpool[batch]'"
+        ) from error
+    try:
+        with pq.ParquetFile(source.binary) as file:
+            names = file.schema_arrow.names
+            for column in source.columns:
+                if column not in names:
+                    raise InputFileError(f"{source.name}: {source.missing(column, names, 'there is no column')}")
+            columns = names if source.wanted is None else list(dict.fromkeys(source.wanted))
+            number = 0
+            for batch in file.iter_batches(columns=columns, batch_size=1024):
+                for values in zip(*(batch[column].to_pylist() for column in columns)):
+                    number += 1
+                    yield Record(number, dict(zip(columns, values)))
+    except (pa.ArrowException, OSError) as error:
+        raise InputFileError(f"{source.name} cannot be read as Parquet: {error}") from error
 
 
 def _malformed(name: str, error: csv.Error) -> str:

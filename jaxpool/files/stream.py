@@ -58,6 +58,7 @@ def classify(
     activated: bool = True,
     truncate: bool = False,
     top_k: int | None = None,
+    windows: Mapping[str, Any] | None = None,
     advance: Callable[[int, float], object] = lambda _texts, _read: None,
     skip: Callable[[Item], object] | None = None,
 ) -> Iterator[Result]:
@@ -72,6 +73,7 @@ def classify(
         activated: probabilities; False gives logits.
         truncate: cut texts that are too long, instead of refusing them.
         top_k: keep so many labels of each result, highest first; None keeps all in the model's order.
+        windows: read texts that are too long in windows, as these options of ``LLM.classify`` say.
         advance: called with how many more texts are done, and about how many bytes of input these were.
         skip: called, in order, with each item that cannot be classified, ``problem`` telling why; None raises.
 
@@ -87,8 +89,11 @@ def classify(
     kind = "probs" if activated else "logits"
     supply = iter(items)
 
-    def prepare() -> tuple[list[Item], list[dict[str, Any]]]:
-        return _tokenise(llm, list(itertools.islice(supply, CHUNK)), truncate, skip is not None)
+    def prepare() -> tuple[list[Item], list[Any]]:
+        chunk = list(itertools.islice(supply, CHUNK))
+        if windows:
+            return chunk, [item.prompt for item in chunk if not item.problem]
+        return _tokenise(llm, chunk, truncate, skip is not None)
 
     count, read = itertools.count(), 0
     ahead = ThreadPoolExecutor(1, thread_name_prefix="tokenise")
@@ -104,7 +109,7 @@ def classify(
             outputs: Iterator[ClassificationOutput] = iter(())
             if prompts:
                 bar = functools.partial(_Bar, advance, per_text)
-                answers = llm.classify(prompts, pooling_params=params, use_tqdm=bar)
+                answers = llm.classify(prompts, pooling_params=params, use_tqdm=bar, **(windows or {}))
                 outputs = iter([answer.outputs for answer in answers])
             skipped = len(chunk) - len(prompts)
             advance(skipped, skipped * per_text)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from jaxpool.errors import InputFileError, JaxpoolError
+from jaxpool.errors import InputFileError
 from jaxpool.files.input_files import Row, TextFile
 from jaxpool.training.data import Label, Labelled, Text
 
@@ -42,7 +42,6 @@ def read_labelled(
 
     Raises:
         InputFileError: what ``TextFile`` refuses, an empty text or label, labels of several kinds, no rows.
-        JaxpoolError: a Parquet file, and pyarrow is not installed.
     """
     path = Path(path)
     columns = [label_column] if isinstance(label_column, str) else list(label_column)
@@ -71,37 +70,8 @@ def read_labelled(
 def _rows(path: Path, texts: list[str], labels: list[str]) -> Iterator[Row]:
     columns = [*texts, *labels]
     options = ["--text-column", "--pair-column"][: len(texts)] + ["--label-column"] * len(labels)
-    if path.suffix.lower() == ".parquet":
-        yield from _parquet_rows(path, columns, options)
-        return
     with TextFile(path, columns, options=options) as file:
         yield from file
-
-
-def _parquet_rows(path: Path, columns: list[str], options: list[str]) -> Iterator[Row]:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ModuleNotFoundError as error:
-        raise JaxpoolError(f"reading {path} needs pyarrow; get it with: pip install 'jaxpool[batch]'") from error
-    if not path.is_file():
-        raise InputFileError(f"{path} does not exist")
-    try:
-        with parquet.ParquetFile(path) as file:
-            present = file.schema_arrow.names
-            for column, option in zip(columns, options):
-                if column not in present:
-                    shown = ", ".join(map(repr, present[:20]))
-                    raise InputFileError(
-                        f"{path}: there is no column {column!r}; the columns are {shown}; choose with {option}"
-                    )
-            number = 0
-            for batch in file.iter_batches(columns=list(dict.fromkeys(columns))):
-                for record in batch.to_pylist():
-                    number += 1
-                    yield Row(number, tuple(record[column] for column in columns))
-    except (pyarrow.ArrowException, OSError) as error:
-        raise InputFileError(f"{path} cannot be read as Parquet: {error}") from error
 
 
 def _parsed(value: Any) -> Any:

@@ -6,16 +6,18 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
 from jaxpool.errors import ValidationError
 from jaxpool.params import PoolingParams
+from jaxpool.text import aggregate
+from jaxpool.text.windows import LongText
 from jaxpool_serving.schemas.errors import RequestError
 from jaxpool_serving.state import OPTIONS, RECORD, TOKENIZER_THREADS, ServedModel
-from jaxpool_serving.tokenization import estimate_tokens, prompt_size, tokenise
+from jaxpool_serving.tokenization import estimate_tokens, prompt_size, rows_of, tokenise
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +36,7 @@ class Job:
         priority: lower goes first.
         timeout: seconds from the request's arrival, after which nobody wants the answer; None: as the server is
             configured.
+        long_text: what becomes of texts that are longer than the model reads; see ``LongText``.
     """
 
     prompts: Sequence[Any]
@@ -41,6 +44,7 @@ class Job:
     activated: bool | None = None
     priority: int = 0
     timeout: float | None = None
+    long_text: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, body: PoolingRequest, prompts: Sequence[Any]) -> Job:
@@ -90,7 +94,16 @@ async def _compute(request: web.Request, served: ServedModel, job: Job) -> Score
         record.texts, started = len(sizes), time.perf_counter()
         activated = spec.use_activation if job.activated is None else job.activated
         threads = request.app[TOKENIZER_THREADS]
-        rows = await tokenise(served.llm, threads, job.prompts, sizes, job.tokenization, activated)
+        long = LongText.of(job.long_text, spec.max_length)
+        texts = await tokenise(served.llm, threads, job.prompts, sizes, job.tokenization, long)
+        rows = rows_of(texts, activated)
+        if len(rows) > len(texts) and len(rows) > options.max_windows_per_request:
+            raise ValidationError(
+                f"This request's texts have {len(rows)} windows and the server takes at most "
+                f"{options.max_windows_per_request}; split it, or ask for longer windows.",
+                parameter="window",
+                value=len(rows),
+            )
         record.tokens = sum(len(row.ids) for row in rows)
         record.tokenise = time.perf_counter() - started
         if record.tokens > options.tokens_per_request:
@@ -99,15 +112,18 @@ async def _compute(request: web.Request, served: ServedModel, job: Job) -> Score
                 "split it.",
                 parameter="input",
             )
-        room.holds(record.tokens)
+        room.holds(record.tokens, len(rows))
         values, record.queue, record.device = await served.batcher.classify(rows, job.priority)
+    if long is not None and len(rows) > len(texts):
+        how = long.aggregate_for(spec.problem == "multi")
+        values = aggregate.of_texts(values, texts, how, per_token=spec.per_token)
     if spec.steps or spec.dimensions is not None:
         from jaxpool.engine.postprocess import (
             select,  # not above: it brings JAX, and the server listens before that is there
         )
 
         values = [select(spec, PoolingParams(), row, one) for row, one in zip(rows, values, strict=True)]
-    return Scores(values, [row.ids for row in rows])
+    return Scores(values, [text.ids for text in texts])
 
 
 def _check(job: Job, sizes: Sequence[int], app: web.Application, served: ServedModel) -> None:

@@ -40,6 +40,7 @@ class Options:
         max_inputs: most texts in one request.
         max_text_chars: most characters (or token ids) of one text, even where it will be truncated.
         max_tokens_per_request: most tokens of one request, after truncation.
+        max_windows_per_request: most windows into which the long texts of one request are cut, if it asks for that.
         max_queued_texts: most texts admitted and not yet answered, all requests together; beyond it 429.
         max_queued_tokens: most tokens of those texts; beyond it 429.
         max_body_bytes: largest request body; beyond it 413.
@@ -71,6 +72,7 @@ class Options:
     max_inputs: int = 1024
     max_text_chars: int = 500_000
     max_tokens_per_request: int = 500_000
+    max_windows_per_request: int = 256
     max_queued_texts: int = 4096
     max_queued_tokens: int = 1_000_000
     max_body_bytes: int = 16 * 2**20
@@ -225,6 +227,7 @@ LIMITS: dict[str, tuple[str, Callable[[str], float], str]] = {
     "max_inputs": ("N", positive, "most texts of a request"),
     "max_text_chars": ("N", positive, "longest text in characters, even if it will be truncated"),
     "max_tokens_per_request": ("N", positive, "most tokens of a request"),
+    "max_windows_per_request": ("N", positive, "most windows of a request's long texts (long_text: window)"),
     "max_queued_texts": ("N", positive, "most unanswered texts; beyond it 429"),
     "max_queued_tokens": ("N", positive, "most tokens of those; beyond it 429"),
     "max_body_bytes": ("N", positive, "largest request body; beyond it 413"),

@@ -14,6 +14,7 @@ from aiohttp import web
 
 from jaxpool.engine.daemon_threads import DaemonThreads
 from jaxpool.errors import JaxpoolError
+from jaxpool.text.windows import LongText, Windowed, encode
 from jaxpool_serving.schemas.errors import RequestError
 from jaxpool_serving.state import OPTIONS, TOKENIZER_THREADS
 
@@ -55,9 +56,9 @@ async def tokenise(
     prompts: Sequence[Any],
     sizes: Sequence[int],
     tokenization: Mapping[str, Any],
-    activated: bool,
-) -> list[Row]:
-    """The rows of one request.
+    long: LongText | None = None,
+) -> list[Windowed]:
+    """The texts of one request as the model reads them.
 
     Args:
         llm: the model whose tokenizer it is.
@@ -65,7 +66,7 @@ async def tokenise(
         prompts: texts, lists of token ids, or pairs.
         sizes: `prompt_size` of each.
         tokenization: options for the tokenizer.
-        activated: whether scores are wanted after the activation.
+        long: what becomes of texts that are longer than the model reads.
 
     Raises:
         ValidationError: a prompt cannot be tokenised as asked.
@@ -74,11 +75,18 @@ async def tokenise(
     """
     vocabulary = llm.tokenizer.vocabulary
     if sum(sizes) <= AT_ONCE and (vocabulary is None or vocabulary.backend is not None):  # a Rust one is quick
-        return _rows(llm, prompts, tokenization, activated)
-    rows: list[Row] = []
+        return _read(llm, prompts, tokenization, long)
+    texts: list[Windowed] = []
     for start, stop in _pieces(sizes):
-        rows += await threads.run(_rows, llm, prompts[start:stop], tokenization, activated)
-    return rows
+        texts += await threads.run(_read, llm, prompts[start:stop], tokenization, long)
+    return texts
+
+
+def rows_of(texts: Sequence[Windowed], activated: bool) -> list[Row]:
+    """What is computed for texts: a row for every window; ``activated``: scores are wanted after the activation."""
+    from jaxpool.engine.engine import Row
+
+    return [Row(one.ids, one.types, activated) for text in texts for one in text.windows]
 
 
 def _pieces(sizes: Sequence[int]) -> Iterable[tuple[int, int]]:
@@ -93,11 +101,9 @@ def _pieces(sizes: Sequence[int]) -> Iterable[tuple[int, int]]:
     yield start, len(sizes)
 
 
-def _rows(llm: LLM, prompts: Sequence[Any], tokenization: Mapping[str, Any], activated: bool) -> list[Row]:
-    from jaxpool.engine.engine import Row
-
+def _read(llm: LLM, prompts: Sequence[Any], tokenization: Mapping[str, Any], long: LongText | None) -> list[Windowed]:
     with tokenizer_errors():
-        return [Row(text.ids, text.types, activated) for text in llm.tokenizer.encode(prompts, tokenization)]
+        return encode(llm.tokenizer, prompts, tokenization, long)
 
 
 @contextlib.contextmanager

@@ -60,11 +60,11 @@ async def test_room_is_given_back_whatever_happens() -> None:
     with admission.room(2, 10), pytest.raises(QueueFullError), admission.room(1, 1):
         pass
     with admission.room(1, 10) as room:
-        room.holds(99)
+        room.holds(99, 1)
         with pytest.raises(QueueFullError), admission.room(1, 2):
             pass
         with admission.room(1, 1) as other, pytest.raises(QueueFullError):
-            other.holds(2)
+            other.holds(2, 1)
     with pytest.raises(RuntimeError, match="boom"), admission.room(2, 10):
         raise RuntimeError("boom")
     assert (admission.texts, admission.tokens) == (0, 0)

@@ -96,3 +96,69 @@ def test_stages_hand_over_what_was_installed() -> None:
     assert any(f"PATH={installed}/bin:$PATH" in line for line in lines)
     user = next(number for number, line in enumerate(lines) if line.startswith("USER"))
     assert all(not later.startswith(("RUN", "COPY")) for _, later in pairwise(lines[user:]))
+
+
+BATCH = ("batch-job.yaml", "batch-jobset-gpu.yaml", "batch-jobset-tpu.yaml")
+
+
+def batch_jobs(name: str) -> list[dict[str, Any]]:
+    """The Jobs of a manifest; those inside a JobSet as JobSet makes them."""
+    [resource] = resources(name)
+    if resource["kind"] == "Job":
+        return [resource]
+    # The fields of jobset.x-k8s.io/v1alpha2 in use: its schema is no part of Kubernetes
+    assert (resource["apiVersion"], resource["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
+    assert resource["spec"].keys() <= {"failurePolicy", "network", "replicatedJobs", "successPolicy", "suspend"}
+    assert resource["spec"]["failurePolicy"].keys() <= {"maxRestarts", "rules", "restartStrategy"}
+    found = []
+    for one in resource["spec"]["replicatedJobs"]:
+        assert one.keys() <= {"name", "replicas", "template", "groupName", "dependsOn"}
+        found.append({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": one["name"]}, **one["template"]})
+    return found
+
+
+@pytest.mark.parametrize("name", BATCH)
+def test_batch_jobs_fit_the_schemas_of_kubernetes(name: str) -> None:
+    import kubernetes_validate
+
+    for job in batch_jobs(name):
+        kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
+        job["spec"]["completionmode"] = "Indexed"
+        with pytest.raises(kubernetes_validate.ValidationError):
+            kubernetes_validate.validate(job, kubernetes_validate.latest_version(), strict=True)
+
+
+@pytest.mark.parametrize("name", BATCH)
+def test_batch_pods_know_their_share_and_their_options(name: str) -> None:
+    from jaxpool.batch.share import found_share
+
+    for job in batch_jobs(name):
+        spec = job["spec"]
+        assert spec["completionMode"] == "Indexed"
+        [container] = spec["template"]["spec"]["containers"]
+        program, *words = container["command"]
+        assert program == "jaxpool"
+        args = parser(words).parse_args([*words, *container["args"]])
+        assert args.output
+        environment = {one["name"]: one["value"] for one in container["env"]}
+        for index in range(spec["completions"]):
+            # a single-host slice tells every pod that it is alone
+            alone = {"TPU_WORKER_ID": "0", "TPU_WORKER_HOSTNAMES": "localhost"} if "tpu" in name else {}
+            share = found_share(environment=environment | alone | {"JOB_COMPLETION_INDEX": str(index)})
+            assert (share.index, share.count) == (index, spec["completions"])
+
+
+def test_the_slurm_script() -> None:
+    from jaxpool.batch.share import found_share
+
+    path = DEPLOY / "batch.slurm"
+    assert subprocess.run(["bash", "-n", path], check=False).returncode == 0
+    script = path.read_text().replace("\\\n", " ").replace("$SCRATCH", "s")
+    [command] = re.findall(r"^srun jaxpool (.+)$", script, re.MULTILINE)
+    words = command.replace('"', "").split()
+    assert parser(words[:1]).parse_args(words).steal
+    [last] = re.findall(r"^#SBATCH --array=0-(\d+)$", script, re.MULTILINE)
+    given = {"SLURM_ARRAY_TASK_ID": last, "SLURM_ARRAY_TASK_MIN": "0", "SLURM_ARRAY_TASK_COUNT": str(int(last) + 1)}
+    # srun adds a step of one task, which says nothing of the array
+    share = found_share(environment=given | {"SLURM_PROCID": "0", "SLURM_NTASKS": "1"})
+    assert (share.index, share.count) == (int(last), int(last) + 1)

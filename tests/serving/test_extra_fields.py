@@ -144,3 +144,41 @@ async def test_the_example_of_the_page(llm: LLM) -> None:
         [entry] = await classify(client, body.pop("input"), **body)
     assert list(entry) == [*PLAIN, "top_k", "labels", "logits"]
     assert len(entry["top_k"]) == 2
+
+
+LONG = {"long_text": "window", "window": 16, "overlap": 3}
+
+
+@pytest.mark.parametrize("aggregate", [None, "mean", "max", "first"])
+async def test_long_texts_answer_as_offline(llm: LLM, aggregate: Any) -> None:
+    texts = ["The movie was great, I loved it! " * 30, "a"]
+    wanted = llm.classify(texts, use_tqdm=False, **LONG, aggregate=aggregate)  # type: ignore[arg-type]
+    async with serving(llm) as client:
+        found = await classify(client, texts, **LONG, aggregate=aggregate)
+        response = await client.post("/classify", json={"input": texts, **LONG})
+        used = (await response.json())["usage"]["prompt_tokens"]
+    np.testing.assert_allclose(
+        [entry["probs"] for entry in found], [output.outputs.probs for output in wanted], atol=1e-5
+    )
+    assert used == sum(len(output.prompt_token_ids) for output in wanted)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"long_text": "window", "window": 4, "max": 3}, "windows and the server takes at most 3"),
+        ({"long_text": "window", "window": 10**6}, "is more than the"),
+        ({"window": 16}, "long_text='window' only"),
+        ({"long_text": "window", "return_logits": True}, "not both"),
+        ({"long_text": "slide"}, "Input should be 'error', 'truncate' or 'window'"),
+        ({"long_text": "truncate", "truncate_prompt_tokens": 3}, "contradict each other"),
+    ],
+)
+async def test_long_texts_that_are_refused(llm: LLM, fields: dict[str, Any], words: str) -> None:
+    most = fields.pop("max", 256)
+    async with serving(llm, max_windows_per_request=most) as client:
+        response = await client.post("/classify", json={"input": "word " * 30, **fields})
+        error = (await response.json())["error"]
+        assert (await client.post("/classify", json={"input": "a"})).status == 200
+    assert response.status == 400
+    assert words in error["message"]

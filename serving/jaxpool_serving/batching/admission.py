@@ -80,19 +80,23 @@ class Room:
             self._admission.texts -= self._texts
             self._admission.tokens -= self._tokens
 
-    def holds(self, tokens: int) -> None:
-        """The number of tokens is known now.
+    def holds(self, tokens: int, texts: int) -> None:
+        """The numbers of tokens, and of texts (each window of a long one counts), are known now.
 
         Raises:
-            QueueFullError: it is more than was estimated, and more than there is room for.
+            QueueFullError: they are more than was estimated, and more than there is room for.
         """
         if not self._held:
             raise RuntimeError("this room has been given back")
         admission = self._admission
+        others = admission.texts - self._texts
         if tokens > self._tokens:
-            self._check(admission.texts - self._texts, admission.tokens - self._tokens + tokens)
+            self._check(others, admission.tokens - self._tokens + tokens)
+        if texts > self._texts and others and others + texts > admission.max_texts:
+            raise QueueFullError(admission.seconds_to_drain())
         admission.tokens += tokens - self._tokens
-        self._tokens = tokens
+        admission.texts += texts - self._texts
+        self._tokens, self._texts = tokens, texts
 
     def _check(self, other_texts: int, tokens: int) -> None:
         if other_texts and tokens > self._admission.max_tokens:

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from aiohttp import web
 
+from jaxpool.errors import ValidationError
 from jaxpool.ops.host_activations import activate
 from jaxpool_serving.bodies import parse_body, request_id
 from jaxpool_serving.chat_rendering import request_prompts
@@ -36,8 +37,14 @@ async def classify(request: web.Request) -> web.Response:
     spec = model.llm.engine.spec
     activated = spec.use_activation if body.use_activation is None else body.use_activation
     # Who wants both gets them from one computation: the activation is nothing, the model is everything.
+    if body.return_logits and body.long_text == "window":
+        raise ValidationError(
+            "Windows are put together by probabilities or by logits, not both: ask for return_logits without "
+            "long_text='window', or for use_activation=false.",
+            parameter="return_logits",
+        )
     async with deadline(request, body.timeout):
-        job = Job.of(body, await request_prompts(request.app, model, body))
+        job = replace(Job.of(body, await request_prompts(request.app, model, body)), long_text=body.long_texts())
     scores = await compute(request, model, replace(job, activated=activated and not body.return_logits))
     values, logits = scores.values, scores.values if body.return_logits else None
     if activated and body.return_logits:

@@ -33,6 +33,14 @@ class ClassifyOptions(UseActivation):
     top_k: Annotated[int, Field(ge=1)] | None = None
     threshold: Annotated[float, Field(allow_inf_nan=False)] | None = None
     return_logits: bool = False
+    long_text: Literal["error", "truncate", "window"] | None = None
+    window: Annotated[int, Field(ge=1)] | None = None
+    overlap: Annotated[int, Field(ge=0)] | None = None
+    aggregate: Literal["mean", "max", "first"] | None = None
+
+    def long_texts(self) -> dict[str, Any]:
+        """What is said of texts that are longer than the model reads."""
+        return self.model_dump(include={"long_text", "window", "overlap", "aggregate"}, exclude_none=True)
 
 
 class ClassifyRequest(PoolingRequest, TextInput, ClassifyOptions):

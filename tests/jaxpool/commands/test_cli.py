@@ -171,7 +171,7 @@ def test_too_long_texts(capsys: pytest.CaptureFixture[str], tmp_path: Path, monk
         (["--input", "latin.csv", "--text-column", "body"], "latin.csv: line 3, byte 20: 0xe9 is not valid utf-8"),
         (["--input", "numbers.jsonl"], "numbers.jsonl: line 2: 'text' is 7, a JSON number; a text was expected"),
         (["--input", "empty.txt"], "empty.txt holds no texts"),
-        (["--input", "in.parquet"], "has suffix .parquet; jaxpool reads .txt"),
+        (["--input", "in.xlsx"], "has suffix .xlsx; jaxpool reads .txt"),
         (["--input", "in.txt", "--encoding", "klingon"], "unknown text encoding 'klingon'"),
         (["text", "--output", "gone/out.csv"], "there is no folder gone"),
         (["text", "--output", "out.xlsx"], "results are written as .jsonl, .json, .csv and .tsv"),

@@ -113,7 +113,9 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
     assert refusal(tmp_path / "none.txt").endswith("none.txt does not exist")
     (tmp_path / "folder.txt").mkdir()
     assert refusal(tmp_path / "folder.txt").endswith("is a folder, not a file")
-    assert "has suffix .parquet; jaxpool reads .txt, .jsonl, .json, .csv and .tsv" in refusal(tmp_path / "a.parquet")
+    assert "has suffix .xlsx; jaxpool reads .txt, .jsonl, .json, .csv, .tsv and .parquet" in refusal(
+        tmp_path / "a.xlsx"
+    )
     assert "has no suffix" in refusal(tmp_path / "a")
 
 
