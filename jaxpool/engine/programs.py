@@ -180,6 +180,13 @@ class Programs:
         for future in self.start(buckets):
             future.result()
 
+    def wait(self) -> None:
+        """Returns when all that was begun is there; raises what its compilation raised."""
+        with self._lock:
+            begun = list(self._one.values())
+        for future in begun:
+            future.result()
+
     def seal(self) -> None:
         """From now on a missing program is an error, never a compile."""
         with self._lock:
