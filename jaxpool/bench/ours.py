@@ -54,8 +54,7 @@ class Ours:
         for _ in range(SETTLING):
             before = programs.begun
             self.classify(texts)
-            while programs.busy:
-                time.sleep(0.05)
+            programs.wait()
             if programs.begun == before:
                 break
 

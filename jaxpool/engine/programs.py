@@ -131,6 +131,7 @@ class Programs:
         self._lock = threading.Lock()
         self._pool: DaemonThreads | None = None
         self._sealed = False
+        self._ready: frozenset[Bucket] = frozenset()
         self.compiles, self._busy = 0, 0
         self.noted: Callable[[Bucket, float, str | None, bool], object] = lambda *_: None
 
@@ -187,6 +188,7 @@ class Programs:
                 self._busy -= 1
         with self._lock:
             self.compiles += 1
+            self._ready |= {bucket}
         logger.debug("compiled %s", bucket)
         self.noted(bucket, time.perf_counter() - started, note.key, note.found)
         return executable
@@ -194,6 +196,13 @@ class Programs:
     def ensure(self, buckets: Iterable[Bucket]) -> None:
         """Returns when every bucket has its program; raises what its compilation raised."""
         for future in self.start(buckets):
+            future.result()
+
+    def wait(self) -> None:
+        """Returns when all that was begun is there; raises what its compilation raised."""
+        with self._lock:
+            begun = list(self._one.values())
+        for future in begun:
             future.result()
 
     def seal(self) -> None:
@@ -223,8 +232,7 @@ class Programs:
 
     def ready(self) -> frozenset[Bucket]:
         """Buckets whose program exists."""
-        with self._lock:
-            return frozenset(b for b, f in self._one.items() if f.done() and not f.cancelled() and not f.exception())
+        return self._ready
 
     def __call__(self, bucket: Bucket, leaves: list[jax.Array], inputs: Inputs) -> jax.Array:
         """Runs one batch; returns at once with what ``scores`` is still computing."""

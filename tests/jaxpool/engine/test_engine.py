@@ -122,7 +122,7 @@ def test_on_demand_compiles_each_program_once(engine: Engine) -> None:
     for _ in range(6):  # what serves better is compiled behind a call, once
         begun = engine.begun
         engine.run(rows(20))
-        engine.programs.ensure(list(engine.programs._one))
+        engine.programs.wait()
     assert engine.begun == begun
     assert engine.compiles == len(engine.programs.ready())
 

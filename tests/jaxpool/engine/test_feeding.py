@@ -166,7 +166,7 @@ def test_parts_that_fail_fail_the_call_and_nothing_hangs() -> None:
 def test_forty_texts_alone_compile_six_programs_at_most() -> None:
     engine, ran = opened(), []
     engine.run(rows(100))
-    engine.programs.ensure(list(engine.programs._one))
+    engine.programs.wait()
     before, submit = engine.begun, engine.submit
 
     def noted(batch: list[Row], bucket: Bucket) -> object:
@@ -176,7 +176,7 @@ def test_forty_texts_alone_compile_six_programs_at_most() -> None:
     engine.submit = noted  # type: ignore[method-assign, assignment]
     for row in rows(40, seed=1):
         engine.run([row])
-        engine.programs.ensure(list(engine.programs._one))
+        engine.programs.wait()
     assert engine.begun - before <= 6
     prior = engine.costs.prior
     ratios = [prior.seconds(bucket) / prior.seconds(one_row(size)) for size, bucket in ran]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,15 @@ def test_no_more_than_two_chunks_are_drawn_ahead(llm: LLM) -> None:
     drawn: list[int] = []
     for position, _ in enumerate(stream.classify(llm, items(40, drawn))):
         assert len(drawn) <= position // 4 * 4 + 8 + 1
+
+
+def test_a_long_stream_is_held_a_few_chunks_at_a_time(llm: LLM) -> None:
+    results = stream.classify(llm, items(240))
+    last = next(one for one in results if one["index"] == 200)
+    assert last["text"] == "text number 200"
+    alive = sum(isinstance(one, Item) for one in gc.get_objects())
+    assert 0 < alive <= 4 * stream.CHUNK
+    results.close()
 
 
 def test_progress_adds_up(llm: LLM) -> None:

@@ -79,8 +79,8 @@ def test_what_a_tpus_module_says() -> None:
     assert found.kernels == {"splash_attention": 3}
     out = 64 * 128 * 2
     # Of the stacked weights one layer is read; the input lies beside the cores and moves for nothing.
-    # Condition's scalars are counted nowhere: it is not walked.
-    assert found.bytes == 3 * ((256 * 128 * 2 + out) + 2 * out + 2 * out)
+    # The index is four bytes; what the condition compares is counted nowhere.
+    assert found.bytes == 3 * ((256 * 128 * 2 + out + 4) + 2 * out + 2 * out)
 
 
 def test_batches_that_are_windows_count_once() -> None:
