@@ -39,7 +39,7 @@ class CostModel:
 
     Attributes:
         flops_per_token: matmul FLOPs of one token through the backbone.
-        flops_per_token_pair: attention FLOPs per (query, key) pair, summed over layers.
+        flops_per_token_pair: attention FLOPs per (query, key) pair, summed over layers, at their own price.
         flops_per_second: sustained speed of the device (or of the whole mesh).
         seconds_per_call: constant of one dispatched batch: the call itself, and reading the weights.
         seconds_per_compile: time to compile one program.

@@ -24,7 +24,7 @@ SHORTEST_ROW = 128
 TOKENS_PER_SEGMENT = 8
 """A packed row has one place for a text per so many tokens."""
 
-WORTH = 0.02
+WORTH = 0.04
 """Share of the cost that packing, and every further length of its rows, must save: predictions are no better."""
 
 

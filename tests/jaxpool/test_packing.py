@@ -14,13 +14,13 @@ from transformers import AutoConfig
 
 from jaxpool.buckets import Bucket, CostModel, grid, waste
 from jaxpool.engine import Engine, Row
-from jaxpool.loading import open_engine
+from jaxpool.loading import SCORE_PRICE, open_engine
 from jaxpool.packing import Rows, ahead_grid, doubtful, fits, packed_grid, pays, plan, plan_padded, rows_needed
 
 MODELS = Path(__file__).parents[1] / "data" / "models"
 BERT_BASE = CostModel(
     flops_per_token=24 * 768 * (4 * 768 + 2 * 3072),
-    flops_per_token_pair=48 * 768,
+    flops_per_token_pair=48 * 768 * SCORE_PRICE["tpu"],
     flops_per_second=1e14,
     seconds_per_call=4e-4,
     seconds_per_compile=5.0,
