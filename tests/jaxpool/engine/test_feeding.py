@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxpool.engine.prior import SPILL, fast_tokens
 from transformers import AutoConfig
 
 from jaxpool.bench.texts import lengths
@@ -17,6 +16,7 @@ from jaxpool.engine.chips import CHIPS, Chip, chip_of
 from jaxpool.engine.engine import Engine, Row
 from jaxpool.engine.feeding import Planner
 from jaxpool.engine.opening import TOKEN_BUDGET, open_engine
+from jaxpool.engine.prior import SPILL, fast_tokens
 
 MODELS = Path(__file__).parents[2] / "data" / "models"
 

@@ -16,11 +16,12 @@ from jaxpool.engine.buckets import Bucket, CostModel, grid, waste
 from jaxpool.engine.engine import Engine, Row
 from jaxpool.engine.opening import open_engine
 from jaxpool.engine.packing import Rows, ahead_grid, doubtful, fits, packed_grid, pays, plan, plan_padded, rows_needed
+from jaxpool.engine.prior import SCORE_PRICE
 
 MODELS = Path(__file__).parents[2] / "data" / "models"
 BERT_BASE = CostModel(
     flops_per_token=24 * 768 * (4 * 768 + 2 * 3072),
-    flops_per_token_pair=48 * 768,
+    flops_per_token_pair=48 * 768 * SCORE_PRICE["tpu"],
     flops_per_second=1e14,
     seconds_per_call=4e-4,
     seconds_per_compile=5.0,

@@ -7,11 +7,11 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
 
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 from transformers import AutoConfig
 
 from jaxpool.checkpoints.spec import Spec, resolve
@@ -21,7 +21,9 @@ from jaxpool.engine.engine import Row
 from jaxpool.engine.opening import open_engine
 from jaxpool.engine.programs import Programs, abstract
 from jaxpool.errors import ValidationError
+from jaxpool.ops.attention import attend
 from jaxpool.ops.kernels import Implementation
+from jaxpool.ops.layout import Layout
 from jaxpool_conversions.rules import HeadSource
 
 MODELS = Path(__file__).parents[2] / "data" / "models"
@@ -109,29 +111,38 @@ def _no_cache() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_no_cache")
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (the TPU compiler, no TPU)")
-def test_the_tpu_compiler_takes_splash_attention_on_a_mesh(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rows of 512, padded and packed, over devices that share heads: no scores in memory, nothing gathered."""
+@pytest.mark.parametrize(
+    ("kv_heads", "window", "causal"),
+    [(2, None, True), (1, 128, True), (4, 65, False)],
+    ids=["grouped", "one", "window"],
+)
+def test_the_tpu_compiler_takes_splash_attention_on_a_mesh(
+    kv_heads: int, window: int | None, causal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Packed rows over devices that share heads: one kernel, no scores in memory, nothing gathered."""
     monkeypatch.setitem(os.environ, "TPU_SKIP_MDS_QUERY", "1")
     monkeypatch.setitem(os.environ, "ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
     from jax.experimental import topologies
 
-    topology = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2")
-    spec = spec_of("qwen2", "tpu")
+    mesh = sharding.make_mesh(2, 2, topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices)
 
-    def compiled(bucket: Bucket, forced: Literal["dense"] | None = None) -> tuple[int, int]:
-        mesh = sharding.make_mesh(2, 2, topology.devices)
-        program = Programs(abstract(spec, Implementation("tpu", forced)), spec, mesh).lower(bucket).compile()
-        hlo = program.as_text()
-        assert len(re.findall(r"= [^\n]* all-to-all\(", hlo)) == 0
-        return len(re.findall("tpu_custom_call", hlo)), program.memory_analysis().temp_size_in_bytes
+    def run(q: jax.Array, k: jax.Array, v: jax.Array, *layout: jax.Array) -> jax.Array:
+        options = {"causal": causal, "window": window, "scale": 0.125, "implementation": Implementation("tpu")}
+        return attend(q, k, v, layout=Layout.packed(*layout), **options)
 
-    kernels, memory = compiled(Bucket(4, 512, 64))
-    assert kernels == 1, "in the scanned layer; the last one asks for few tokens"
-    dense_kernels, dense_memory = compiled(Bucket(4, 512, 64), "dense")
-    assert dense_kernels == 0
-    assert memory < dense_memory
-    assert compiled(Bucket(4, 512))[0] == 1
-    assert compiled(Bucket(4, 256))[0] == 0, "shorter rows are better off dense"
+    def shape(*size: int, heads: bool = False, dtype: str = "int32") -> jax.ShapeDtypeStruct:
+        spec = PartitionSpec("data", None, "model") if heads else PartitionSpec("data")
+        return jax.ShapeDtypeStruct(size, dtype, sharding=NamedSharding(mesh, spec))
+
+    with jax.set_mesh(mesh):
+        q = shape(4, 1024, 4, 64, heads=True, dtype="bfloat16")
+        kv = shape(4, 1024, kv_heads, 64, heads=kv_heads > 1, dtype="bfloat16")
+        compiled = jax.jit(run).lower(q, kv, kv, shape(4, 1024), shape(4, 128), shape(4, 128)).compile()
+    hlo = compiled.as_text()
+    assert hlo.count("tpu_custom_call") == 1
+    assert not re.search(r"= [^\n]* all-(?:gather|to-all)(?:-start)?\(", hlo)
+    scores = 2 * 2 * 1024 * 1024 * 4
+    assert compiled.memory_analysis().temp_size_in_bytes < scores / 4
 
 
 @pytest.mark.usefixtures("_no_cache")

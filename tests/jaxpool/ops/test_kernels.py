@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from transformers import AutoConfig
 
-from jaxpool.engine import Row
 from jaxpool.engine.buckets import Bucket
+from jaxpool.engine.engine import Row
 from jaxpool.engine.opening import open_engine
 from jaxpool.errors import ValidationError
 from jaxpool.ops.attention import ByDistance, attend
