@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-import numpy as np
-
 from jaxpool.checkpoints import parsed_cache, tasks
 from jaxpool.checkpoints.location import locate
 from jaxpool.engine_args import EngineArgs, check_engine_args
@@ -26,6 +24,7 @@ from jaxpool.params import Adapters, Params, PoolerConfig, PoolingParams, broadc
 from jaxpool.text.prompts import Prompts, pairs, split, to_score
 from jaxpool.text.tokenizer import Tokenizer
 from jaxpool.text.vocabulary import lower_cases, read_tokenizer
+from jaxpool.zero_shot.options import CandidateLabels, Question
 
 if TYPE_CHECKING:
     from jaxpool.engine.engine import Engine
@@ -141,6 +140,7 @@ class LLM:
         )
         self._words, self._name = words, folder.name if model is None or Path(model).is_dir() else str(model)
         self._hf_tokenizer: Any = None
+        self._judge: Callable[..., list[ClassificationRequestOutput]] | None = None
         self._ids = itertools.count()
         self._closed = False
 
@@ -152,6 +152,7 @@ class LLM:
         use_tqdm: bool | Callable[..., Any] = True,
         lora_request: Adapters = None,
         tokenization_kwargs: dict[str, Any] | None = None,
+        **labels: Unpack[CandidateLabels],
     ) -> list[ClassificationRequestOutput]:
         """Classifies prompts.
 
@@ -165,6 +166,8 @@ class LLM:
             use_tqdm: whether to show a progress bar, or what to make one with.
             lora_request: must be None; adapters are not supported yet.
             tokenization_kwargs: truncation and padding; see ``jaxpool.text.prompts.Options``.
+            **labels: ``candidate_labels=[…]`` names labels of your own, for a language model, a model of entailment or
+                an embedder; ``prompt``, ``examples`` and more: see ``jaxpool.zero_shot.options.Question``.
 
         Returns:
             one output per prompt, in order; its ``outputs`` has ``probs``, ``label`` and ``labels``.
@@ -175,6 +178,9 @@ class LLM:
                 the prompt.
             EngineError: computing failed, or a result is not finite.
         """
+        if (question := Question.of(labels)) is not None:
+            params = broadcast(pooling_params, prompts := split(prompts), "classify", lora_request)
+            return self._judged(question, prompts, params, use_tqdm, tokenization_kwargs)
         task = tasks.check("classify", self.pooling_task, self.supported_tasks)
         params = broadcast(pooling_params, prompts := split(prompts), task, lora_request)
         outputs = self._run(prompts, params, use_tqdm, tokenization_kwargs)
@@ -319,6 +325,30 @@ class LLM:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
+    def _judged(
+        self,
+        question: Question,
+        prompts: Sequence[Any],
+        params: Sequence[PoolingParams],
+        use_tqdm: bool | Callable[..., Any],
+        tokenization_kwargs: dict[str, Any] | None,
+    ) -> list[ClassificationRequestOutput]:
+        from jaxpool.zero_shot.judges import Judge
+
+        self._check_open()
+        if self._judge is None:
+            self._judge = Judge(self.engine, self.tokenizer, self._ids)
+
+        def run(prompts: Sequence[Any], one: PoolingParams) -> list[PoolingRequestOutput[PoolingOutput]]:
+            return self._run(prompts, [one] * len(prompts), use_tqdm, tokenization_kwargs)
+
+        return self._judge(question, prompts, params, run, tokenization_kwargs)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("This LLM is closed; make a new one.")
+        self.engine.check_process()
+
     def _activated(self, params: PoolingParams) -> bool:
         return self.engine.spec.use_activation if params.use_activation is None else params.use_activation
 
@@ -336,9 +366,7 @@ class LLM:
         tokenization_kwargs: dict[str, Any] | None,
     ) -> list[PoolingRequestOutput[PoolingOutput]]:
         """Tokenises everything, then computes everything; outputs in the order of ``prompts``."""
-        if self._closed:
-            raise EngineError("This LLM is closed; make a new one.")
-        self.engine.check_process()
+        self._check_open()
         from jaxpool.engine import postprocess
         from jaxpool.engine.engine import Row
 
@@ -353,26 +381,13 @@ class LLM:
         finally:
             if bar is not None:
                 bar.close()
-        _check_finite(scores)
+        postprocess.check_finite(scores)
         if spec.steps or spec.matryoshka is not None:
             scores = [postprocess.wanted(spec, *parts) for parts in zip(params, rows, scores)]
         return [
             PoolingRequestOutput(str(next(self._ids)), PoolingOutput(score), list(one.ids))
             for score, one in zip(scores, encoded)
         ]
-
-
-def _check_finite(scores: np.ndarray | list[np.ndarray]) -> None:
-    if isinstance(scores, np.ndarray):
-        finite = np.isfinite(scores).all(axis=1)
-    else:
-        finite = np.array([np.isfinite(score).all() for score in scores])
-    if not finite.all():
-        index = int(np.flatnonzero(~finite)[0])
-        raise EngineError(
-            f"The scores of prompt {index} are not finite: {scores[index].tolist()}. The weights are "
-            "damaged, or the dtype overflows (try dtype='float32')."
-        )
 
 
 def _bar(use_tqdm: bool | Callable[..., Any], total: int) -> Any:

@@ -29,7 +29,9 @@ ARROWS = {
     "checkpoints": "version errors params text ops models checkpoints jaxpool_conversions",
     "engine": "errors params ops models checkpoints engine jaxpool_conversions",
     "engine.buckets": "",  # numpy alone
-    "llm": "errors params outputs engine_args text checkpoints engine",
+    "zero_shot": "errors params outputs text ops models checkpoints engine zero_shot",
+    "zero_shot.tree": "",  # numpy alone
+    "llm": "errors params outputs engine_args text checkpoints engine zero_shot",
     "files": "errors params outputs llm files",
     "training": "errors text ops models checkpoints engine files training jaxpool_conversions",
     "default_model": "errors llm training files commands default_model",

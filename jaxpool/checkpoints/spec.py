@@ -16,10 +16,12 @@ from jaxpool.checkpoints.labels import (
     problem_of,
     refuse_quantised,
 )
+from jaxpool.checkpoints.language_models import language_head
 from jaxpool.checkpoints.sentence_transformers import Dense, is_sentence_embedder, read_sentence_embedder
 from jaxpool.checkpoints.tasks import Task, choose, kind_of
 from jaxpool.errors import ConfigError, MissingHeadError, ValidationError
 from jaxpool.models.classifier import HeadConfig, ProjectionConfig
+from jaxpool.models.language_head import LanguageHead
 from jaxpool.ops.pooling import Activation, Pooling
 from jaxpool.params import PoolerConfig
 from jaxpool_conversions.families import Family, HeadStyle, find
@@ -70,6 +72,7 @@ class Spec:
         columns: logits (or hidden units) that are kept, in this order; None for all.
         matryoshka: sizes that embeddings may be cut to, empty for any; None if they may not.
         dimensions: size they are cut to unless the request says otherwise; None for no cut.
+        language: how hidden states become logits of the vocabulary, where that is the task; None elsewhere.
     """
 
     architecture: str
@@ -97,6 +100,7 @@ class Spec:
     matryoshka: tuple[int, ...] | None = None
     dimensions: int | None = None
     modules: tuple[str, ...] = ()
+    language: LanguageHead | None = None
 
     @property
     def num_labels(self) -> int:
@@ -123,6 +127,7 @@ def resolve(
     config: Any,
     find_source: Callable[[Family, int | None, int], HeadSource],
     *,
+    find_vocabulary: Callable[[Family, int], HeadSource] | None = None,
     folder: Path | None = None,
     stored_dtype: str | None = None,
     platform: str = "cpu",
@@ -139,6 +144,8 @@ def resolve(
         config: transformers config, overrides applied.
         find_source: finds the head, given the family, the declared number of labels (None if it must follow from the
             weights) and the hidden width.
+        find_vocabulary: the same for the head of a language model, given the family and the hidden width; ``NO_HEAD``
+            where it is the token embedding. None where no language model can be used as one.
         folder: the checkpoint folder, for Sentence-Transformers length limits.
         stored_dtype: dtype of the stored weights, used when the config does not say.
         platform: ``cpu``, ``gpu`` or ``tpu``; decides what ``dtype="auto"`` means.
@@ -175,7 +182,13 @@ def resolve(
         family, style = replace(family, table=table), replace(style, dense=None, norm_eps=None)
     width = getattr(ours, "pooled_width", ours.width)
     declared = declared_labels(config) if reward is None else reward.labels
-    source = NO_HEAD if kind == "embed" else find_source(family, declared, width)
+    language: LanguageHead | None = None
+    if kind == "language":
+        family = replace(family, table=headless(family.table))
+        language, source = language_head(config, ours, family, find_vocabulary)
+        style = HeadStyle("LAST")
+    else:
+        source = NO_HEAD if kind == "embed" else find_source(family, declared, width)
     if kind == "classify" and source == NO_HEAD:
         raise MissingHeadError(
             f"{folder} was converted for embeddings and has no head; convert its original checkpoint."
@@ -194,7 +207,7 @@ def resolve(
             dense_bias=style.dense_bias,
             norm_eps=style.norm_eps,
             norm_bias=style.norm_bias,
-            dtype=_head_dtype(config, compute),
+            dtype=compute if language else _head_dtype(config, compute),
             projections=tuple(ProjectionConfig(one.width, one.bias, one.activation) for one in dense),
         ),
         modules=tuple(one.folder for one in dense),
@@ -206,7 +219,7 @@ def resolve(
         use_activation=style.use_activation if pooler_config.use_activation is None else pooler_config.use_activation,
         logit_mean=mean,
         logit_sigma=sigma,
-        labels=label_names(config, source.num_labels),
+        labels=() if language else label_names(config, source.num_labels),
         problem=problem_of(config),
         max_length=_max_length(config, folder, max_model_len, tokenizer_limit, ours),
         dtype=compute,
@@ -216,6 +229,7 @@ def resolve(
         **_steps(pooler_config, task, source.num_labels or width, reward),
         matryoshka=_matryoshka(config) if kind == "embed" else None,
         dimensions=pooler_config.dimensions,
+        language=language,
     )
 
 

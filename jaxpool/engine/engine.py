@@ -65,6 +65,7 @@ class Engine:
         buckets: the shapes it may compute.
         cost: predicted seconds of a batch, for the planner.
         programs: the compiled executables.
+        leaves: the parameters, for programs of other kinds; none once it is closed.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Engine:
         cost: CostModel,
     ) -> None:
         self.spec, self.programs, self.buckets, self.cost = spec, programs, buckets, cost
+        self.leaves = leaves
         self._plans, self._process = 0, os.getpid()
         self._todo: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         running: queue.Queue[tuple[_Work, jax.Array] | None] = queue.Queue(maxsize=1)
@@ -191,6 +193,7 @@ class Engine:
     def close(self) -> None:
         """Finishes what was submitted, then stops the threads. Safe to call twice."""
         self._stop()
+        self.leaves = []
 
 
 def _stop(

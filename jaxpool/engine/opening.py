@@ -16,10 +16,10 @@ from jaxpool.engine.buckets import CostModel, essential, grid
 from jaxpool.engine.compile_cache import enable_cache
 from jaxpool.engine.engine import Engine
 from jaxpool.engine.programs import Programs, abstract
-from jaxpool.errors import ConfigError, ValidationError
+from jaxpool.errors import ConfigError, MissingHeadError, ValidationError
 from jaxpool.params import PoolerConfig
 from jaxpool_conversions.families import Family
-from jaxpool_conversions.heads import FROM_2_WAY_SOFTMAX, find_head
+from jaxpool_conversions.heads import FROM_2_WAY_SOFTMAX, find_head, find_vocabulary
 from jaxpool_conversions.load import load
 from jaxpool_conversions.reader import Reader
 from jaxpool_conversions.rules import HeadSource
@@ -99,6 +99,7 @@ def open_engine(
         spec = resolve(
             config,
             lambda family, labels, width: head_source(folder, reader, family, config, labels, width, tokenizer),
+            find_vocabulary=lambda family, width: _vocabulary(folder, reader, family, config, width),
             folder=folder,
             stored_dtype=None if reader is None else stored_dtype(reader),
             platform=platform,
@@ -213,6 +214,13 @@ def head_source(
         method=method,
         tied=bool(getattr(config, "tie_word_embeddings", False)),
     )
+
+
+def _vocabulary(folder: Path, reader: Reader | None, family: Family, config: Any, width: int) -> HeadSource:
+    """Where the head of a language model comes from, for ``resolve``."""
+    if reader is None:
+        raise MissingHeadError(f"{folder} was converted without its language model's head; open its checkpoint itself.")
+    return find_vocabulary(reader, family.table, width, tied=bool(of_text(config, "tie_word_embeddings")))
 
 
 def stored_dtype(reader: Reader) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from jaxpool.checkpoints.spec import Spec
 from jaxpool.engine.engine import Row
-from jaxpool.errors import ValidationError
+from jaxpool.errors import EngineError, ValidationError
 from jaxpool.params import PoolingParams
 
 
@@ -54,3 +54,17 @@ def wanted(spec: Spec, params: PoolingParams, row: Row, values: np.ndarray) -> n
 
 def _size(spec: Spec, params: PoolingParams) -> int | None:
     return spec.dimensions if params.dimensions is None else params.dimensions
+
+
+def check_finite(scores: np.ndarray | list[np.ndarray]) -> None:
+    """Raise EngineError, naming the first prompt, unless every number of every prompt is finite."""
+    if isinstance(scores, np.ndarray):
+        finite = np.isfinite(scores).all(axis=1)
+    else:
+        finite = np.array([np.isfinite(score).all() for score in scores])
+    if not finite.all():
+        index = int(np.flatnonzero(~finite)[0])
+        raise EngineError(
+            f"The scores of prompt {index} are not finite: {scores[index].tolist()}. The weights are "
+            "damaged, or the dtype overflows (try dtype='float32')."
+        )

@@ -83,7 +83,7 @@ def attend(
         ``[B, T, H, h]``, h that of the values, in the dtype of the queries.
     """
     plain = bias_HTS is None and softcap is None and sinks_H is None and v_BSKh.shape == k_BSKh.shape and not landmarks
-    plain = plain and queries is None and not layout.is_packed
+    plain = plain and queries is None and layout.position_BT is None
     if implementation == "cudnn" and plain and (window is None or isinstance(window, int)):
         return jax.nn.dot_product_attention(
             q_BTHh,
@@ -171,10 +171,17 @@ def visible(
     if not causal and window is None:
         return seen_BTS
     key_S = jnp.arange(layout.width)
+    query_T = key_S if queries is None else queries
     # Two tokens of one text are as far apart as their places in the row.
-    ahead_TS = (key_S if queries is None else queries)[..., :, None] - key_S
+    ahead_TS = query_T[..., :, None] - key_S
     if causal:
         seen_BTS = seen_BTS & (ahead_TS >= 0)
+    if layout.until_BT is not None:
+        seen_BTS = seen_BTS & (query_T[..., :, None] < layout.until_BT[:, None, :])
+        # But for those of a branch, whose positions go on from the text.
+        position_BT = layout.position_BT
+        own_BT = position_BT[:, query_T] if query_T.ndim == 1 else layout.at(position_BT, query_T)
+        ahead_TS = own_BT[:, :, None] - position_BT[:, None, :]
     if window is not None:
         near_TS = (ahead_TS if causal else jnp.abs(ahead_TS)) < window
         if landmarks:
