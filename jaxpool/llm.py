@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack
 
-from jaxpool.checkpoints import parsed_cache, tasks
+from jaxpool.checkpoints import parsed_cache, recipes, tasks
 from jaxpool.checkpoints.location import locate
 from jaxpool.engine_args import EngineArgs, check_engine_args
 from jaxpool.errors import EngineError, ValidationError
@@ -57,6 +57,7 @@ class LLM:
         compile: "on_demand" compiles a program when it is first needed; "ahead" compiles all of them before
             the constructor returns, and none ever after; "behind" compiles a few first, which are enough for any
             prompt, and the others in the background, and nothing ever waits for them.
+        recipe: name of a published model of this kind (see ``jaxpool recipes``); None goes by the model's own name.
         **engine_args: vLLM's other engine arguments; see ``jaxpool.engine_args`` for what becomes of each.
 
     Attributes:
@@ -94,6 +95,7 @@ class LLM:
         max_num_batched_tokens: int | None = None,
         download_dir: str | os.PathLike[str] | None = None,
         compile: Literal["on_demand", "ahead", "behind"] = "on_demand",  # noqa: A002 - the name users know
+        recipe: str | None = None,
         **engine_args: Unpack[EngineArgs],
     ) -> None:
         check_engine_args(engine_args, set(LLM.__init__.__annotations__) - {"return", "engine_args"})
@@ -108,6 +110,9 @@ class LLM:
         if trust_remote_code:
             logger.warning("trust_remote_code has no effect: jaxpool never runs code from a checkpoint.")
         config, vocabulary = parsed_cache.read(folder, None if skip_tokenizer_init else words, hf_overrides)
+        known = recipes.find(recipe, model, folder, overridden=recipes.is_overridden(runner, convert, hf_overrides))
+        if known is not None:
+            convert, pooler = recipes.apply(known, config, vocabulary, convert, pooler)
 
         from jaxpool.engine.opening import open_engine
 
@@ -136,6 +141,7 @@ class LLM:
             vocab_size=spec.vocab_size,
             token_types=spec.token_types,
             lower=lower_cases(words),
+            frame=None if known is None else known.frame,
             absent=f"Texts cannot be read because {absent}; pass token ids, or name a tokenizer=….",
         )
         self._words, self._name = words, folder.name if model is None or Path(model).is_dir() else str(model)
@@ -264,7 +270,7 @@ class LLM:
     @property
     def reads_pairs_joined(self) -> bool:
         """Whether ``score`` gives the model two texts as one: a language model that is no classifier by itself."""
-        return self.engine.spec.source.rows is not None
+        return self.engine.spec.source.rows is not None and self.tokenizer.frame is None
 
     def embed(
         self,
@@ -369,13 +375,14 @@ class LLM:
         self._check_open()
         from jaxpool.engine import postprocess
         from jaxpool.engine.engine import Row
+        from jaxpool.engine.progress import bar_of
 
         spec = self.engine.spec
         for param in params:
             postprocess.check(spec, self._name, param)
         encoded = self.tokenizer.encode(prompts, tokenization_kwargs)
         rows = [Row(one.ids, one.types, self._activated(param)) for one, param in zip(encoded, params)]
-        bar = _bar(use_tqdm, len(rows))
+        bar = bar_of(use_tqdm, len(rows))
         try:
             scores = self.engine.run(rows, bar and bar.update)
         finally:
@@ -388,13 +395,3 @@ class LLM:
             PoolingRequestOutput(str(next(self._ids)), PoolingOutput(score), list(one.ids))
             for score, one in zip(scores, encoded)
         ]
-
-
-def _bar(use_tqdm: bool | Callable[..., Any], total: int) -> Any:
-    """A progress bar over prompts: tqdm's, the caller's, or None."""
-    if not use_tqdm:
-        return None
-    from tqdm import tqdm
-
-    make = use_tqdm if callable(use_tqdm) else tqdm
-    return make(total=total, desc="Processed prompts", dynamic_ncols=True)

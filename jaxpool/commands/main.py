@@ -35,6 +35,7 @@ COMMANDS = {
     "convert": ("jaxpool.commands.convert", "write a checkpoint as a store that opens faster"),
     "serve": ("jaxpool_serving.command", "answer POST /classify over HTTP"),
     "bench": ("jaxpool_serving.bench.command", "measure a server under load"),
+    "recipes": ("jaxpool.commands.recipes", "list the published models whose prompts and answers are known"),
     "completion": ("jaxpool.commands.completion", "write a script that completes commands in your shell"),
 }
 """Command -> (module with ``add_arguments`` and ``main``, imported by name when needed; what it does)."""

@@ -154,7 +154,7 @@ def test_several_labels_at_once(opened: LLM, llama: Path) -> None:
 
 
 def test_a_tree_that_does_not_fit_beside_its_text_is_computed_in_rows(opened: LLM, llama: Path) -> None:
-    text = " ".join(one_token_labels(opened, 60))
+    text = " ".join(one_token_labels(opened, 66))
     tokens = len(opened.get_tokenizer()(contexts([text])[0])["input_ids"])
     labels = [f"{word} this that" for word in ("bug", "praise", "money", "coffee", "update", "team", "paying", "back")]
     spare = 96 - tokens
