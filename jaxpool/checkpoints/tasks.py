@@ -114,6 +114,8 @@ def choose(kind: Kind, *, tokens: bool, before_head: bool, asked: str | None = N
     for task in supported:
         if asked in (None, task):
             return task, supported
+    if kind == "language" and asked == "classify":
+        raise ValidationError(NO_LABELS)
     other = next((name for name, names in OF_KIND.items() if asked in names and name != kind), None)
     hint = f". Try converting the model using `--convert {other}`." if other else ""
     raise ValidationError(f"Unsupported task: {asked!r} Supported tasks: {supported}{hint}")

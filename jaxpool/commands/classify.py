@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxpool.commands.options import model_options, positive
 from jaxpool.errors import InputFileError, JaxpoolError
@@ -67,6 +67,14 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--truncate", action="store_true", help="cut texts that are too long (default: refuse them)")
     add("--max-length", metavar="N", type=positive, help="most tokens of a text (default: the model's limit)")
     add("--batch-tokens", metavar="N", type=positive, help="most tokens of a batch, padding included")
+    add("--recipe", metavar="NAME", help="of a published model, see jaxpool recipes (default: by the model's name)")
+    add = command.add_argument_group("labels of your own").add_argument
+    about = "labels with commas between them: for a language model, a model of entailment or an embedder"
+    add("--candidate-labels", metavar="LABELS", type=_names, help=about)
+    add("--prompt", metavar="TEXT", help="what the model reads, with {text}, {labels} or {label} in it")
+    add("--multi-label", action="store_true", help="ask for each label by itself; several may hold")
+    add("--calibrate", action="store_true", help="divide by each label's probability behind an empty text")
+    add("--length-normalize", action="store_true", help="score the mean of a label's tokens, not their sum")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -86,7 +94,14 @@ def main(args: argparse.Namespace) -> int:
         write = stack.enter_context(_sink(args, llm, "probs" if activated else "logits", lead[-1], lost))
         count = blank = 0
         for result in stream.classify(
-            llm, items, activated=activated, truncate=args.truncate, top_k=args.top_k, advance=advance, skip=skip
+            llm,
+            items,
+            activated=activated,
+            truncate=args.truncate,
+            top_k=args.top_k,
+            advance=advance,
+            skip=skip,
+            question=_question(args),
         ):
             write(result)
             count += 1
@@ -121,8 +136,22 @@ def _delimiter(word: str) -> str:
     return found
 
 
+def _names(word: str) -> list[str]:
+    return [name.strip() for name in word.split(",")]
+
+
+def _question(args: argparse.Namespace) -> dict[str, Any]:
+    """The labels that are asked for, as ``LLM.classify`` takes them; empty for the model's own."""
+    names = ("candidate_labels", "prompt", "multi_label", "calibrate", "length_normalize")
+    return {name: value for name in names if (value := getattr(args, name))}
+
+
 def _check_usage(args: argparse.Namespace) -> None:
     """Ends the process with exit code 2 where options contradict each other."""
+    if args.candidate_labels and (args.truncate or args.on_error == "skip"):
+        args.usage("--candidate-labels does not go with --truncate and --on-error skip")
+    if not args.candidate_labels and _question(args):
+        args.usage("--prompt, --multi-label, --calibrate and --length-normalize need --candidate-labels")
     if args.texts and args.input is not None:
         args.usage("give texts or --input, not both")
     if args.texts and (args.text_column or args.pair_column or args.format or args.delimiter):
@@ -161,7 +190,8 @@ def _open_model(args: argparse.Namespace) -> LLM:
         hf_overrides=args.hf_overrides,
         max_model_len=args.max_length,
         max_num_batched_tokens=args.batch_tokens,
-        pooler_config={"task": "classify"},
+        pooler_config=None if args.candidate_labels else {"task": "classify"},
+        recipe=args.recipe,
     )
 
 
@@ -254,8 +284,11 @@ def _sink(args: argparse.Namespace, llm: LLM, kind: str, first: Item, lost: set[
     A table has the columns of ``first``; names of later ones come into ``lost``.
     """
     if args.output is not None:
-        pair, several = ["pair"] * bool(args.pair_column), ["labels"] * (llm.engine.spec.problem == "multi")
-        scores = [f"{kind}_{label}" for label in llm.labels]
+        pair, several = (
+            ["pair"] * bool(args.pair_column),
+            ["labels"] * (args.multi_label or llm.engine.spec.problem == "multi"),
+        )
+        scores = [f"{kind}_{label}" for label in args.candidate_labels or llm.labels]
         columns = ["index", "text", *pair, *first.others, "label", *several, *scores]
         known, fixed = formats.of_path(args.output), {*columns, kind}
         with result_files.open_file(args.output, columns) as write:
@@ -272,7 +305,7 @@ def _sink(args: argparse.Namespace, llm: LLM, kind: str, first: Item, lost: set[
 
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a terminal that cannot draw bars still gets its numbers
-        most = args.top_k or (len(llm.labels) if len(llm.labels) <= TABLE_LABELS else TABLE_LABELS)
+        most = args.top_k or min(len(args.candidate_labels or llm.labels), TABLE_LABELS)
         rows: list[writers.Result] = []
 
         def show() -> None:

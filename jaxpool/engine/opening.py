@@ -110,6 +110,13 @@ def open_engine(
             max_model_len=max_model_len,
             tokenizer_limit=getattr(tokenizer, "model_max_length", None),
         )
+        if spec.language is not None and compile != "on_demand":
+            raise ValidationError(
+                "A language model without a head of its own compiles its programs on demand, so it cannot be served; "
+                "make a classifier of it with convert='classify' (`--convert classify`) and hf_overrides="
+                '{"classifier_from_token": [...], "method": "no_post_processing"}.',
+                parameter="compile",
+            )
         mesh = _mesh(spec, tensor_parallel_size, data_parallel_size, platform)
         model = abstract(spec, platform)
         programs = Programs(model, spec, mesh)
