@@ -45,7 +45,13 @@ def language_head(
         ValidationError: the model reads both ways, so that it predicts no next token.
         ConfigError: something happens to its logits that jaxpool does not implement.
     """
-    if find_source is None or family.name == "seq2seq" or not getattr(ours, "causal", family.name == "jamba"):
+    if find_source is None:
+        raise ValidationError(
+            f"A language model (model_type {config.model_type!r}) is not a classifier by itself. Pass "
+            'convert="classify" (`--convert classify`) to use its score head, or LM-head rows as one, or '
+            'convert="embed" (`--convert embed`) for embeddings.'
+        )
+    if family.name == "seq2seq" or not getattr(ours, "causal", family.name == "jamba"):
         raise ValidationError(
             f"This model (model_type {config.model_type!r}) cannot be used as a language model: its tokens do not see "
             "just those before them. Pass convert='classify' or convert='embed'."
