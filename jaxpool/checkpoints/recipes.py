@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jaxpool.checkpoints.labels import of_text
+from jaxpool.checkpoints.language_models import FACTORS
 from jaxpool.errors import ConfigError, ValidationError
 from jaxpool.params import PoolerConfig
 from jaxpool.text.frames import Frame
@@ -210,12 +212,14 @@ def apply(
     if recipe.answers:
         config.classifier_from_token = _pieces(recipe, vocabulary)
         config.method = recipe.method
+        config.answer_softcap = of_text(config, "final_logit_softcapping")
     if recipe.labels:
         config.id2label = dict(enumerate(recipe.labels))
         config.label2id = {label: i for i, label in enumerate(recipe.labels)}
     pooler = copy.copy(pooler)
-    if pooler.logit_sigma is None:
-        pooler.logit_sigma = recipe.sigma
+    factor = FACTORS[config.model_type](config) if recipe.answers and config.model_type in FACTORS else 1.0
+    if pooler.logit_sigma is None and (recipe.sigma is not None or factor != 1.0):
+        pooler.logit_sigma = (recipe.sigma or 1.0) / factor
     if pooler.use_activation is None:
         pooler.use_activation = recipe.activation
     return "classify" if recipe.answers else convert, pooler

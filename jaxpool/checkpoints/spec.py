@@ -72,6 +72,8 @@ class Spec:
         columns: logits (or hidden units) that are kept, in this order; None for all.
         matryoshka: sizes that embeddings may be cut to, empty for any; None if they may not.
         dimensions: size they are cut to unless the request says otherwise; None for no cut.
+        softcap: logits become ``softcap * tanh(logit / softcap)``, where they are a language model's that does so to its
+            own and a recipe says that it is judged by them; None for no cap.
         language: how hidden states become logits of the vocabulary, where that is the task; None elsewhere.
     """
 
@@ -100,6 +102,7 @@ class Spec:
     matryoshka: tuple[int, ...] | None = None
     dimensions: int | None = None
     modules: tuple[str, ...] = ()
+    softcap: float | None = None
     language: LanguageHead | None = None
 
     @property
@@ -229,6 +232,7 @@ def resolve(
         **_steps(pooler_config, task, source.num_labels or width, reward),
         matryoshka=_matryoshka(config) if kind == "embed" else None,
         dimensions=pooler_config.dimensions,
+        softcap=getattr(config, "answer_softcap", None),
         language=language,
     )
 

@@ -28,9 +28,9 @@ CHAT = (
 
 ARCHITECTURES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "llama-guard-3": ("Llama-Guard-3-8B", "llama", {}),
-    "shieldgemma": ("shieldgemma-2b", "gemma2", {"head_dim": 8}),
+    "shieldgemma": ("shieldgemma-2b", "gemma2", {"head_dim": 8, "final_logit_softcapping": 2.0}),
     "qwen3guard": ("Qwen3Guard-Gen-0.6B", "qwen3", {"head_dim": 8}),
-    "granite-guardian": ("granite-guardian-3.1-2b", "granite", {}),
+    "granite-guardian": ("granite-guardian-3.1-2b", "granite", {"logits_scaling": 3.0}),
     "qwen3-reranker": ("Qwen3-Reranker-0.6B", "qwen3", {"head_dim": 8, "tie_word_embeddings": True}),
     "bge-reranker-v2-gemma": ("bge-reranker-v2-gemma", "gemma", {"head_dim": 8}),
     "mxbai-rerank-v2": ("mxbai-rerank-base-v2", "qwen2", {"tie_word_embeddings": True}),
@@ -56,8 +56,6 @@ def last_logits(folder: Path, ids: list[int]) -> np.ndarray:
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.no_grad():
-        # a softcap bends logits; jaxpool's heads are plain rows, as vLLM's
-        model.config.final_logit_softcapping = None
         return model(torch.tensor([ids])).logits[0, -1].numpy()
 
 
