@@ -72,8 +72,8 @@ class Spec:
         columns: logits (or hidden units) that are kept, in this order; None for all.
         matryoshka: sizes that embeddings may be cut to, empty for any; None if they may not.
         dimensions: size they are cut to unless the request says otherwise; None for no cut.
-        softcap: logits become ``softcap * tanh(logit / softcap)``, where they are a language model's that does so to its
-            own and a recipe says that it is judged by them; None for no cap.
+        softcap: logits become ``softcap * tanh(logit / softcap)``, as those of the language model that a recipe makes
+            a classifier of; None for no cap.
         language: how hidden states become logits of the vocabulary, where that is the task; None elsewhere.
     """
 
