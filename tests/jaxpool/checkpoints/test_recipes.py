@@ -22,7 +22,8 @@ SIZES |= {"num_key_value_heads": 2, "max_position_embeddings": 1024}
 
 CHAT = (
     "{% for message in messages %}<{{ message.role }}>{{ message.content }}\n{% endfor %}{{ guideline }}"
-    "{% if guardian_config %}{{ guardian_config.risk_name }}{% endif %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    "{% if guardian_config %}{{ guardian_config.risk_name }}{% endif %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
 """Stands for each model's own template: shows roles, the variables of guards, and whether an answer is begun."""
 
