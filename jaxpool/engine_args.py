@@ -126,6 +126,10 @@ class EngineArgs(TypedDict, total=False):
         int | None, Argument(None, "most tokens of a batch, padding included", also=("--batch-tokens",))
     ]
     download_dir: Annotated[PathLike | None, Argument(None, "where hub downloads are kept", option=False)]
+    recipe: Annotated[
+        str | None,
+        Argument(None, "of a published model, see jaxpool recipes", "by the model's name", metavar="NAME"),
+    ]
     compile: Annotated[
         Literal["on_demand", "ahead", "behind"],
         Argument(

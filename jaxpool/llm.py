@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-from jaxpool.checkpoints import parsed_cache, tasks
+from jaxpool.checkpoints import parsed_cache, recipes, tasks
 from jaxpool.checkpoints.location import locate
 from jaxpool.checkpoints.sentence_transformers import default_prompt
 from jaxpool.engine_args import EngineArgs, takes_engine_args, with_defaults
@@ -28,11 +28,16 @@ from jaxpool.text.prompts import Prompts, pairs, split, to_score
 from jaxpool.text.tokenizer import Tokenizer
 from jaxpool.text.vocabulary import lower_cases, read_tokenizer
 from jaxpool.text.windows import LongText, LongTextOptions
+from jaxpool.zero_shot.options import CandidateLabels, Question
 
 if TYPE_CHECKING:
     from jaxpool.engine.engine import Engine
 
 logger = logging.getLogger(__name__)
+
+
+class ClassifyOptions(LongTextOptions, CandidateLabels, total=False):
+    """Further arguments of ``LLM.classify``."""
 
 
 @takes_engine_args
@@ -79,6 +84,11 @@ class LLM:
             logger.warning("trust_remote_code has no effect: jaxpool never runs code from a checkpoint.")
         read_from = None if skip_tokenizer_init else tokenizer_folder
         config, vocabulary = parsed_cache.read(folder, read_from, args["hf_overrides"])
+        convert = args["convert"]
+        overridden = recipes.is_overridden(args["runner"], convert, args["hf_overrides"])
+        known = recipes.find(args["recipe"], model, folder, overridden=overridden)
+        if known is not None:
+            convert, pooler = recipes.apply(known, config, vocabulary, convert, pooler)
 
         from jaxpool.engine.opening import open_engine
 
@@ -87,7 +97,7 @@ class LLM:
             config,
             tokenizer=vocabulary,
             runner=args["runner"],
-            convert=args["convert"],
+            convert=convert,
             pooler_config=pooler,
             dtype=args["dtype"],
             max_model_len=args["max_model_len"],
@@ -113,11 +123,13 @@ class LLM:
             token_types=spec.token_types,
             lower=lower_cases(tokenizer_folder),
             prefix=default_prompt(folder) if self.pooling_task == "embed" else "",
+            frame=None if known is None else known.frame,
             absent=f"Texts cannot be read because {absent}; pass token ids, or name a tokenizer=….",
         )
         self._tokenizer_folder = tokenizer_folder
         self._name = folder.name if model is None or Path(model).is_dir() else str(model)
         self._hf_tokenizer: Any = None
+        self._judge: Callable[..., list[ClassificationRequestOutput]] | None = None
         self._ids = itertools.count()
         self._closed = False
 
@@ -129,7 +141,7 @@ class LLM:
         use_tqdm: bool | Callable[..., Any] = True,
         lora_request: Adapters = None,
         tokenization_kwargs: dict[str, Any] | None = None,
-        **long_text: Unpack[LongTextOptions],
+        **options: Unpack[ClassifyOptions],
     ) -> list[ClassificationRequestOutput]:
         """Classifies prompts.
 
@@ -143,8 +155,10 @@ class LLM:
             use_tqdm: whether to show a progress bar, or what to make one with.
             lora_request: must be None; adapters are not supported yet.
             tokenization_kwargs: truncation and padding; see ``jaxpool.text.prompts.Options``.
-            **long_text: what becomes of texts that are longer than the model reads: ``long_text`` ("error", "truncate"
-                or "window"), ``window``, ``overlap``, ``aggregate``; see ``jaxpool.text.windows.LongText``.
+            **options: what becomes of texts that are longer than the model reads: ``long_text`` ("error", "truncate"
+                or "window"), ``window``, ``overlap``, ``aggregate``, see ``jaxpool.text.windows.LongText``; or labels
+                of your own, ``candidate_labels=[…]``, for a language model, a model of entailment or an embedder, with
+                ``prompt``, ``examples`` and more, see ``jaxpool.zero_shot.options.Question``.
 
         Returns:
             one output per prompt, in order; its ``outputs`` has ``probs``, ``label`` and ``labels``.
@@ -155,6 +169,14 @@ class LLM:
                 the prompt.
             EngineError: computing failed, or a result is not finite.
         """
+        named = LongTextOptions.__annotations__
+        long_text: Any = {name: value for name, value in options.items() if name in named}
+        question = Question.of({name: value for name, value in options.items() if name not in named})
+        if question is not None:
+            if long_text:
+                raise ValidationError(f"{min(long_text)} has no meaning with candidate_labels: texts are read whole.")
+            params = broadcast(pooling_params, prompts := split(prompts), "classify", lora_request)
+            return self._judged(question, prompts, params, use_tqdm, tokenization_kwargs)
         task = tasks.check("classify", self.pooling_task, self.supported_tasks)
         params = broadcast(pooling_params, prompts := split(prompts), task, lora_request)
         outputs = self._run(prompts, params, use_tqdm, tokenization_kwargs, long_text, "classify")
@@ -250,7 +272,7 @@ class LLM:
                 f"{self._name} was trained on pairs in its chat template, so plain pairs would get wrong scores; "
                 "render the template yourself and pass the texts to classify."
             )
-        return self.engine.spec.joins_pairs
+        return self.engine.spec.joins_pairs and self.tokenizer.frame is None
 
     def embed(
         self,
@@ -312,6 +334,30 @@ class LLM:
     def __exit__(self, *_error: object) -> None:
         self.close()
 
+    def _judged(
+        self,
+        question: Question,
+        prompts: Sequence[Any],
+        params: Sequence[PoolingParams],
+        use_tqdm: bool | Callable[..., Any],
+        tokenization_kwargs: dict[str, Any] | None,
+    ) -> list[ClassificationRequestOutput]:
+        from jaxpool.zero_shot.judges import Judge
+
+        self._check_open()
+        if self._judge is None:
+            self._judge = Judge(self.engine, self.tokenizer, self._ids)
+
+        def run(prompts: Sequence[Any], one: PoolingParams) -> list[PoolingRequestOutput[PoolingOutput]]:
+            return self._run(prompts, [one] * len(prompts), use_tqdm, tokenization_kwargs, {}, "classify")
+
+        return self._judge(question, prompts, params, run, tokenization_kwargs)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise EngineError("This LLM is closed; make a new one.")
+        self.engine.check_process()
+
     def _activated(self, params: PoolingParams) -> bool:
         return self.engine.spec.use_activation if params.use_activation is None else params.use_activation
 
@@ -331,11 +377,10 @@ class LLM:
         caller: str,
     ) -> list[PoolingRequestOutput[PoolingOutput]]:
         """Tokenises a part ahead of what computes; outputs in the order of ``prompts``."""
-        if self._closed:
-            raise EngineError("This LLM is closed; make a new one.")
-        self.engine.check_process()
+        self._check_open()
         from jaxpool.engine import postprocess
         from jaxpool.engine.engine import Row
+        from jaxpool.engine.progress import bar_of
 
         spec = self.engine.spec
         for param in params:
@@ -356,7 +401,7 @@ class LLM:
                 texts.extend(part)
                 yield rows[before:]
 
-        bar = _bar(use_tqdm, len(prompts))
+        bar = bar_of(use_tqdm, len(prompts))
         try:
             scores = self.engine.stream(parts(), bar and bar.update, len(prompts) if long is None else None)
         finally:
@@ -374,13 +419,3 @@ class LLM:
             PoolingRequestOutput(str(next(self._ids)), PoolingOutput(score), list(text.ids))
             for score, text in zip(scores, texts)
         ]
-
-
-def _bar(use_tqdm: bool | Callable[..., Any], total: int) -> Any:
-    """A progress bar over prompts: tqdm's, the caller's, or None."""
-    if not use_tqdm:
-        return None
-    from tqdm import tqdm
-
-    make = use_tqdm if callable(use_tqdm) else tqdm
-    return make(total=total, desc="Processed prompts", dynamic_ncols=True)

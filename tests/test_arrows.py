@@ -32,7 +32,9 @@ ARROWS = {
     "engine.packing": "engine.buckets",
     "engine.costs": "engine.buckets",
     "engine.chips": "",
-    "llm": "errors params outputs engine_args text checkpoints engine",
+    "zero_shot": "errors params outputs text ops models checkpoints engine zero_shot",
+    "zero_shot.tree": "",  # numpy alone
+    "llm": "errors params outputs engine_args text checkpoints engine zero_shot",
     "files": "errors params outputs llm files",
     "batch": "version errors text checkpoints engine llm files batch",
     "ray": "errors batch ray",

@@ -7,7 +7,7 @@ from typing import Literal, cast
 
 from jaxpool.errors import ConfigError, MissingHeadError, WeightsError
 from jaxpool_conversions.reader import Reader
-from jaxpool_conversions.rules import HeadSource, Ignore, Table
+from jaxpool_conversions.rules import NO_HEAD, HeadSource, Ignore, Table
 
 FROM_2_WAY_SOFTMAX = "from_2_way_softmax"
 NO_POST_PROCESSING = "no_post_processing"
@@ -120,6 +120,28 @@ def _from_tokens(
         rows=tuple(token_ids),
         method=cast(Literal["from_2_way_softmax", "no_post_processing"], method),
     )
+
+
+def find_vocabulary(reader: Reader, table: Table, width: int, *, tied: bool) -> HeadSource:
+    """The whole head of a language model, a label per token of the vocabulary; ``NO_HEAD`` if it is the embedding.
+
+    Raises:
+        MissingHeadError: there is none.
+        WeightsError: it has another shape than the configuration says.
+    """
+    if tied:
+        return NO_HEAD
+    searched = tuple(f"{name}.weight" for name in _LM_HEADS)
+    weight = _first(reader, searched, table)
+    if weight is None:
+        raise MissingHeadError(
+            f"{reader.folder} has no language-model head (looked for {', '.join(searched)}), and config.json does not "
+            'say that it is the token embedding; if it is, pass hf_overrides={"tie_word_embeddings": true}'
+        )
+    shape = reader.shape(weight)
+    if len(shape) != 2 or shape[1] != width:
+        raise WeightsError(f"the LM head {weight} has shape {list(shape)}, but [vocabulary, {width}] is needed")
+    return HeadSource(weight, _bias(reader, weight, shape[0]), num_labels=shape[0])
 
 
 def _first(reader: Reader, searched: tuple[str, ...], table: Table) -> str | None:

@@ -19,11 +19,13 @@ from jaxpool.checkpoints.labels import (
     problem_of,
     refuse_quantised,
 )
+from jaxpool.checkpoints.language_models import language_head
 from jaxpool.checkpoints.sentence_transformers import Dense, is_sentence_embedder, read_sentence_embedder
 from jaxpool.checkpoints.tasks import Task, choose, kind_of
 from jaxpool.checkpoints.text_length import longest_text
 from jaxpool.errors import ConfigError, MissingHeadError, ValidationError
 from jaxpool.models.classifier import HeadConfig, ProjectionConfig
+from jaxpool.models.language_head import LanguageHead
 from jaxpool.ops.pooling import Activation, Pooling
 from jaxpool.params import PoolerConfig
 from jaxpool_conversions.families import Family, HeadStyle, find
@@ -74,6 +76,9 @@ class Spec:
         joins_pairs: whether two texts are read as one, end to end, instead of as the tokenizer makes pairs.
         templated: whether the checkpoint was trained on pairs in its chat template.
         dimensions: size they are cut to unless the request says otherwise; None for no cut.
+        softcap: logits become ``softcap * tanh(logit / softcap)``, as those of the language model that a recipe makes
+            a classifier of; None for no cap.
+        language: how hidden states become logits of the vocabulary, where that is the task; None elsewhere.
     """
 
     architecture: str
@@ -104,6 +109,8 @@ class Spec:
     modules: tuple[str, ...] = ()
     joins_pairs: bool = False
     templated: bool = False
+    softcap: float | None = None
+    language: LanguageHead | None = None
 
     @property
     def num_labels(self) -> int:
@@ -130,6 +137,7 @@ def resolve(
     config: Any,
     find_source: Callable[[Family, int | None, int], HeadSource],
     *,
+    find_vocabulary: Callable[[Family, int], HeadSource] | None = None,
     folder: Path | None = None,
     stored_dtype: str | None = None,
     platform: str = "cpu",
@@ -146,6 +154,8 @@ def resolve(
         config: transformers config, overrides applied.
         find_source: finds the head, given the family, the declared number of labels (None if it must follow from the
             weights) and the hidden width.
+        find_vocabulary: the same for the head of a language model, given the family and the hidden width; ``NO_HEAD``
+            where it is the token embedding. None where no language model can be used as one.
         folder: the checkpoint folder, for Sentence-Transformers length limits.
         stored_dtype: dtype of the stored weights, used when the config does not say.
         platform: ``cpu``, ``gpu`` or ``tpu``; decides what ``dtype="auto"`` means.
@@ -189,7 +199,13 @@ def resolve(
         family, style = replace(family, table=table), replace(style, dense=None, norm_eps=None)
     width = getattr(ours, "pooled_width", ours.width)
     declared = declared_labels(config) if reward is None else reward.labels
-    source = NO_HEAD if kind == "embed" else find_source(family, declared, width)
+    language: LanguageHead | None = None
+    if kind == "language":
+        family = replace(family, table=headless(family.table))
+        language, source = language_head(config, ours, family, find_vocabulary)
+        style = HeadStyle("LAST")
+    else:
+        source = NO_HEAD if kind == "embed" else find_source(family, declared, width)
     if kind == "classify" and source == NO_HEAD:
         raise MissingHeadError(
             f"{folder} was converted for embeddings and has no head; convert its original checkpoint."
@@ -210,7 +226,7 @@ def resolve(
             dense_bias=style.dense_bias,
             norm_eps=style.norm_eps,
             norm_bias=style.norm_bias,
-            dtype=_head_dtype(config, compute),
+            dtype=compute if language else _head_dtype(config, compute),
             projections=tuple(ProjectionConfig(one.width, one.bias, one.activation) for one in dense),
         ),
         modules=tuple(one.folder for one in dense),
@@ -225,7 +241,7 @@ def resolve(
         use_activation=style.use_activation if pooler_config.use_activation is None else pooler_config.use_activation,
         logit_mean=mean,
         logit_sigma=sigma,
-        labels=label_names(config, source.num_labels),
+        labels=() if language else label_names(config, source.num_labels),
         problem=problem_of(config),
         max_length=longest_text(config, ours, folder, tokenizer_limit, max_model_len),
         dtype=compute,
@@ -237,6 +253,8 @@ def resolve(
         dimensions=pooler_config.dimensions,
         joins_pairs=_joins_pairs(config, source),
         templated=scoring is not None and scoring.templated,
+        softcap=getattr(config, "answer_softcap", None),
+        language=language,
     )
 
 

@@ -6,13 +6,14 @@ from typing import Literal, get_args
 
 from jaxpool.errors import ValidationError
 
-Task = Literal["classify", "token_classify", "embed", "token_embed"]
-Kind = Literal["classify", "embed"]
-"""Whether hidden states pass a head."""
+Task = Literal["classify", "token_classify", "embed", "token_embed", "zero_shot"]
+Kind = Literal["classify", "embed", "language"]
+"""What hidden states pass: a head of labels, none, or the vocabulary's."""
 
 OF_KIND: dict[Kind, tuple[Task, ...]] = {
     "classify": ("classify", "token_classify"),
     "embed": ("embed", "token_embed"),
+    "language": ("zero_shot",),
 }
 """Tasks of a kind; the first is served unless another is asked for."""
 
@@ -46,6 +47,10 @@ TASK_REQUIRED = """
                 """
 NO_EMBEDDING = "Embedding API is not supported by this model. Try converting the model using `--convert embed`."
 NO_CLASSES = "Classification API is not supported by this model. Try converting the model using `--convert classify`."
+NO_LABELS = (
+    "This is a language model, which has no labels of its own: pass some, as in candidate_labels=['bug', 'praise']. "
+    + NO_CLASSES
+)
 ONE_LABEL = "Scoring API is only enabled for num_labels == 1."
 NOT_GENERATIVE = (
     "LLM.{}() is only supported for generative models. "
@@ -65,13 +70,13 @@ def kind_of(architecture: str, runner: str, convert: str, sentence_embedder: boo
         ValidationError: naming the flag to pass.
     """
     _one_of("runner", runner, ("auto", "pooling", "generate", "draft"))
-    _one_of("convert", convert, ("auto", "none", *get_args(Kind)))
+    _one_of("convert", convert, ("auto", "none", "classify", "embed"))
     if runner in ("generate", "draft"):
         raise ValidationError(
             f"This model does not support `--runner {runner}`: jaxpool classifies, it does not generate."
         )
     by_suffix = next((kind for suffix, _, kind in SUFFIXES if architecture.endswith(suffix)), None)
-    if convert in OF_KIND:
+    if convert in ("classify", "embed"):
         return "classify" if convert == "classify" else "embed"
     if by_suffix == "embed" and architecture.endswith(("RewardModel", "ForRewardModeling")):
         raise ValidationError(
@@ -82,6 +87,8 @@ def kind_of(architecture: str, runner: str, convert: str, sentence_embedder: boo
         return by_suffix
     if convert == "auto" and (runner == "pooling" or sentence_embedder):
         return "embed"
+    if convert == "auto" and architecture.endswith(("ForCausalLM", "LMHeadModel")):
+        return "language"
     raise ValidationError(
         f"{architecture} is not a classifier by itself (runner={runner!r}, convert={convert!r}). "
         'Pass convert="classify" (`--convert classify`) to use its score head, or LM-head rows as one, '
@@ -107,6 +114,8 @@ def choose(kind: Kind, *, tokens: bool, before_head: bool, asked: str | None = N
     for task in supported:
         if asked in (None, task):
             return task, supported
+    if kind == "language" and asked == "classify":
+        raise ValidationError(NO_LABELS)
     other = next((name for name, names in OF_KIND.items() if asked in names and name != kind), None)
     hint = f". Try converting the model using `--convert {other}`." if other else ""
     raise ValidationError(f"Unsupported task: {asked!r} Supported tasks: {supported}{hint}")
@@ -130,6 +139,8 @@ def check(task: str | None, served: str, supported: tuple[str, ...]) -> str:
     """
     if task is None:
         raise ValidationError(TASK_REQUIRED)
+    if task == "classify" and served == "zero_shot":
+        raise ValidationError(NO_LABELS)
     if task not in supported and task in get_args(Task):
         raise ValidationError(NO_EMBEDDING if task in OF_KIND["embed"] else NO_CLASSES)
     if task not in supported:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxpool.commands.options import (
     engine_options,
@@ -78,6 +78,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--quiet", action="store_true", help="no progress bar, no notes")
     model_options(command, MODEL)
     long_text_options(command)
+    add = command.add_argument_group("labels of your own").add_argument
+    about = "labels with commas between them: for a language model, a model of entailment or an embedder"
+    add("--candidate-labels", metavar="LABELS", type=_names, help=about)
+    add("--prompt", metavar="TEXT", help="what the model reads, with {text}, {labels} or {label} in it")
+    add("--multi-label", action="store_true", help="ask for each label by itself; several may hold")
+    add("--calibrate", action="store_true", help="divide by each label's probability behind an empty text")
+    add("--length-normalize", action="store_true", help="score the mean of a label's tokens, not their sum")
 
 
 def main(args: argparse.Namespace) -> int:
@@ -97,7 +104,14 @@ def main(args: argparse.Namespace) -> int:
         write = stack.enter_context(_sink(args, llm, "probs" if activated else "logits", lead[-1], lost))
         count = blank = 0
         for result in stream.classify(
-            llm, items, activated=activated, top_k=args.top_k, advance=advance, skip=skip, **long_texts(args)
+            llm,
+            items,
+            activated=activated,
+            top_k=args.top_k,
+            advance=advance,
+            skip=skip,
+            question=_question(args),
+            **long_texts(args),
         ):
             write(result)
             count += 1
@@ -132,8 +146,22 @@ def _delimiter(word: str) -> str:
     return found
 
 
+def _names(word: str) -> list[str]:
+    return [name.strip() for name in word.split(",")]
+
+
+def _question(args: argparse.Namespace) -> dict[str, Any]:
+    """The labels that are asked for, as ``LLM.classify`` takes them; empty for the model's own."""
+    names = ("candidate_labels", "prompt", "multi_label", "calibrate", "length_normalize")
+    return {name: value for name in names if (value := getattr(args, name))}
+
+
 def _check_usage(args: argparse.Namespace) -> None:
     """Ends the process with exit code 2 where options contradict each other."""
+    if args.candidate_labels and (args.truncate or args.on_error == "skip"):
+        args.usage("--candidate-labels does not go with --truncate and --on-error skip")
+    if not args.candidate_labels and _question(args):
+        args.usage("--prompt, --multi-label, --calibrate and --length-normalize need --candidate-labels")
     if args.texts and args.input is not None:
         args.usage("give texts or --input, not both")
     if args.texts and (args.text_column or args.pair_column or args.format or args.delimiter):
@@ -164,7 +192,8 @@ def _errors_file(output: Path) -> Path:
 def _open_model(args: argparse.Namespace) -> LLM:
     from jaxpool.llm import LLM
 
-    return LLM(args.model, pooler_config={"task": "classify"}, **model_arguments(args, MODEL))
+    pooler = None if args.candidate_labels else {"task": "classify"}
+    return LLM(args.model, pooler_config=pooler, **model_arguments(args, MODEL))
 
 
 def _given_texts(texts: Sequence[str]) -> Iterator[Item]:
@@ -256,8 +285,11 @@ def _sink(args: argparse.Namespace, llm: LLM, kind: str, first: Item, lost: set[
     A table has the columns of ``first``; names of later ones come into ``lost``.
     """
     if args.output is not None:
-        pair, several = ["pair"] * bool(args.pair_column), ["labels"] * (llm.engine.spec.problem == "multi")
-        scores = [f"{kind}_{label}" for label in llm.labels]
+        pair, several = (
+            ["pair"] * bool(args.pair_column),
+            ["labels"] * (args.multi_label or llm.engine.spec.problem == "multi"),
+        )
+        scores = [f"{kind}_{label}" for label in args.candidate_labels or llm.labels]
         columns = ["index", "text", *pair, *first.others, "label", *several, *scores]
         written_as, fixed = formats.of_path(args.output), {*columns, kind}
         with result_files.open_file(args.output, columns) as write:
@@ -274,7 +306,7 @@ def _sink(args: argparse.Namespace, llm: LLM, kind: str, first: Item, lost: set[
 
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(errors="replace")  # a terminal that cannot draw bars still gets its numbers
-        most = args.top_k or (len(llm.labels) if len(llm.labels) <= TABLE_LABELS else TABLE_LABELS)
+        most = args.top_k or min(len(args.candidate_labels or llm.labels), TABLE_LABELS)
         rows: list[writers.Result] = []
 
         def show() -> None:

@@ -40,6 +40,7 @@ COMMANDS = {
     "serve": ("jaxpool_serving.command", "answer POST /classify over HTTP"),
     "bench": ("jaxpool.commands.bench", "measure a model, or a server under load"),
     "compile": ("jaxpool.commands.compile", "what a model takes on TPUs that are not here"),
+    "recipes": ("jaxpool.commands.recipes", "list the published models whose prompts and answers are known"),
     "completion": ("jaxpool.commands.completion", "write a script that completes commands in your shell"),
 }
 """Command -> (module with ``add_arguments`` and ``main``, imported by name when needed; what it does)."""

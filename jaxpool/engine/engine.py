@@ -81,6 +81,7 @@ class Engine:
         planner: what it plans batches with.
         programs: the compiled executables.
         tokens, slots: computed by ``run`` so far: real tokens, and places for tokens, padding included.
+        leaves: the parameters, for programs of other kinds; none once it is closed.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Engine:
         self.spec, self.programs, self.buckets, self.costs = spec, programs, buckets, costs
         self.planner, self._process = feeding.Planner(buckets, programs.shares_cores), os.getpid()
         self.tokens = self.slots = 0
+        self.leaves = leaves
         self._todo: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         running: queue.Queue[_Running | None] = queue.Queue(maxsize=1)
         self._threads = [
@@ -218,6 +220,7 @@ class Engine:
     def close(self) -> None:
         """Finishes what was submitted, then stops the threads. Safe to call twice."""
         self._stop()
+        self.leaves = []
 
 
 def _stop(

@@ -19,11 +19,11 @@ from jaxpool.engine.engine import Engine
 from jaxpool.engine.packing import ahead_grid, packed_grid, pays
 from jaxpool.engine.prior import learned, prior
 from jaxpool.engine.programs import Programs, abstract
-from jaxpool.errors import ConfigError, ValidationError
+from jaxpool.errors import ConfigError, MissingHeadError, ValidationError
 from jaxpool.ops.kernels import Implementation, available
 from jaxpool.params import PoolerConfig
 from jaxpool_conversions.families import Family
-from jaxpool_conversions.heads import FROM_2_WAY_SOFTMAX, NO_POST_PROCESSING, find_head
+from jaxpool_conversions.heads import FROM_2_WAY_SOFTMAX, NO_POST_PROCESSING, find_head, find_vocabulary
 from jaxpool_conversions.load import load
 from jaxpool_conversions.reader import Reader
 from jaxpool_conversions.rules import HeadSource
@@ -85,6 +85,7 @@ def open_engine(
         spec = resolve(
             config,
             lambda family, labels, width: head_source(folder, reader, family, config, labels, width, tokenizer),
+            find_vocabulary=lambda family, width: _vocabulary(folder, reader, family, config, width),
             folder=folder,
             stored_dtype=None if reader is None else stored_dtype(reader),
             platform=platform,
@@ -95,6 +96,13 @@ def open_engine(
             max_model_len=max_model_len,
             tokenizer_limit=getattr(tokenizer, "model_max_length", None),
         )
+        if spec.language is not None and compile != "on_demand":
+            raise ValidationError(
+                "A language model without a head of its own compiles its programs on demand, so it cannot be served; "
+                "make a classifier of it with convert='classify' (`--convert classify`) and hf_overrides="
+                '{"classifier_from_token": [...], "method": "no_post_processing"}.',
+                parameter="compile",
+            )
         mesh = _mesh(spec, tensor_parallel_size, data_parallel_size, platform)
         model = abstract(spec, _implementation(platform, attention_backend))
         programs = Programs(model, spec, mesh)
@@ -244,6 +252,13 @@ def head_source(
         method=method,
         tied=bool(getattr(config, "tie_word_embeddings", False)),
     )
+
+
+def _vocabulary(folder: Path, reader: Reader | None, family: Family, config: Any, width: int) -> HeadSource:
+    """Where the head of a language model comes from, for ``resolve``."""
+    if reader is None:
+        raise MissingHeadError(f"{folder} was converted without its language model's head; open its checkpoint itself.")
+    return find_vocabulary(reader, family.table, width, tied=bool(config_field(config, "tie_word_embeddings")))
 
 
 def stored_dtype(reader: Reader) -> str:

@@ -57,7 +57,7 @@ def _size(spec: Spec, params: PoolingParams) -> int | None:
 
 
 def check_finite(scores: np.ndarray | list[np.ndarray]) -> None:
-    """Raise EngineError for the first prompt whose scores are not finite."""
+    """Raise EngineError, naming the first prompt, unless every number of every prompt is finite."""
     if isinstance(scores, np.ndarray):
         finite = np.isfinite(scores).all(axis=1)
     else:

@@ -105,6 +105,8 @@ def scores(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
     values = logits(model, inputs, spec)
     if spec.columns is not None:
         values = values[..., np.array(spec.columns)]
+    if spec.softcap is not None:
+        values = spec.softcap * jnp.tanh(values / spec.softcap)
     if spec.num_labels:
         values = calibrate(values, spec.logit_mean, spec.logit_sigma)
     wanted = inputs.activated.reshape(-1, 1)

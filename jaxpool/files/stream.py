@@ -61,6 +61,7 @@ def classify(
     windows: Mapping[str, Any] | None = None,
     advance: Callable[[int, float], object] = lambda _texts, _read: None,
     skip: Callable[[Item], object] | None = None,
+    question: Mapping[str, Any] | None = None,
 ) -> Iterator[Result]:
     """Classifies a stream.
 
@@ -75,6 +76,7 @@ def classify(
         top_k: keep so many labels of each result, highest first; None keeps all in the model's order.
         windows: read texts that are too long in windows, as these options of ``LLM.classify`` say.
         advance: called with how many more texts are done, and about how many bytes of input these were.
+        question: ``candidate_labels`` and what goes with them in ``LLM.classify``; texts are tokenised there then.
         skip: called, in order, with each item that cannot be classified, ``problem`` telling why; None raises.
 
     Yields:
@@ -87,11 +89,13 @@ def classify(
 
     params = PoolingParams(use_activation=activated)
     kind = "probs" if activated else "logits"
-    supply = iter(items)
+    supply, question = iter(items), question or {}
+    names = tuple(question.get("candidate_labels") or llm.labels)
+    several = bool(question.get("multi_label")) or (not question and llm.engine.spec.problem == "multi")
 
     def prepare() -> tuple[list[Item], list[Any]]:
         chunk = list(itertools.islice(supply, CHUNK))
-        if windows:
+        if windows or question:
             return chunk, [item.prompt for item in chunk if not item.problem]
         return _tokenise(llm, chunk, truncate, skip is not None)
 
@@ -109,7 +113,7 @@ def classify(
             outputs: Iterator[ClassificationOutput] = iter(())
             if prompts:
                 bar = functools.partial(_Bar, advance, per_text)
-                answers = llm.classify(prompts, pooling_params=params, use_tqdm=bar, **(windows or {}))
+                answers = llm.classify(prompts, pooling_params=params, use_tqdm=bar, **(windows or {}), **question)
                 outputs = iter([answer.outputs for answer in answers])
             skipped = len(chunk) - len(prompts)
             advance(skipped, skipped * per_text)
@@ -118,7 +122,7 @@ def classify(
                 if item.problem and skip is not None:
                     skip(item)
                 else:
-                    yield _result(index, item, next(outputs), kind, llm, top_k)
+                    yield _result(index, item, next(outputs), kind, names, top_k, several=several)
     finally:
         # Not waited for: the thread may be blocked on a read that never returns.
         ahead.shutdown(wait=False, cancel_futures=True)
@@ -175,15 +179,24 @@ class _Bar:
         """The chunk is done; the stream goes on."""
 
 
-def _result(index: int, item: Item, output: ClassificationOutput, kind: str, llm: LLM, top_k: int | None) -> Result:
+def _result(
+    index: int,
+    item: Item,
+    output: ClassificationOutput,
+    kind: str,
+    names: tuple[str, ...],
+    top_k: int | None,
+    *,
+    several: bool,
+) -> Result:
     result: dict[str, Any] = {"index": index, "text": item.text}
     if item.pair is not None:
         result["pair"] = item.pair
     result |= item.others
     result["label"] = output.label
-    if llm.engine.spec.problem == "multi":
+    if several:
         result["labels"] = output.labels
-    scores = [(name, float(f"{value:.8g}")) for name, value in zip(llm.labels, output.probs)]
+    scores = [(name, float(f"{value:.8g}")) for name, value in zip(names, output.probs)]
     if top_k is not None:
         scores = sorted(scores, key=lambda pair: -pair[1])[:top_k]
     result[kind] = dict(scores)

@@ -39,6 +39,6 @@ def biases(alibi: Alibi, layout: Layout) -> jax.Array:
     if alibi.bfloat16:
         bias_HS = bias_HS.astype(ml_dtypes.bfloat16).astype(np.float32)
     bias = jnp.asarray(bias_HS * np.float32(alibi.scale))
-    if not layout.is_packed:
+    if layout.position_BT is None:
         return bias[:, None]
     return jnp.moveaxis(bias[:, layout.position], 0, 1)[:, :, None]

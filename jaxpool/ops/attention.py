@@ -88,6 +88,7 @@ def attend(
         value_size=v_BSKh.shape[3],
         bits=8 * q_BTHh.dtype.itemsize,
         packed=layout.is_packed,
+        branched=layout.until_BT is not None,
         causal=causal,
         window=window if window is None or isinstance(window, int) else 0,
         plain=bias_HTS is None and not landmarks,
@@ -229,10 +230,17 @@ def visible(
         return seen_BTS
     every_S = jnp.arange(layout.width)
     key_S = every_S if keys is None else keys
+    query_T = every_S if queries is None else queries
     # Two tokens of one text are as far apart as their places in the row.
-    ahead_TS = (every_S if queries is None else queries)[..., :, None] - key_S
+    ahead_TS = query_T[..., :, None] - key_S
     if causal:
         seen_BTS = seen_BTS & (ahead_TS >= 0)
+    if layout.until_BT is not None:
+        seen_BTS = seen_BTS & (query_T[..., :, None] < layout.until_BT[:, None, key_S])
+        # But for those of a branch, whose positions go on from the text.
+        position_BT = layout.position_BT
+        own_BT = position_BT[:, query_T] if query_T.ndim == 1 else layout.at(position_BT, query_T)
+        ahead_TS = own_BT[:, :, None] - position_BT[:, None, key_S]
     if window is not None:
         near_TS = (ahead_TS if causal else jnp.abs(ahead_TS)) < window
         if landmarks:

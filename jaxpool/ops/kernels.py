@@ -53,6 +53,7 @@ class Call(NamedTuple):
         plain: whether scores are neither biased nor capped, and no key is a landmark.
         sinks: whether heads may attend to nothing.
         softcap: whether scores are capped.
+        branched: whether rows end in a tree of continuations.
     """
 
     queries: int
@@ -67,6 +68,7 @@ class Call(NamedTuple):
     plain: bool
     sinks: bool
     softcap: bool
+    branched: bool = False
 
 
 class Kernel(NamedTuple):
@@ -92,7 +94,7 @@ def _always(*_: object) -> bool:
 
 def _splash(call: Call, _: Implementation) -> bool:
     whole = not call.picked and call.queries == call.keys and call.keys % 128 == 0
-    return whole and call.plain and call.window != 0
+    return whole and call.plain and call.window != 0 and not call.branched
 
 
 def _cudnn(call: Call, at: Implementation) -> bool:
@@ -101,7 +103,7 @@ def _cudnn(call: Call, at: Implementation) -> bool:
     return (
         fits
         and call.head_size == call.value_size
-        and not call.picked
+        and not (call.picked or call.branched)
         and call.plain
         and call.window != 0
         and not (call.sinks or call.softcap or (_needs_mask(call) and call.keys > 2 * QUERY_BLOCK))
@@ -133,7 +135,8 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel(
         "blocks",
         "any",
-        lambda call, _: not call.picked and call.queries == call.keys,
+        # Within a branch tokens are farther apart in the row than by position: blocks of a window would miss keys.
+        lambda call, _: not call.picked and call.queries == call.keys and (call.window is None or not call.branched),
         lambda call: call.keys > 2 * QUERY_BLOCK or bool(call.window and 8 * call.window <= call.keys),
         "a block of queries at a time: memory grows with the text, not with its square, and blocks that a window "
         "hides are never computed (a window of 128 sees 768 of 8,192 keys).",

@@ -29,6 +29,8 @@ class Layout:
         starts_BM: int32, where each begins; None where padded: at 0.
         segment_BT: int32, which text of its row a token belongs to, from 1; 0 for padding. None where padded.
         position_BT: int32, place of a token in its text, 0 for padding. None where padded.
+        until_BT: int32, where a row branches: the first index of its row that does not see this token any more. None
+            where no row branches.
     """
 
     width: int = field(metadata={"static": True})
@@ -36,6 +38,7 @@ class Layout:
     starts_BM: Any = None  # noqa: N815
     segment_BT: Any = None  # noqa: N815
     position_BT: Any = None  # noqa: N815
+    until_BT: Any = None  # noqa: N815
 
     @classmethod
     def padded(cls, lengths_B: jax.Array, width: int) -> Layout:
@@ -49,6 +52,15 @@ class Layout:
         begun_BT = jnp.take_along_axis(starts_BM, index_BT, axis=1)
         position_BT = jnp.where(segment_BT > 0, jnp.arange(segment_BT.shape[1]) - begun_BT, 0)
         return cls(segment_BT.shape[1], lengths_BM, starts_BM, segment_BT, position_BT)
+
+    @classmethod
+    def branched(cls, lengths_B: jax.Array, position_BT: jax.Array, until_BT: jax.Array) -> Layout:
+        """One text per row that ends in a tree of continuations, its tokens in preorder.
+
+        What stands behind a token within ``until_BT`` descends from it, so causal attention along a branch sees the
+        text and its own branch only, at positions as if it stood alone. Convolutions and recurrences cannot branch.
+        """
+        return cls(position_BT.shape[1], lengths_B[:, None], position_BT=position_BT, until_BT=until_BT)
 
     @property
     def is_packed(self) -> bool:

@@ -11,10 +11,11 @@ import contextlib
 import functools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxpool.errors import ValidationError
+from jaxpool.text.frames import Frame
 from jaxpool.text.prompts import Options, Prompt, TextPrompt, TokensPrompt, parse
 from jaxpool.text.vocabulary import Vocabulary, check_unicode
 
@@ -93,6 +94,7 @@ class Tokenizer:
         lower: lower-case texts first (a Sentence-Transformers setting).
         prefix: what every text begins with (a Sentence-Transformers setting, too).
         absent: why there is no vocabulary, as a sentence for the caller who sends text.
+        frame: what stands around every text; None for nothing.
     """
 
     def __init__(
@@ -105,6 +107,7 @@ class Tokenizer:
         lower: bool = False,
         prefix: str = "",
         absent: str = "",
+        frame: Frame | None = None,
     ) -> None:
         if not isinstance(vocabulary, Vocabulary | None):
             vocabulary = Vocabulary.of(vocabulary)
@@ -115,6 +118,7 @@ class Tokenizer:
         self.lower = lower
         self.prefix = prefix
         self.absent = absent
+        self.frame = frame
         self._lock = threading.Lock()  # slow tokenizers are not thread-safe
         self._has_types = vocabulary is not None and "token_type_ids" in vocabulary.model_input_names
 
@@ -153,6 +157,14 @@ class Tokenizer:
         An error about one prompt of several carries a note (``__notes__``) with its index.
         """
         options = Options.parse(tokenization_kwargs, self.max_length, self.lower)
+        if self.frame is not None:
+            if options.truncate is not None:
+                raise ValidationError(
+                    "Truncation would cut what stands around the text, without which this model cannot judge it; "
+                    "shorten the text itself.",
+                    parameter="truncate_prompt_tokens",
+                )
+            options = replace(options, add_special_tokens=self.frame.special_tokens)
         place = first, len(prompts) if total is None else total
         parsed = self._each(self._parse_and_weigh, [(prompt, options) for prompt in prompts], *place)
         texts = [prompt for prompt in parsed if isinstance(prompt, TextPrompt)]
@@ -180,6 +192,10 @@ class Tokenizer:
 
     def _parse_and_weigh(self, prompt: Any, options: Options) -> Prompt:
         """Parses, and refuses what must be too long before any time is spent on it."""
+        if self.frame is not None:
+            if self.vocabulary is None:
+                raise ValidationError(self.absent)
+            prompt = self.frame.around(self.vocabulary, prompt)
         parsed = parse(prompt)
         if isinstance(parsed, TokensPrompt):
             return parsed

@@ -183,7 +183,8 @@ async def request_prompts(app: web.Application, served: ServedModel, body: TextI
     if body.templates() and not app[OPTIONS].trust_request_chat_template:
         raise ValidationError(UNTRUSTED)
     question = await app[TOKENIZER_THREADS].run(_question, served.llm, body, app[OPTIONS])
-    return [await app[RENDERERS].render(question)]
+    text, frame = await app[RENDERERS].render(question), served.llm.tokenizer.frame
+    return [text if frame is None else frame.ended(text)]
 
 
 def _question(llm: LLM, body: ChatInput, options: Options) -> bytes:
@@ -191,6 +192,9 @@ def _question(llm: LLM, body: ChatInput, options: Options) -> bytes:
     vocabulary = llm.tokenizer.vocabulary
     if vocabulary is None:
         raise ValidationError(llm.tokenizer.absent)
+    frame = llm.tokenizer.frame
+    if frame is not None and frame.layout:
+        raise ValidationError("This model compares two texts; send them to /score or /rerank.", parameter="messages")
     asked = {
         "tokenizer": {
             "chat_template": vocabulary.chat_template,
@@ -198,10 +202,10 @@ def _question(llm: LLM, body: ChatInput, options: Options) -> bytes:
         },
         "messages": body.messages,
         "template": next(filter(None, body.templates()), options.chat_template),
-        "add_generation_prompt": body.add_generation_prompt,
+        "add_generation_prompt": body.add_generation_prompt if frame is None else frame.generation,
         "continue_final_message": body.continue_final_message,
         "content_format": options.chat_template_content_format,
-        "variables": body.variables(),
+        "variables": {**({} if frame is None else frame.variables), **body.variables()},
         "max_chars": options.max_text_chars,
     }
     return json.dumps(asked).encode()

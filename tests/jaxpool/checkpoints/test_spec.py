@@ -249,7 +249,8 @@ def test_an_unknown_architecture_names_itself_and_what_is_supported() -> None:
         ("GPT2LMHeadModel", "pooling", "auto", "embed"),
         ("BertForMaskedLM", "pooling", "auto", "embed"),
         ("LlamaForSequenceClassification", "pooling", "embed", "embed"),
-        ("LlamaForCausalLM", "auto", "auto", 'Pass convert="classify".*convert="embed"'),
+        ("LlamaForCausalLM", "auto", "auto", "language"),
+        ("T5ForConditionalGeneration", "auto", "auto", 'Pass convert="classify".*convert="embed"'),
         ("LlamaForCausalLM", "pooling", "none", 'Pass convert="classify"'),
         ("LlamaForRewardModel", "auto", "auto", "reward model whose head"),
         ("Qwen2ForProcessRewardModel", "auto", "auto", "classify"),
@@ -261,7 +262,7 @@ def test_an_unknown_architecture_names_itself_and_what_is_supported() -> None:
     ],
 )
 def test_runner_and_convert(architecture: str, runner: str, convert: str, outcome: str) -> None:
-    if outcome in ("classify", "embed"):
+    if outcome in ("classify", "embed", "language"):
         assert kind_of(architecture, runner, convert) == outcome
     else:
         with pytest.raises(ValidationError, match=outcome):

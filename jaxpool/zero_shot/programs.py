@@ -1,0 +1,198 @@
+"""Programs that read answers: tokens and a tree in, one number per predicted token out.
+
+Shape letters: B rows, T tokens, R hidden states that are read of a row, E predictions of a row.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxpool.checkpoints.spec import Spec
+from jaxpool.engine import sharding
+from jaxpool.engine.buckets import Bucket, grid, on_demand, plan
+from jaxpool.engine.daemon_threads import DaemonThreads
+from jaxpool.engine.engine import Engine
+from jaxpool.engine.programs import STACK_BYTES, abstract
+from jaxpool.errors import EngineError
+from jaxpool.models.language_head import answer_logits
+from jaxpool.ops.kernels import Implementation
+from jaxpool.ops.layout import Layout
+from jaxpool.zero_shot.tree import Piece
+
+IN_FLIGHT = 2
+"""Batches that the device has at once: one computes while the next is placed."""
+
+
+class Inputs(NamedTuple):
+    """One batch, all int32.
+
+    Attributes:
+        ids: ``[B, T]``, right-padded.
+        lengths: ``[B]``, branches included; 1 for padding rows.
+        positions, until: ``[B, T]``, as in ``Layout.branched``; both None where no row branches.
+        reads: ``[B, R]``, index of each hidden state that is read.
+        which: ``[B, E]``, which of those predicts.
+        tokens: ``[B, E]``, what is predicted.
+    """
+
+    ids: Any
+    lengths: Any
+    positions: Any
+    until: Any
+    reads: Any
+    which: Any
+    tokens: Any
+
+
+class Shape(NamedTuple):
+    """What a program is compiled for.
+
+    Attributes:
+        bucket: rows and tokens.
+        reads, steps: R and E.
+        branched: whether rows branch.
+        absolute: whether log-probabilities are wanted, or logits will do.
+    """
+
+    bucket: Bucket
+    reads: int
+    steps: int
+    branched: bool
+    absolute: bool
+
+
+class AnswerPrograms:
+    """The executables of one engine that read answers, each compiled when it is first needed."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._one: dict[Shape, Any] = {}
+        self._lock = threading.Lock()
+        self._compiler = DaemonThreads(1, "jaxpool-answers", STACK_BYTES)
+        weakref.finalize(self, self._compiler.shutdown)
+        mesh = engine.programs.mesh
+        self._platform = mesh.devices.flat[0].platform
+        most = max(bucket.tokens for bucket in engine.buckets)
+        # Each text has a row of its own here: answers branch off its end.
+        self._buckets = on_demand(grid(engine.spec.max_length, most, row_multiple=mesh.shape["data"]))
+
+    @property
+    def compiles(self) -> int:
+        """Programs compiled so far."""
+        return len(self._one)
+
+    def run(self, pieces: Sequence[Piece], *, absolute: bool) -> list[np.ndarray]:
+        """For each piece float32 ``[steps]``: what each of its predictions scores.
+
+        Args:
+            pieces: none longer than the longest bucket; all of them branch, or none.
+            absolute: log-probabilities, else logits.
+
+        Raises:
+            EngineError: the engine is closed, or belongs to another process.
+        """
+        engine = self._engine
+        engine.check_process()
+        reads = _padded(max(len(piece.reads) for piece in pieces), 1)
+        steps = _padded(max(len(piece.steps) for piece in pieces), 8)
+        branched = pieces[0].until is not None
+        ready = [shape.bucket for shape in self._one if shape[1:] == (reads, steps, branched, absolute)]
+        lengths = np.array([len(piece.ids) for piece in pieces])
+        found: list[np.ndarray] = [np.empty(0)] * len(pieces)
+        waiting: deque[tuple[np.ndarray, jax.Array]] = deque()
+        batches = plan(lengths, self._buckets, engine.cost, ready)
+        for batch in [*batches, None]:
+            if batch is not None:
+                shape = Shape(batch.bucket, reads, steps, branched, absolute)
+                inputs = pad([pieces[i] for i in batch.rows], shape)
+                program = self._program(shape)
+                leaves = engine.leaves
+                if not leaves:
+                    raise EngineError("This LLM is closed; make a new one.")
+                waiting.append((batch.rows, program(leaves, jax.device_put(inputs, self._shardings(branched)))))
+            while waiting and (batch is None or len(waiting) >= IN_FLIGHT):
+                rows, out = waiting.popleft()
+                for row, values in zip(rows, np.asarray(out)):
+                    found[row] = values[: len(pieces[row].steps)].copy()
+        return found
+
+    def _shardings(self, branched: bool) -> Inputs:
+        rows = sharding.rows(self._engine.programs.mesh)
+        tree = rows if branched else None
+        return Inputs(rows, rows, tree, tree, rows, rows, rows)
+
+    def _program(self, shape: Shape) -> Any:
+        with self._lock:  # who comes second waits, and finds it compiled
+            if shape not in self._one:
+                self._one[shape] = self._compiler.submit(self._compile, shape).result()
+            return self._one[shape]
+
+    def _compile(self, shape: Shape) -> Any:
+        spec, mesh = self._engine.spec, self._engine.programs.mesh
+        model = abstract(spec, Implementation({"cuda": "gpu", "rocm": "gpu"}.get(self._platform, self._platform)))
+        treedef = jax.tree.structure(model)
+        leaves = list(sharding.targets(model, mesh).values())
+        shardings = self._shardings(shape.branched)
+
+        def run(leaves: list[jax.Array], inputs: Inputs) -> jax.Array:
+            return answers(jax.tree.unflatten(treedef, leaves), inputs, spec, absolute=shape.absolute)
+
+        def numbers(*size: int) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((shape.bucket.rows, *size), jnp.int32)
+
+        text = numbers(shape.bucket.length)
+        tree = text if shape.branched else None
+        inputs = Inputs(text, numbers(), tree, tree, numbers(shape.reads), numbers(shape.steps), numbers(shape.steps))
+        jitted = jax.jit(
+            run,
+            in_shardings=([leaf.sharding for leaf in leaves], shardings),
+            out_shardings=sharding.whole(mesh),
+        )
+        with jax.set_mesh(mesh):
+            return jitted.lower(leaves, inputs).compile()
+
+
+def answers(model: Any, inputs: Inputs, spec: Spec, *, absolute: bool) -> jax.Array:
+    """The forward: float32 ``[B, E]``."""
+    if inputs.until is None:
+        layout = Layout.padded(inputs.lengths, inputs.ids.shape[1])
+    else:
+        layout = Layout.branched(inputs.lengths, inputs.positions, inputs.until)
+    assert spec.language is not None
+    with jax.default_matmul_precision("float32" if spec.dtype == "float32" else "default"):
+        hidden_BTD = model.backbone(inputs.ids, None, layout)
+        hidden_BRD = jnp.take_along_axis(hidden_BTD, inputs.reads[:, :, None], axis=1)
+        return answer_logits(model, spec.language, hidden_BRD, inputs.which, inputs.tokens, absolute=absolute)
+
+
+def pad(pieces: Sequence[Piece], shape: Shape) -> Inputs:
+    """One batch as numpy arrays; missing rows become length 1."""
+    rows, length = shape.bucket.rows, shape.bucket.length
+    ids, reads = np.zeros((rows, length), np.int32), np.zeros((rows, shape.reads), np.int32)
+    which, tokens = (np.zeros((rows, shape.steps), np.int32) for _ in range(2))
+    lengths = np.ones(rows, np.int32)
+    positions = until = None
+    if shape.branched:
+        positions, until = np.zeros((rows, length), np.int32), np.full((rows, length), length, np.int32)
+    for i, piece in enumerate(pieces):
+        size = lengths[i] = len(piece.ids)
+        ids[i, :size] = piece.ids
+        reads[i, : len(piece.reads)] = piece.reads
+        which[i, : len(piece.steps)], tokens[i, : len(piece.steps)] = zip(*piece.steps)
+        if piece.positions is not None and piece.until is not None and positions is not None and until is not None:
+            positions[i, :size] = piece.positions
+            until[i, :size] = piece.until
+    return Inputs(ids, lengths, positions, until, reads, which, tokens)
+
+
+def _padded(count: int, least: int) -> int:
+    """The next power of two: few sizes, so few programs."""
+    return max(least, 1 << (count - 1).bit_length())

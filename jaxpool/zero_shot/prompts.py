@@ -1,0 +1,158 @@
+"""A question as a language model reads it: the prompt around each text, and the answers' tokens behind it.
+
+A context and an answer are tokenised together, and cut where the context ends (as lm-evaluation-harness does): so a
+leading space is where the model has learnt it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxpool.errors import ValidationError
+from jaxpool.text import chat
+from jaxpool.text.prompts import TextPrompt, parse
+from jaxpool.text.tokenizer import Tokenizer
+from jaxpool.zero_shot.options import PROMPT, QUESTION, Question, fill, need
+from jaxpool.zero_shot.tree import Tree, grow
+
+_PROBE = "a short text"
+"""The text around which answers are tokenised."""
+
+
+class Wording:
+    """How one question is put to one language model.
+
+    Attributes:
+        tree: its answers.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, question: Question) -> None:
+        default = QUESTION if question.multi_label else PROMPT
+        self._prompt = default if question.prompt is None else question.prompt
+        need(self._prompt, "text", *["label"] * question.multi_label)
+        if question.multi_label and question.examples:
+            raise ValidationError(
+                "examples do not go with multi_label; put them into the prompt.", parameter="examples"
+            )
+        self._tokenizer, self._question = tokenizer, question
+        self.answers = question.answers if question.multi_label else question.labels
+        with tokenizer.reading() as vocabulary:
+            self._vocabulary: Any = vocabulary
+            self._is_chat = bool(vocabulary.chat_template)
+        self._gap = ""
+        self._first: list[int] = [] if self._is_chat else self._beginning()
+        probe = self._worded(_PROBE, question.labels[0])
+        if _PROBE not in probe:
+            raise ValidationError(
+                "The chat template of this model drops the text, so nothing could be classified by it."
+            )
+        self._gap = _gap(probe, self._ends_special(probe))
+        self._cut, self.tree = self._grow(probe)
+
+    def contexts(self, texts: Sequence[str], label: str = "") -> list[list[int]]:
+        """Token ids of the prompt around each text, without an answer.
+
+        Args:
+            texts: as many as wanted.
+            label: the one that is asked for, with ``multi_label``.
+
+        Raises:
+            ValidationError: a prompt and its answers are longer than the model reads.
+        """
+        encoded = self._ids([self._worded(text, label).rstrip(" ") for text in texts])
+        cut, most = self._cut, self._tokenizer.max_length
+        found = []
+        for index, ids in enumerate(encoded):
+            length = len(self._first) + len(ids) + self.tree.depth
+            if length > most:
+                raise ValidationError(
+                    f"Text {index} makes {length} tokens with its prompt and answers, but the model reads {most}; "
+                    "shorten the text or the prompt.",
+                    parameter="input_tokens",
+                    value=length,
+                )
+            if cut and ids[len(ids) - len(cut) :] != cut:
+                raise ValidationError(
+                    "The tokens at the end of the prompt depend on the text; let the prompt end with a word or a line "
+                    "break of its own.",
+                    parameter="prompt",
+                )
+            found.append(self._first + ids[: len(ids) - len(cut)])
+        return found
+
+    def _worded(self, text: str, label: str) -> str:
+        question = self._question
+
+        def asked(text: str) -> str:
+            return fill(self._prompt, text=text, label=label, labels=", ".join(self.answers))
+
+        if not self._is_chat:
+            gap = _gap(asked(""), special=False)
+            shots = (f"{asked(one).rstrip(' ')}{gap}{name}\n\n" for one, name in question.examples)
+            return "".join([*shots, asked(text)])
+        turns = []
+        for one, name in question.examples:
+            turns += [{"role": "user", "content": asked(one)}, {"role": "assistant", "content": name}]
+        turns.append({"role": "user", "content": asked(text)})
+        return chat.render(
+            self._vocabulary,
+            turns,
+            add_generation_prompt=True,
+            variables={"enable_thinking": False},  # Qwen 3 and others then begin the answer at once
+        )
+
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        return [one.ids for one in self._tokenizer.encode(texts, {"add_special_tokens": False})]
+
+    def _beginning(self) -> list[int]:
+        """Special tokens that the tokenizer puts before a text; those behind it would end the answer."""
+        with_special = self._tokenizer.encode([_PROBE])[0].ids
+        bare = self._ids([_PROBE])[0]
+        starts = [i for i in range(len(with_special)) if with_special[i : i + len(bare)] == bare]
+        return with_special[: starts[0]] if starts else []
+
+    def _ends_special(self, text: str) -> bool:
+        last = self._ids([text])[0][-1]
+        backend, slow = self._vocabulary.backend, self._vocabulary.slow
+        added = slow.added_tokens_decoder if backend is None else backend.get_added_tokens_decoder()
+        return last in added
+
+    def _grow(self, probe: str) -> tuple[list[int], Tree]:
+        """The tokens of the context that answers may change, and the answers' tokens from there on."""
+        context = probe.rstrip(" ")
+        base, *joint = self._ids([context, *(context + self._gap + answer for answer in self.answers)])
+        kept = min(_common(base, ids) for ids in joint)
+        answers = [tuple(ids[kept:]) for ids in joint]
+        seen: dict[tuple[int, ...], str] = {}
+        for answer, tokens in zip(self.answers, answers):
+            if not tokens:
+                raise ValidationError(f"The label {answer!r} is no token of this model.", parameter="candidate_labels")
+            if tokens in seen:
+                raise ValidationError(
+                    f"The labels {seen[tokens]!r} and {answer!r} are the same tokens to this model.",
+                    parameter="candidate_labels",
+                )
+            seen[tokens] = answer
+        if not kept and not self._first:
+            raise ValidationError("The prompt is merged with its answers; let it end with a line break.")
+        return base[kept:], grow(answers)
+
+
+def text_of(prompt: Any) -> str:
+    """The text of a prompt; ValidationError for a pair or token ids, which a prompt cannot be put around."""
+    parsed = parse(prompt)
+    if not isinstance(parsed, TextPrompt) or parsed.pair is not None:
+        raise ValidationError(
+            "With candidate_labels, pass texts: neither token ids nor pairs can be put into a prompt."
+        )
+    return parsed.text
+
+
+def _gap(context: str, special: bool) -> str:
+    """What stands between a context and its answer: a space, unless a line or a special token ends the context."""
+    return "" if special or context.endswith(("\n", "\t")) else " "
+
+
+def _common(one: list[int], other: list[int]) -> int:
+    return next((i for i, (a, b) in enumerate(zip(one, other)) if a != b), min(len(one), len(other)))

@@ -1,0 +1,51 @@
+"""The tree of answers: nothing lost, nothing twice, and no branch that sees another."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from jaxpool.zero_shot.tree import Piece, Tree, apart, grow, together
+
+ANSWERS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple), min_size=1, max_size=8, unique=True)
+CONTEXT = [7, 8, 9]
+
+
+def predicted(piece: Piece, tree: Tree) -> dict[int, tuple[int, ...]]:
+    """For each step that a piece computes: the tokens that its reader sees, and the one that it predicts."""
+    found = {}
+    for (slot, token), place in zip(piece.steps, piece.places):
+        at = piece.reads[slot]
+        until = piece.until if piece.until is not None else np.full(len(piece.ids), len(piece.ids))
+        seen = [i for i in range(at + 1) if at < until[i]]
+        if piece.positions is not None:
+            assert piece.positions[seen].tolist() == list(range(len(seen)))
+        assert place not in found
+        found[place] = (*piece.ids[seen].tolist(), token)
+    return found
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(ANSWERS)
+def test_every_step_sees_its_own_branch_and_is_computed_once(answers: list[tuple[int, ...]]) -> None:
+    tree = grow(answers)
+    for pieces in ([together(CONTEXT, tree)], apart(CONTEXT, tree)):
+        found: dict[int, tuple[int, ...]] = {}
+        for piece in pieces:
+            new = predicted(piece, tree)
+            assert not found.keys() & new.keys()
+            found |= new
+        assert sorted(found) == list(range(len(tree.steps)))
+        for answer, places in zip(answers, tree.answers):
+            assert [found[place] for place in places] == [(*CONTEXT, *answer[: i + 1]) for i in range(len(answer))]
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(ANSWERS)
+def test_shared_beginnings_are_shared(answers: list[tuple[int, ...]]) -> None:
+    tree = grow(answers)
+    beginnings = {answer[:i] for answer in answers for i in range(1, len(answer))}
+    assert len(tree.tokens) == len(beginnings)
+    assert len(tree.steps) == len({answer[:i] for answer in answers for i in range(1, len(answer) + 1)})
+    assert tree.depth == max(len(answer) - 1 for answer in answers)
