@@ -16,6 +16,7 @@ from .conftest import MODELS, serving
 
 CHAT = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<a>{% endif %}"
 SIZES: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+SIZES |= {"num_key_value_heads": 2}
 TURNS = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Go away"}]
 
 
