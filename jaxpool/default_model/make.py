@@ -34,6 +34,8 @@ PIECES = 30522
 LAYERS = 6
 TEMPLATES, DIALOGUE = 8000, 4000
 """Weakly labelled sentences."""
+WEAK_HELD = 0.06
+"""How much of them helps to choose the epoch."""
 CLEAR = 0.5
 """A sentence counts as positive or negative from this mean crowd score on (of 4); the others are left out."""
 
@@ -57,8 +59,9 @@ def main() -> None:
     parser.add_argument("--leave-out", metavar="SOURCE", help="train without movie, product, editorial or tweet")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="of the trainings that are averaged")
     parser.add_argument("--sample", type=float, default=1.0, help="share of the training texts, to try the script")
+    parser.add_argument("--start", type=Path, metavar="MODEL", help="train this model on for one epoch instead")
     args = parser.parse_args()
-    make(args.wheels, args.output, leave_out=args.leave_out, seeds=args.seeds, sample=args.sample)
+    make(args.wheels, args.output, leave_out=args.leave_out, seeds=args.seeds, sample=args.sample, start=args.start)
 
 
 def make(
@@ -68,6 +71,7 @@ def make(
     leave_out: str | None = None,
     seeds: Sequence[int] = SEEDS,
     sample: float = 1.0,
+    start: Path | None = None,
 ) -> dict[str, Any]:
     """Writes the model to ``output`` and returns the figures.
 
@@ -77,6 +81,7 @@ def make(
         leave_out: a source of sentences to train without, to see how far training carries to foreign texts.
         seeds: of the trainings whose weights are averaged.
         sample: share of the training texts to use.
+        start: a model of this kind to train on for one epoch; None begins with the encoder.
     """
     from jaxpool.training.fit import fit
 
@@ -87,22 +92,28 @@ def make(
     wanted = {
         name: [e for e in part if abs(e.score) >= CLEAR and e.source != leave_out] for name, part in parts.items()
     }
-    train = labelled(wanted["train"])
-    weak_ones = [*weak.templates(wheels, TEMPLATES, SEED), *weak.dialogue(wheels, DIALOGUE, SEED)]
-    train = Labelled([*train.texts, *(w.text for w in weak_ones)], [*train.labels, *(w.label for w in weak_ones)])
-    rows = np.random.default_rng(SEED).permutation(len(train))
-    train = train.take(rows[: round(sample * len(rows))])
-    validation = labelled(wanted["validation"])
+    rng = np.random.default_rng(SEED)
+    weakly = [*weak.templates(wheels, TEMPLATES, SEED), *weak.dialogue(wheels, DIALOGUE, SEED)]
+    guessed = Labelled([one.text for one in weakly], [one.label for one in weakly], "the weakly labelled sentences")
+    guessed = guessed.take(rng.permutation(len(guessed)))
+    few = round(WEAK_HELD * len(guessed))
+    train = _joined(labelled(wanted["train"]), guessed.take(np.arange(few, len(guessed))))
+    train = train.take(rng.permutation(len(train))[: round(sample * len(train))])
+    crowd = labelled(wanted["validation"])
+    validation = _joined(crowd, guessed.take(np.arange(few)))
     history: dict[int, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
-        small = Path(temporary) / "encoder"
-        write_encoder(wheels, small)
+        small, recipe = start or Path(temporary) / "encoder", RECIPE
+        if start is None:
+            write_encoder(wheels, small)
+        else:
+            recipe = replace(RECIPE, epochs=1, learning_rate=3e-5)
         folders = [Path(temporary) / f"seed{seed}" for seed in seeds]
         for seed, folder in zip(seeds, folders):
-            fitted = fit(small, train, folder, validation=validation, recipe=replace(RECIPE, seed=seed))
+            fitted = fit(small, train, folder, validation=validation, recipe=replace(recipe, seed=seed))
             history[seed] = [asdict(epoch) for epoch in fitted.history]
         average(folders, output)
-    temperature = cool(output, validation)
+    temperature = cool(output, crowd)
     round_weights(output / "model.safetensors")
     figures = {
         "history": history,
@@ -112,6 +123,10 @@ def make(
     (output / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(figures, indent=1))
     return figures
+
+
+def _joined(one: Labelled, other: Labelled) -> Labelled:
+    return Labelled([*one.texts, *other.texts], [*one.labels, *other.labels], one.name)
 
 
 def labelled(examples: Sequence[Example]) -> Labelled:

@@ -110,17 +110,15 @@ def run(
         log(f"{cut} of {len(training)} texts are longer than {base.longest} tokens and are cut there (--max-length)")
     scale = _Scale.of(training, base)
     targets = scale(training.targets(base.spec.labels))
-    base, features_ND, solver = _choose(base, training, texts, targets, recipe, log)
+    whole = recipe.freeze == "backbone" or held is None
+    base, features_ND, rows, solver = _choose(base, training, texts, targets, recipe, log, whole=whole)
     if held is not None:
         held_texts = base.texts(held)[0]
         held_targets = scale(held.targets(base.spec.labels))
     if recipe.contrast and base.fresh and base.spec.problem != "regression":
         trial = parts or folds(training, 3, recipe.seed, strict=False)
         plain = _solved_by_folds(base, features_ND, targets, solver, trial)
-        outcome = _contrasted_by_folds(base, texts, targets, recipe, trial, log)
-        before, after = plain.history[0].validation_loss, outcome.history[0].validation_loss
-        log(f"cross-validated loss {before:.4f} of the base as it is, {after:.4f} after steps on pairs")
-        outcome = outcome if after < before else plain
+        outcome = _contrasted_by_folds(base, texts, targets, recipe, trial, plain, log)
         if held is not None:
             outcome = _judged(base, outcome.leaves, held_texts, held_targets)
     elif recipe.freeze == "backbone" and held is None:
@@ -131,7 +129,7 @@ def run(
         outcome = _trained_by_folds(base, texts, features_ND, targets, solver, parts, log)
     else:
         state = saved(recipe, (training, held), base.folder) if saved is not None else None
-        start = base.with_head(solver(features_ND, targets[: len(features_ND)]) if base.fresh else None)
+        start = base.with_head(solver(features_ND, targets[rows]) if base.fresh else None)
         outcome = _trained(base, start, (texts, targets), (held_texts, held_targets), state, resume, log)
     kept = outcome.history[outcome.best]
     report = Report.of(
@@ -184,37 +182,47 @@ class _Scale:
 
 
 def _choose(
-    base: Base, training: Labelled, texts: Texts, targets: np.ndarray, recipe: Recipe, log: Callable[[str], object]
-) -> tuple[Base, np.ndarray, _Solver]:
-    """Pooling and penalty, by cross-validation of solved heads on a sample of texts; and the features of the texts.
+    base: Base,
+    training: Labelled,
+    texts: Texts,
+    targets: np.ndarray,
+    recipe: Recipe,
+    log: Callable[[str], object],
+    *,
+    whole: bool,
+) -> tuple[Base, np.ndarray, np.ndarray, _Solver]:
+    """Pooling and penalty, by cross-validation of solved heads on a sample of texts.
 
-    Features are of the sample alone, which comes first then, unless the backbone stays as it is.
+    Returns:
+        The base with that pooling, the features of some texts (of all, if ``whole``), which texts these are, and what
+        solves a head on them.
     """
-    whole = recipe.freeze == "backbone"
-    if not whole and not base.fresh:
-        return base, np.empty((0, 0)), _Solver(base, recipe, solved_head.PENALTIES[0])
-    few = np.arange(min(len(training), _SAMPLE))
-    averages = base.fresh and averaging.suits(base.spec)
-    candidates = base.features(texts if whole else texts.take(few), averages=averages)
-    sample = training.take(few)
-    parts = folds(sample, 5, recipe.seed, strict=False)
+    everything = np.arange(len(training))
+    if recipe.freeze != "backbone" and not base.fresh:
+        return base, np.empty((0, 0)), everything[:0], _Solver(base, recipe, solved_head.PENALTIES[0])
+    few = np.random.default_rng(recipe.seed).permutation(everything)[:_SAMPLE]
+    rows = everything if whole else few
+    candidates = base.features(texts.take(rows), averages=base.fresh and averaging.suits(base.spec))
+    parts = folds(training.take(few), 5, recipe.seed, strict=False)
     spec, old = base.spec, base.head()
-    found = [
-        solved_head.cross_validate(
-            *(features_ND[few], targets[few], label_weights(targets[few], spec.num_labels, recipe)),
-            *(spec.problem, spec.num_labels, parts),
-            bias=spec.head.bias,
-            offset_NC=None if old is None else old(features_ND[few]),
+    found = []
+    for features_ND in candidates:
+        sample_ND = features_ND[few] if whole else features_ND
+        found.append(
+            solved_head.cross_validate(
+                *(sample_ND, targets[few], label_weights(targets[few], spec.num_labels, recipe)),
+                *(spec.problem, spec.num_labels, parts),
+                bias=spec.head.bias,
+                offset_NC=None if old is None else old(sample_ND),
+            )
         )
-        for features_ND in candidates
-    ]
     best = int(np.argmin([loss for _, _, loss in found]))
     if best == 1:
         base = Base(base.folder, training, recipe, average=True)
     kind = "fresh" if base.fresh else "existing"
     pooling = ", on the mean of all tokens" if best == 1 else ""
     log(f"the {kind} head for {', '.join(base.spec.labels)}{pooling}")
-    return base, candidates[best], _Solver(base, recipe, found[best][0])
+    return base, candidates[best], rows, _Solver(base, recipe, found[best][0])
 
 
 def _solved_by_folds(
@@ -236,9 +244,10 @@ def _contrasted_by_folds(
     targets: np.ndarray,
     recipe: Recipe,
     parts: list[np.ndarray],
+    plain: _Outcome,
     log: Callable[[str], object],
 ) -> _Outcome:
-    """Steps on pairs, then a head, with all texts; judged by doing the same without each part of them.
+    """Steps on pairs, then a head, with all texts; or ``plain``, if doing so without each part of them was no better.
 
     The penalty is chosen by texts that neither the steps nor the head have seen: on those that they have, no head can
     be wrong.
@@ -260,6 +269,10 @@ def _contrasted_by_folds(
             held_NC[i, rows] = layer(features_ND)
     epochs = [judge(0, math.nan, logits_NC, targets, trainer) for logits_NC in held_NC]
     best = int(np.argmin([epoch.validation_loss for epoch in epochs]))
+    before, after = plain.history[0].validation_loss, epochs[best].validation_loss
+    log(f"cross-validated loss {before:.4f} of the base as it is, {after:.4f} after steps on pairs")
+    if after >= before:
+        return plain
     log("pairs, all texts")
     leaves, found = heads(np.arange(len(targets)), "all texts")
     return _Outcome(base.with_head(found[best], leaves), [epochs[best]], 0, held_NC[best], targets)

@@ -218,7 +218,7 @@ def train(
         trained = {path: jnp.array(state.trained[path]) for path in trained}
         moments = jax.tree.unflatten(jax.tree.structure(moments), [jnp.array(leaf) for leaf in state.moments])
     done = state.history[-1].number if resumed is not None else 0
-    for number in range(done + 1, (epochs or most) + 1):
+    for number in range(done + 1, (most if epochs is None else epochs) + 1):
         losses = []
         order = _order(texts.lengths, recipe, number)
         for step, rows in enumerate(bar(order, f"epoch {number}/{most}"), (number - 1) * len(order)):

@@ -98,9 +98,18 @@ class Recipe:
             frozen backbone was asked for; else 3 epochs, or as many (30 at most) as make 300 steps; a third of them for
             patience, 2 at least; 3 folds with pairs, 5 with a frozen backbone or (without pairs) up to 200 texts;
             weights by label where one is ``UNBALANCED`` times as frequent as another.
+
+        Raises:
+            ValidationError: options contradict each other.
         """
+        if self.contrast and (self.freeze is not None or self.epochs is not None):
+            raise ValidationError(
+                "contrast teaches the whole model and then solves the head, so it goes with neither freeze nor epochs; "
+                "leave them out, or set contrast to 0.",
+                parameter="contrast",
+            )
         few = self.freeze is None and texts <= FEW and self.epochs is None
-        freeze = "backbone" if few else self.freeze or "nothing"
+        freeze = "backbone" if few or self.contrast else self.freeze or "nothing"
         contrast = self.contrast if self.contrast is not None else _CONTRAST if few and counts else 0
         steps = math.ceil(texts / self.batch_size)
         epochs = self.epochs or min(_MOST_EPOCHS, max(3, math.ceil(_STEPS / steps)))

@@ -56,7 +56,8 @@ def write_tokenizer(folder: Path) -> None:
 
 
 def write_bert(folder: Path) -> Path:
-    """A tiny random BERT without head and without pooler."""
+    """A tiny random BERT without head and without pooler, in a folder that is made if need be."""
+    folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     shapes = {
         "embeddings.word_embeddings.weight": (len(WORDS), WIDTH),

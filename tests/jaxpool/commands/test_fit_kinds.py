@@ -16,6 +16,7 @@ from jaxpool.errors import InputFileError, JaxpoolError, ValidationError
 from jaxpool.training.data import Label, Labelled
 from jaxpool.training.fit import Fitted, fit
 from jaxpool.training.labelled_files import read_labelled
+from jaxpool.training.loop import fitting
 from jaxpool.training.recipe import Recipe
 
 SOLVED = Recipe(freeze="backbone")
@@ -165,6 +166,7 @@ def test_few_texts_go_through_pairs_only_where_they_help(bert: Path, tmp_path: P
     said = next(line for line in lines if "steps on pairs" in line)
     before, after = map(float, re.findall(r"\d+\.\d+", said))
     assert result.history[0].validation_loss == pytest.approx(min(before, after), abs=1e-4)
+    assert ("pairs, all texts" in lines) == (after < before)
 
 
 def test_an_averaging_layer_is_an_ordinary_layer(bert: Path, tmp_path: Path) -> None:
@@ -243,3 +245,24 @@ def test_the_public_function(bert: Path, tmp_path: Path) -> None:
     ) as llm:
         assert llm.classify("the bad food", use_tqdm=False)[0].outputs.labels == ["food"]
     assert (kept / "validation.json").is_file()
+
+
+def test_a_file_sorted_by_label_is_sampled_evenly(bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "_SAMPLE", 30)
+    data = toy(90, 1, neutral=True)
+    order = np.argsort(np.array(data.labels), kind="stable")
+    recipe = Recipe(epochs=1, batch_size=8, learning_rate=1e-6, folds=0)
+    result = fit(bert, data.take(order), tmp_path / "m", recipe=recipe, log=quiet)
+    assert min(result.history[0].scores.recall) > 0.3  # type: ignore[union-attr]
+
+
+def test_epochs_are_chosen_over_folds(bert: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    recipe = Recipe(epochs=3, batch_size=8, learning_rate=1e-2, folds=2)
+    result = fit(bert, toy(48, 1), tmp_path / "m", recipe=recipe, log=lines.append)
+    assert result.report.how == "2-fold cross-validation"
+    assert result.report.scores.count == 48
+    assert result.best == min(result.history, key=lambda epoch: epoch.validation_loss).number
+    last = lines[next(i for i, line in enumerate(lines) if "training on all texts" in line) + 1 : -1]
+    assert len(last) == result.best  # as many epochs on all texts, none of them judged
+    assert all("validation" not in line for line in last)
