@@ -51,9 +51,9 @@ def test_the_next_chunk_is_tokenised_while_one_computes(llm: LLM, monkeypatch: p
     encode, run = llm.tokenizer.encode, llm.engine.run
     prepared, computed, changed = 0, 0, threading.Condition()
 
-    def encode_and_tell(prompts: list[Any], options: Any = None) -> Any:
+    def encode_and_tell(prompts: list[Any], options: Any = None, **place: int) -> Any:
         nonlocal prepared
-        encoded = encode(prompts, options)
+        encoded = encode(prompts, options, **place)
         if not (prompts and isinstance(prompts[0], dict)):  # `classify` passes its token ids through once more
             with changed:
                 prepared += 1
@@ -68,7 +68,7 @@ def test_the_next_chunk_is_tokenised_while_one_computes(llm: LLM, monkeypatch: p
         return run(*arguments)
 
     monkeypatch.setattr(llm.tokenizer, "encode", encode_and_tell)
-    monkeypatch.setattr(llm.engine, "run", run_when_the_next_is_prepared)
+    monkeypatch.setattr(llm.engine, "stream", run_when_the_next_is_prepared)
     assert len(list(stream.classify(llm, items(12)))) == 12
     assert computed == 3
 
