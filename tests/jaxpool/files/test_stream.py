@@ -48,7 +48,7 @@ def test_results_are_those_of_the_library_in_order(llm: LLM) -> None:
 
 
 def test_the_next_chunk_is_tokenised_while_one_computes(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    encode, run = llm.tokenizer.encode, llm.engine.run
+    encode, run = llm.tokenizer.encode, llm.engine.stream
     prepared, computed, changed = 0, 0, threading.Condition()
 
     def encode_and_tell(prompts: list[Any], options: Any = None, **place: int) -> Any:
