@@ -83,7 +83,7 @@ def test_a_long_stream_is_held_a_few_chunks_at_a_time(llm: LLM) -> None:
     results = stream.classify(llm, items(240))
     last = next(one for one in results if one["index"] == 200)
     assert last["text"] == "text number 200"
-    alive = sum(isinstance(one, Item) for one in gc.get_objects())
+    alive = sum(type(one) is Item for one in gc.get_objects())
     assert 0 < alive <= 4 * stream.CHUNK
     results.close()
 
