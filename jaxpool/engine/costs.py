@@ -44,6 +44,7 @@ class Costs:
         read: gives what ``write`` kept last, or None.
         write: keeps bytes for other processes; what several write is merged.
         on_disk: whether the compile cache holds an entry of this key.
+        learns: False keeps to the prior whatever is measured.
     """
 
     def __init__(
@@ -53,10 +54,12 @@ class Costs:
         read: Callable[[], bytes | None] = lambda: None,
         write: Callable[[bytes], object] = lambda _content: None,
         on_disk: Callable[[str], bool] = lambda _key: False,
+        *,
+        learns: bool = True,
     ) -> None:
         self.prior, self._buckets = prior, tuple(buckets)
         self._read, self._write, self._on_disk = read, write, on_disk
-        self._lock = threading.Lock()
+        self._lock, self._learns = threading.Lock(), learns
         self._runs: dict[Bucket, deque[float]] = {}
         self._warm: set[Bucket] = set()  # have run in this process
         self._doubtful: set[Bucket] = set()  # measured while something else ran, and never else
@@ -72,7 +75,7 @@ class Costs:
         """The prices as they are known now."""
         with self._lock:
             if self._model is None:
-                self._model = self._learned()
+                self._model = self._learned() if self._learns else self.prior
             return self._model
 
     def seconds(self) -> dict[Bucket, float]:

@@ -74,8 +74,9 @@ class Planner:
         Nothing after a first call that is over before a compile would be: there may be no second one.
         """
         if few:
-            if sum(batch.bucket.tokens for batch in batches) <= 2 * lengths.sum():
-                return []  # one row of about its length: no program would be better by much
+            rows = 2 ** np.ceil(np.log2(np.maximum(lengths, 16)))
+            if sum(batch.bucket.tokens for batch in batches) <= rows.sum():
+                return []  # no more than a row of the next power of two for each
         elif self.calls < self._look:
             return []
         there = ready | {batch.bucket for batch in batches}

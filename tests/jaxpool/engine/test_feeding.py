@@ -113,6 +113,7 @@ def test_models_of_berts_size_stay_in_fast_memory_and_others_are_not_charged() -
 @pytest.fixture
 def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("JAXPOOL_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("JAXPOOL_MEASURE")
     return tmp_path
 
 
@@ -162,7 +163,6 @@ def test_parts_that_fail_fail_the_call_and_nothing_hangs() -> None:
     engine.close()
 
 
-@pytest.mark.usefixtures("cached")
 def test_forty_texts_alone_compile_six_programs_at_most() -> None:
     engine, ran = opened(), []
     engine.run(rows(100))

@@ -49,12 +49,12 @@ def test_results_are_those_of_the_library_in_order(llm: LLM) -> None:
 
 
 def test_the_next_chunk_is_tokenised_while_one_computes(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-    encode, run = llm.tokenizer.encode, llm.engine.run
+    encode, run = llm.tokenizer.encode, llm.engine.stream
     prepared, computed, changed = 0, 0, threading.Condition()
 
-    def encode_and_tell(prompts: list[Any], options: Any = None) -> Any:
+    def encode_and_tell(prompts: list[Any], options: Any = None, **place: int) -> Any:
         nonlocal prepared
-        encoded = encode(prompts, options)
+        encoded = encode(prompts, options, **place)
         if not (prompts and isinstance(prompts[0], dict)):  # `classify` passes its token ids through once more
             with changed:
                 prepared += 1
@@ -69,7 +69,7 @@ def test_the_next_chunk_is_tokenised_while_one_computes(llm: LLM, monkeypatch: p
         return run(*arguments)
 
     monkeypatch.setattr(llm.tokenizer, "encode", encode_and_tell)
-    monkeypatch.setattr(llm.engine, "run", run_when_the_next_is_prepared)
+    monkeypatch.setattr(llm.engine, "stream", run_when_the_next_is_prepared)
     assert len(list(stream.classify(llm, items(12)))) == 12
     assert computed == 3
 
@@ -84,7 +84,7 @@ def test_a_long_stream_is_held_a_few_chunks_at_a_time(llm: LLM) -> None:
     results = stream.classify(llm, items(240))
     last = next(one for one in results if one["index"] == 200)
     assert last["text"] == "text number 200"
-    alive = sum(isinstance(one, Item) for one in gc.get_objects())
+    alive = sum(type(one) is Item for one in gc.get_objects())
     assert 0 < alive <= 4 * stream.CHUNK
     results.close()
 
