@@ -24,6 +24,7 @@ Classify text with any Hugging Face checkpoint, in JAX, on TPU, GPU or CPU.
   jaxpool classify "Loved the new café." "This update broke everything."
   jaxpool classify --input reviews.csv --text-column body --output labels.jsonl
   jaxpool batch reviews/ --output labelled/ --text-column body
+  jaxpool run-batch -i requests.jsonl -o answers.jsonl
   jaxpool fit reviews.csv my-model --text-column body --label-column stars
   jaxpool convert my-model my-model-store
   jaxpool serve --model my-model-store --port 8000
