@@ -27,6 +27,7 @@ Classify text with any Hugging Face checkpoint, in JAX, on TPU, GPU or CPU.
   jaxpool convert my-model my-model-store
   jaxpool serve --model my-model-store --port 8000
   jaxpool bench serve --model my-model-store
+  jaxpool recipes | less
   jaxpool completion bash > ~/.local/share/bash-completion/completions/jaxpool
 """
 COMMANDS = {
