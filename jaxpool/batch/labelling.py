@@ -21,7 +21,7 @@ class Prepared:
     """Tokenised texts of a chunk.
 
     Attributes:
-        count: texts, blank and refused ones included.
+        count: texts, refused ones included.
         at: index of each that is to be computed.
         prompts: their tokens.
         refused: index -> why the model cannot read it.
@@ -39,8 +39,8 @@ class Labelled:
 
     Attributes:
         scores: float32 ``[texts, labels]``; NaN where there are none.
-        scored: bool ``[texts]``; False for blank and refused texts.
-        refused: index -> why there are none; blank texts are not among them.
+        scored: bool ``[texts]``; False for refused texts.
+        refused: index -> why there are none.
         tokens: real tokens computed.
     """
 
@@ -75,12 +75,10 @@ class Labeller:
         """Tokenises texts: of one column, or pairs of two."""
         texts = columns[0]
         pairs = columns[1] if len(columns) > 1 else None
-        at, prompts = [], []
-        for index, text in enumerate(texts):
-            pair = pairs[index] if pairs else None
-            if text.strip() or (pair or "").strip():
-                at.append(index)
-                prompts.append(text if pair is None else {"prompt": text, "text_pair": pair})
+        at = list(range(len(texts)))
+        prompts: list[Any] = list(texts)
+        if pairs is not None:
+            prompts = [{"prompt": text, "text_pair": pair} for text, pair in zip(texts, pairs)]
         try:
             return Prepared(len(texts), at, self._encode(prompts) if prompts else [])
         except (ValueError, TypeError):

@@ -7,6 +7,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from jaxpool.batch import estimate, local, progress
@@ -18,6 +19,11 @@ from jaxpool.batch.storage import place
 from jaxpool.commands.options import engine_options, long_text_options, long_texts, model_options, natural, positive
 from jaxpool.errors import JaxpoolError
 
+_ARGUMENTS = ("revision", "dtype", "convert", "hf_overrides", "max_model_len")
+MODEL = {name: engine_options()[name] for name in (*_ARGUMENTS, "max_num_batched_tokens", "tensor_parallel_size")}
+MODEL["convert"] = replace(
+    MODEL["convert"], about="classify: make a classifier of a language model", choices=("auto", "classify")
+)
 DESCRIPTION = """\
 Label every row of files, folders, globs or URLs, exactly once, and keep all their columns.
 
@@ -30,16 +36,6 @@ It may be killed at any moment: the same command again does what is left. Under 
 Indexed Job, a Slurm array, SkyPilot, or --process-index and --process-count) each does its share. Results are in
 DIR/parts, rows that cannot be classified in DIR/rejected, and DIR/manifest.json says when everything is there.
 """
-
-
-MODEL = {
-    name: engine_options()[name]
-    for name in (
-        *("revision", "dtype", "convert", "hf_overrides"),
-        *("max_model_len", "max_num_batched_tokens", "tensor_parallel_size"),
-    )
-}
-"""Argument of a model -> its option."""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -89,7 +85,10 @@ def main(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _dry_run(args, planned, share)
     planned.open()
-    options = {"max_num_batched_tokens": args.max_num_batched_tokens, "tensor_parallel_size": args.tensor_parallel_size}
+    options = {
+        "max_num_batched_tokens": args.max_num_batched_tokens,
+        "tensor_parallel_size": args.tensor_parallel_size,
+    }
     if args.mesh == "global":
         return _together(args, planned, share, options)
     if args.ray is not None:

@@ -30,6 +30,7 @@ Classify text with any Hugging Face checkpoint, in JAX, on TPU, GPU or CPU.
   jaxpool serve --model my-model-store --port 8000
   jaxpool bench --model my-model-store
   jaxpool compile --topology v5e:2x2 my-model
+  jaxpool recipes | less
   jaxpool completion bash > ~/.local/share/bash-completion/completions/jaxpool
 """
 COMMANDS = {
@@ -45,7 +46,7 @@ COMMANDS = {
     "completion": ("jaxpool.commands.completion", "write a script that completes commands in your shell"),
 }
 """Command -> (module with ``add_arguments`` and ``main``, imported by name when needed; what it does)."""
-EXTRAS = {"pyarrow": "batch", "fsspec": "batch", "zstandard": "batch", "ray": "ray"}
+EXTRAS = {"pyarrow": "batch", "fsspec": "batch", "ray": "ray"}
 """Package -> the extra that brings it, where that is not ``serve``."""
 EPILOG = "Without --model, the English sentiment model inside jaxpool is used."
 INTERRUPTED = 130  # what shells expect of a program that Ctrl-C ended

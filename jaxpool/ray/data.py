@@ -41,7 +41,7 @@ def classify(
 
     Returns:
         a dataset with the columns ``label``, ``probs`` (``labels``, if several may hold) and ``error``: why a row has
-        no label, null for nearly all of them and for blank texts. Rows are as many as before, and in no other order
+        no label, null for nearly all of them. Rows are as many as before, and in no other order
         than Ray keeps.
 
     Raises:

@@ -113,7 +113,7 @@ class Judge:
         """Score of every answer behind every context: float64 ``[contexts, answers]``."""
         assert self.programs is not None
         spec, pieces, owners = self._engine.spec, [], []
-        longest = max(bucket.length for bucket in self._engine.buckets)
+        longest = self._engine.spec.max_length
         fits = all(len(context) + len(tree.tokens) <= longest for context in contexts)
         branches = bool(tree.tokens) and fits and _branches(spec)
         for owner, context in enumerate(contexts):

@@ -173,10 +173,8 @@ llm.classify({"prompt": "a"}, use_tqdm=False)
     wrong = ["LLM(modle='x')", "LLM('x', max_model_length=8)", "llm.classify('a', use_tqmd=False)", "llm.classify(5)"]
     (tmp_path / "snippet.py").write_text(right + "\n".join(wrong) + "\n")
     # only what has the signatures is read; the rest of the source is checked with the rest of the source
-    public = [
-        "jaxpool",
-        *(f"jaxpool.{name}" for name in ("llm", "text", "text.prompts", "params", "outputs", "engine_args")),
-    ]
+    rooms = ("text", "text.prompts", "text.windows", "zero_shot", "zero_shot.options")
+    public = ["jaxpool", *(f"jaxpool.{name}" for name in ("llm", *rooms, "params", "outputs", "engine_args"))]
     settings = "[mypy]\nfollow_imports = skip\nignore_missing_imports = True\n"
     settings += "".join(f"[mypy-{name}]\nfollow_imports = silent\n" for name in public)
     (tmp_path / "mypy.ini").write_text(settings)

@@ -13,10 +13,10 @@ from toy import WORDS, toy, write_bert
 import jaxpool
 from jaxpool import LLM
 from jaxpool.errors import InputFileError, JaxpoolError, ValidationError
+from jaxpool.training import fitting
 from jaxpool.training.data import Label, Labelled
 from jaxpool.training.fit import Fitted, fit
 from jaxpool.training.labelled_files import read_labelled
-from jaxpool.training.loop import fitting
 from jaxpool.training.recipe import Recipe
 
 SOLVED = Recipe(freeze="backbone")
