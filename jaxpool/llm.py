@@ -6,12 +6,14 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
 from jaxpool.checkpoints import parsed_cache, tasks
+from jaxpool.checkpoints.cross_encoder import saved_template
 from jaxpool.checkpoints.location import locate
 from jaxpool.checkpoints.sentence_transformers import default_prompt
 from jaxpool.engine_args import EngineArgs, takes_engine_args, with_defaults
@@ -24,7 +26,9 @@ from jaxpool.outputs import (
     ScoringRequestOutput,
 )
 from jaxpool.params import Adapters, Params, PoolerConfig, PoolingParams, broadcast
-from jaxpool.text.prompts import Prompts, pairs, split, to_score
+from jaxpool.text import scoring
+from jaxpool.text.chat_template import load
+from jaxpool.text.prompts import Prompts, split
 from jaxpool.text.tokenizer import Tokenizer
 from jaxpool.text.vocabulary import lower_cases, read_tokenizer
 
@@ -112,11 +116,14 @@ class LLM:
             prefix=default_prompt(folder) if self.pooling_task == "embed" else "",
             absent=f"Texts cannot be read because {absent}; pass token ids, or name a tokenizer=….",
         )
+        self._pairs = _pair_reading(self.engine, folder, args["chat_template"])
         self._tokenizer_folder = tokenizer_folder
         self._name = folder.name if model is None or Path(model).is_dir() else str(model)
         self._hf_tokenizer: Any = None
         self._ids = itertools.count()
         self._closed = False
+        if getattr(config, "is_original_qwen3_reranker", False) and self._pairs.template is None:
+            logger.warning("%s was trained on pairs in a template; give it one: chat_template=…", self._name)
 
     def classify(
         self,
@@ -202,46 +209,41 @@ class LLM:
             data_1: one text for all of ``data_2``, or as many.
             data_2: texts.
             use_tqdm, pooling_params, lora_request, tokenization_kwargs: as in ``classify``.
-            chat_template: must be None.
+            chat_template: Jinja that makes the prompt of a pair, from messages of the roles ``query`` and
+                ``document``; None takes that of the ``LLM``, or what a CrossEncoder was saved with. Only for models
+                that read both texts together. ``PoolingParams(extra_kwargs=…)`` may hold ``max_tokens_per_query``,
+                ``max_tokens_per_doc`` and ``chat_template_kwargs``, what the template sees, or ``instruction``.
 
         Raises:
-            ValidationError: the model has several labels, or the numbers of texts do not match.
+            ValidationError: the model has several labels, the numbers of texts do not match, or the template fails.
         """
-        embeds = self.pooling_task == "embed"
-        if len(self.labels) != 1 and not embeds:
-            raise ValidationError(tasks.ONE_LABEL)
-        if chat_template is not None:
-            raise NotImplementedError("jaxpool scores plain pairs of texts; render the template yourself.")
-        first, second = to_score(data_1, data_2)
-        if embeds:
+        scoring.check(self.pooling_task, self.engine.spec.num_labels)
+        first, second = scoring.to_score(data_1, data_2)
+        extra = None if pooling_params is None else pooling_params.extra_kwargs
+        options = scoring.ScoreOptions.of(extra, self.engine.spec.max_length)
+        if any(options.limits):
+            with self.tokenizer.reading() as vocabulary:
+                first, second = scoring.shortened(vocabulary, (first, second), options)
+        if self.pooling_task in scoring.BY_LIKENESS:
             texts = [*first, *second]
-            params = broadcast(pooling_params, texts, "embed", lora_request)
+            params = broadcast(pooling_params, texts, self.pooling_task, lora_request)
             outputs = self._run(texts, params, use_tqdm, tokenization_kwargs)
             left, right = outputs[: len(first)], outputs[len(first) :]
             left *= len(second) if len(first) == 1 else 1
             pad = getattr(self.tokenizer.vocabulary, "pad_token_id", None)
             return [ScoringRequestOutput.of_embeddings(one, two, pad) for one, two in zip(left, right)]
-        task = tasks.check("classify", self.pooling_task, self.supported_tasks)
-        prompts = pairs(first, second, joined=self.reads_pairs_joined)
-        params = broadcast(pooling_params, prompts, task, lora_request)
-        return [
-            ScoringRequestOutput.from_base(output)
-            for output in self._run(prompts, params, use_tqdm, tokenization_kwargs)
-        ]
+        reading = self.reads_pairs(chat_template)
+        prompts: list[Any] = scoring.pairs(first, second, joined=reading.joined)
+        if reading.template is not None:
+            with self.tokenizer.reading() as vocabulary:
+                prompts = scoring.rendered(vocabulary, **reading.question(first, second, options))
+        params = broadcast(pooling_params, prompts, "classify", lora_request)
+        outputs = self._run(prompts, params, use_tqdm, reading.tokenization(tokenization_kwargs, options))
+        return [ScoringRequestOutput.from_base(output) for output in outputs]
 
-    @property
-    def reads_pairs_joined(self) -> bool:
-        """Whether ``score`` gives the model two texts as one: a language model, or where the config says so.
-
-        Raises:
-            ValidationError: the checkpoint was trained on pairs in its chat template.
-        """
-        if self.engine.spec.templated:
-            raise ValidationError(
-                f"{self._name} was trained on pairs in its chat template, so plain pairs would get wrong scores; "
-                "render the template yourself and pass the texts to classify."
-            )
-        return self.engine.spec.joins_pairs
+    def reads_pairs(self, template: str | None = None) -> scoring.PairReading:
+        """How ``score`` has the model read two texts; ``template`` goes before what else says so."""
+        return self._pairs if template is None else replace(self._pairs, template=template, special_tokens=True)
 
     def embed(
         self,
@@ -343,6 +345,16 @@ class LLM:
             PoolingRequestOutput(str(next(self._ids)), PoolingOutput(score), list(one.ids))
             for score, one in zip(scores, encoded)
         ]
+
+
+def _pair_reading(engine: Engine, folder: Path, template: str | os.PathLike[str] | None) -> scoring.PairReading:
+    joined = engine.spec.joins_pairs
+    if template is not None:
+        return scoring.PairReading(joined, load(template))
+    if not engine.spec.templated:
+        return scoring.PairReading(joined)
+    saved = saved_template(folder)
+    return scoring.PairReading(joined, saved.template, saved.variables, saved.content_format, special_tokens=False)
 
 
 def _check_finite(scores: np.ndarray | list[np.ndarray]) -> None:

@@ -131,8 +131,8 @@ class PoolerConfig:
         use_activation: default of requests that do not say.
         enable_flash_late_interaction: accepted for compatibility, without effect.
         dimensions: embedding only: size to cut to unless the request says otherwise.
-        enable_chunked_processing: embedding only.
-        max_embed_len: embedding only.
+        enable_chunked_processing: must be False: long texts are refused, or cut where a request says so.
+        max_embed_len: must be None; it goes with the former.
         logit_mean: subtracted from the logits, before the activation and also without one.
         logit_sigma: divides the logits after ``logit_mean`` is taken off; not 0.
         step_tag_id: STEP pooling only: the token whose results are kept; None keeps all.
@@ -168,6 +168,12 @@ class PoolerConfig:
         self._check_choice("seq_pooling_type", SEQUENCE_POOLING)
         self._check_choice("tok_pooling_type", TOKEN_POOLING)
         _check_flag("use_activation", self.use_activation)
+        for name in ("enable_chunked_processing", "max_embed_len"):
+            if value := getattr(self, name):
+                raise NotImplementedError(
+                    f"{name}={value!r} is not possible in jaxpool: a text has one vector of all its tokens. Texts that "
+                    "are too long are refused, or cut with truncate_prompt_tokens."
+                )
         if self.logit_sigma == 0:
             raise ValidationError("logit_sigma cannot be 0 (division by zero)")
 

@@ -46,7 +46,6 @@ TASK_REQUIRED = """
                 """
 NO_EMBEDDING = "Embedding API is not supported by this model. Try converting the model using `--convert embed`."
 NO_CLASSES = "Classification API is not supported by this model. Try converting the model using `--convert classify`."
-ONE_LABEL = "Scoring API is only enabled for num_labels == 1."
 NOT_GENERATIVE = (
     "LLM.{}() is only supported for generative models. "
     "Try passing `--runner generate` to use the model as a generative model."

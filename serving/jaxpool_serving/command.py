@@ -94,12 +94,13 @@ def main(args: argparse.Namespace) -> int:
         **template_options(args),
         **limit_options(args),
     )
+    own = {"pooler_config": pooler, "chat_template": options.chat_template}
     log_as_json()
 
     def open_llm(model: str | None) -> LLM:
         from jaxpool.llm import LLM
 
-        return LLM(model, **model_arguments(args, MODEL) | {"pooler_config": pooler})
+        return LLM(model, **model_arguments(args, MODEL) | own)
 
     try:
         import uvloop

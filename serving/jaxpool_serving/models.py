@@ -114,3 +114,18 @@ def find_classifier(app: web.Application, name: str | None) -> ServedModel:
     if "classify" not in found.llm.supported_tasks:
         raise web.HTTPNotFound
     raise RequestError(501, "NotImplementedError", "The model does not support Classification API")
+
+
+def find_embedder(app: web.Application, name: str | None) -> ServedModel:
+    """As `find_model`, for those who want embeddings.
+
+    Raises:
+        RequestError: as `find_model` does; 501, the model could embed texts, but was started for another task.
+        HTTPNotFound: the model embeds nothing.
+    """
+    found = find_model(app, name)
+    if found.llm.pooling_task == "embed":
+        return found
+    if "embed" not in found.llm.supported_tasks:
+        raise web.HTTPNotFound
+    raise RequestError(501, "NotImplementedError", "The model does not support Embeddings API")
