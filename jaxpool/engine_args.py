@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 import os
 import textwrap
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from jaxpool.params import PoolerConfig
 from jaxpool.vllm_args import Ignored, Refused, VllmArgs
 
 Class = TypeVar("Class")
+logger = logging.getLogger(__name__)
 PathLike = str | os.PathLike[str]
 
 
@@ -97,7 +99,7 @@ class EngineArgs(VllmArgs, total=False):
     ]
     pooler_config: Annotated[
         PoolerConfig | Mapping[str, Any] | None,
-        Argument(None, "how the model pools, fields of vLLM's PoolerConfig", "as the model is made"),
+        Argument(None, "how the model pools, fields of vLLM's PoolerConfig, task for one", "as the model is made"),
     ]
     max_model_len: Annotated[
         int | None, Argument(None, "most tokens of a text", "the model's limit", also=("--max-length",))
@@ -168,13 +170,20 @@ def with_defaults(given: EngineArgs) -> EngineArgs:
                 f"LLM() got an unexpected keyword argument {name!r}; it takes {taken}, and vLLM's others.{hint}"
             )
         check(name, value)
+    if ignored := sorted(given.keys() & IGNORED.keys()):
+        logger.info("accepted without effect: %s", "; ".join(f"{name} ({IGNORED[name]})" for name in ignored))
     found: Any = {name: given.get(name, one.default) for name, one in ARGUMENTS.items()}
     return found
 
 
-def check(name: str, value: Any) -> None:
-    """Raises NotImplementedError where an argument of vLLM's asks for what jaxpool cannot honour."""
-    harmless, why = REFUSED.get(name, ((value,), ""))
+def check(name: str, value: Any, refused: tuple[tuple[Any, ...], str] | None = None) -> None:
+    """Raises NotImplementedError where an argument of vLLM's asks for what jaxpool cannot honour.
+
+    Args:
+        name, value: of the argument.
+        refused: the values that ask for nothing, and why others are errors; None: as declared.
+    """
+    harmless, why = refused or REFUSED.get(name, ((value,), ""))
     if value not in harmless:
         raise NotImplementedError(f"{name}={value!r} is not possible in jaxpool: {why}.")
 

@@ -6,7 +6,6 @@ import itertools
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
@@ -243,7 +242,7 @@ class LLM:
 
     def reads_pairs(self, template: str | None = None) -> scoring.PairReading:
         """How ``score`` has the model read two texts; ``template`` goes before what else says so."""
-        return self._pairs if template is None else replace(self._pairs, template=template, special_tokens=True)
+        return self._pairs if template is None else scoring.PairReading(self._pairs.joined, template)
 
     def embed(
         self,

@@ -35,11 +35,13 @@ ARROWS = {
     "files": "errors params outputs llm files",
     "training": "errors text ops models checkpoints engine files training jaxpool_conversions",
     "default_model": "errors llm training files commands default_model",
-    "commands": "version errors engine_args vllm_args text checkpoints engine llm files training commands jaxpool_conversions",
+    "commands": "version errors engine_args vllm_args text checkpoints engine llm files training commands "
+    "jaxpool_conversions",
     "jaxpool_conversions": "errors jaxpool_conversions",
     "jaxpool_conversions.families": "errors ops models jaxpool_conversions",
     "jaxpool_serving": "errors params outputs text ops.host_activations engine.engine engine.buckets "
-    "engine.daemon_threads engine.packing engine.postprocess engine_args llm commands.options jaxpool_serving",
+    "engine.daemon_threads engine.packing engine.postprocess engine_args llm commands.options "
+    "commands.vllm_options jaxpool_serving",
     "jaxpool_serving.batching": "errors engine.engine engine.buckets engine.packing jaxpool_serving.batching",
     "jaxpool_serving.schemas": "errors params text.scoring jaxpool_serving.schemas",
 }
