@@ -30,6 +30,7 @@ from jaxpool.text.chat_template import load
 from jaxpool.text.prompts import Prompts, split
 from jaxpool.text.tokenizer import Tokenizer
 from jaxpool.text.vocabulary import lower_cases, read_tokenizer
+from jaxpool.views import EngineView, ModelConfig, VllmConfig
 
 if TYPE_CHECKING:
     from jaxpool.engine.engine import Engine
@@ -52,6 +53,7 @@ class LLM:
         tokenizer: prompts to token ids.
         engine: weights and programs on the devices.
         supported_tasks: tasks of the architecture.
+        model_config: the model's settings under vLLM's names, to be read.
         pooling_task: the one task that is served: "classify", "token_classify", "embed" or "token_embed".
 
     Raises:
@@ -118,6 +120,9 @@ class LLM:
         self._pairs = _pair_reading(self.engine, folder, args["chat_template"])
         self._tokenizer_folder = tokenizer_folder
         self._name = folder.name if model is None or Path(model).is_dir() else str(model)
+        self.model_config = ModelConfig(
+            self._name, str(tokenizer_folder), config, spec.architecture, spec.max_length, spec.dtype
+        )
         self._hf_tokenizer: Any = None
         self._ids = itertools.count()
         self._closed = False
@@ -173,7 +178,9 @@ class LLM:
         pooling_task: str | None = None,
         tokenization_kwargs: dict[str, Any] | None = None,
     ) -> list[PoolingRequestOutput[PoolingOutput]]:
-        """As ``classify``, but the bare numbers: ``outputs.data`` is float32 ``[labels]``.
+        """As ``classify``, but the bare numbers: ``outputs.data`` is float32 ``[labels]``, a numpy array of its own.
+
+        ``torch.as_tensor(outputs.data)`` shares its memory.
 
         For "token_classify" they are ``[tokens, labels]``, for "embed" ``[width]``, for "token_embed"
         ``[tokens, width]``.
@@ -274,6 +281,11 @@ class LLM:
     def chat(self, *_args: Any, **_kwargs: Any) -> list[Any]:
         """Raises ValidationError: a classifier generates nothing."""
         raise ValidationError(tasks.NOT_GENERATIVE.format("chat"))
+
+    @property
+    def llm_engine(self) -> EngineView:
+        """Settings where programs for vLLM look for them: ``llm_engine.vllm_config.model_config.hf_config``."""
+        return EngineView(VllmConfig(self.model_config))
 
     def get_tokenizer(self) -> Any:
         """The checkpoint's transformers tokenizer, yours to use and change."""

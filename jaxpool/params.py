@@ -12,6 +12,12 @@ from jaxpool.errors import ValidationError
 
 SEQUENCE_POOLING = ("CLS", "LAST", "MEAN")
 TOKEN_POOLING = ("ALL", "STEP")
+NO_PLUGIN = (
+    "No IOProcessor plugin installed. Please refer to the documentation and to the "
+    "'prithvi_geospatial_mae_io_processor' offline inference example for more details."
+)
+"""What vLLM says to those who ask for the task "plugin"."""
+
 REMOVED_TASKS = {
     "score": "`score` task was removed; use `classify` instead.",
     "encode": "`encode` task was removed; use `token_embed` or `token_classify` instead.",

@@ -31,7 +31,8 @@ ARROWS = {
     "engine": "errors params ops models checkpoints engine jaxpool_conversions",
     "engine.buckets": "",  # numpy alone
     "engine.packing": "engine.buckets",
-    "llm": "errors params outputs engine_args text checkpoints engine",
+    "views": "",
+    "llm": "errors params outputs engine_args views text checkpoints engine",
     "files": "errors params outputs llm files",
     "training": "errors text ops models checkpoints engine files training jaxpool_conversions",
     "default_model": "errors llm training files commands default_model",

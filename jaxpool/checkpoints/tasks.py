@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from jaxpool.errors import ValidationError
+from jaxpool.params import NO_PLUGIN
 
 Task = Literal["classify", "token_classify", "embed", "token_embed"]
 Kind = Literal["classify", "embed"]
@@ -129,6 +130,8 @@ def check(task: str | None, served: str, supported: tuple[str, ...]) -> str:
     """
     if task is None:
         raise ValidationError(TASK_REQUIRED)
+    if task == "plugin":
+        raise ValidationError(NO_PLUGIN)
     if task not in supported and task in get_args(Task):
         raise ValidationError(NO_EMBEDDING if task in OF_KIND["embed"] else NO_CLASSES)
     if task not in supported:

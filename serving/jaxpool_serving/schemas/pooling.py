@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from jaxpool.errors import ValidationError
+from jaxpool.params import NO_PLUGIN
 from jaxpool_serving.schemas.request import (
     ChatInput,
     PoolingRequest,
@@ -30,10 +31,6 @@ EncodingFormat = Literal["float", "base64", "bytes", "bytes_only"]
 EmbedDType = Literal["float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2"]
 Endianness = Literal["native", "big", "little"]
 PoolingTask = Literal["embed", "classify", "token_embed", "token_classify", "plugin", "embed&token_classify"]
-NO_PLUGIN = (
-    "No IOProcessor plugin installed. Please refer to the documentation and to the "
-    "'prithvi_geospatial_mae_io_processor' offline inference example for more details."
-)
 
 MAX_METADATA = 65_000
 """Bytes of a header; Python's clients read lines of 65,536."""
