@@ -58,7 +58,7 @@ class PoolingParams:
         task: set by the method called; a different value than the method's is an error.
         requires_token_ids: accepted for compatibility, without effect.
         skip_reading_prefix_cache: accepted for compatibility, without effect.
-        late_interaction_params: accepted for compatibility, without effect.
+        late_interaction_params: must be None; scores of token vectors come from ``LLM.score``.
         extra_kwargs: accepted for compatibility, without effect.
         output_kind: only ``FINAL_ONLY``.
     """
@@ -110,6 +110,11 @@ class PoolingParams:
         """A copy pinned to ``task``; ValidationError where it asks for what ``task`` (or other than STEP) lacks."""
         if self.task is not None and self.task != task:
             raise ValidationError(f"You cannot overwrite param.task={self.task!r} with pooling_task={task!r}!")
+        if self.late_interaction_params is not None:
+            raise NotImplementedError(
+                f"late_interaction_params={self.late_interaction_params!r} is not possible in jaxpool; LLM.score "
+                "compares the vectors of tokens where the model serves token_embed."
+            )
         embeds = task in ("embed", "token_embed")
         allowed = ["dimensions", "use_activation"] if embeds else ["use_activation"]
         step = () if steps else ("step_tag_id", "returned_token_ids")

@@ -108,7 +108,17 @@ async def test_what_cannot_be_asked(asked: dict[str, Any], message: str, embedde
 
 async def test_a_classifier_has_no_such_route(llm: LLM) -> None:
     async with serving(llm) as client:
-        assert (await client.post(PATH, json={"input": "a"})).status == 404
+        for body in ({"input": "a"}, {}):
+            response = await client.post(PATH, json=body)
+            assert (response.status, await response.json()) == (404, {"detail": "Not Found"})
+
+
+async def test_one_that_could_embed_says_so() -> None:
+    how: Any = {"runner": "pooling", "convert": "embed", "pooler_config": {"task": "token_embed"}}
+    with LLM(MODELS / "llama-causal", dtype="float32", **how) as llm:
+        llm.engine.buckets = (Bucket(1, 64),)
+        async with serving(llm) as client:
+            assert (await client.post(PATH, json={"input": "a"})).status == 501
 
 
 @pytest.mark.parametrize("name", ["enable_chunked_processing", "max_embed_len"])

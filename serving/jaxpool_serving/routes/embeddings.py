@@ -10,7 +10,7 @@ from aiohttp import web
 from jaxpool_serving.bodies import parse_body, request_id
 from jaxpool_serving.chat_rendering import request_prompts
 from jaxpool_serving.compute import Job, compute, deadline
-from jaxpool_serving.models import find_embedder
+from jaxpool_serving.models import could_embed, find_embedder, refuse_where_none
 from jaxpool_serving.schemas.embeddings import embedding_response, parse_embeddings
 from jaxpool_serving.schemas.pooling import pooling_bytes
 
@@ -20,6 +20,7 @@ routes = web.RouteTableDef()
 @routes.post("/v1/embeddings")
 async def embeddings(request: web.Request) -> web.Response:
     """A vector for every text, or for every conversation."""
+    refuse_where_none(request.app, could_embed)
     body = await parse_body(request, parse_embeddings)
     model = find_embedder(request.app, body.model)
     async with deadline(request, body.timeout):

@@ -14,7 +14,7 @@ from jaxpool.text.scoring import BY_LIKENESS, ScoreOptions, matched, pairs, shor
 from jaxpool_serving.bodies import parse_body, request_id
 from jaxpool_serving.chat_rendering import templates
 from jaxpool_serving.compute import Job, check_sizes, compute, deadline
-from jaxpool_serving.models import find_model
+from jaxpool_serving.models import find_model, refuse_where_none
 from jaxpool_serving.schemas.scoring import (
     ScoringRequest,
     parse_rerank,
@@ -22,7 +22,7 @@ from jaxpool_serving.schemas.scoring import (
     rerank_response,
     score_response,
 )
-from jaxpool_serving.state import MODELS, OPTIONS, RENDERERS, TOKENIZER_THREADS, ServedModel
+from jaxpool_serving.state import OPTIONS, RENDERERS, TOKENIZER_THREADS, ServedModel
 from jaxpool_serving.tokenization import tokenizer_errors
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ routes = web.RouteTableDef()
 @routes.post("/v1/score")
 async def score(request: web.Request) -> web.Response:
     """How well pairs of texts match."""
-    _refuse_where_nothing_scores(request.app)
+    refuse_where_none(request.app, _scores_pairs)
     body = await parse_body(request, parse_score)
     model = _scoring(request.app, body.model)
     _, scores, tokens = await _scores(request, model, body)
@@ -48,7 +48,7 @@ async def score(request: web.Request) -> web.Response:
 @routes.post("/v2/rerank")
 async def rerank(request: web.Request) -> web.Response:
     """Documents in the order in which they match a query."""
-    _refuse_where_nothing_scores(request.app)
+    refuse_where_none(request.app, _scores_pairs)
     body = await parse_body(request, parse_rerank)
     model = _scoring(request.app, body.model)
     documents, scores, tokens = await _scores(request, model, body)
@@ -59,13 +59,6 @@ async def rerank(request: web.Request) -> web.Response:
 def _scores_pairs(llm: LLM) -> bool:
     spec = llm.engine.spec
     return spec.task in BY_LIKENESS or (spec.task == "classify" and spec.num_labels == 1)
-
-
-def _refuse_where_nothing_scores(app: web.Application) -> None:
-    """404 whatever the body says, as from a server that has no such route; not while a model is still loading."""
-    models = app[MODELS].values()
-    if all(one.done() and not one.exception() and not _scores_pairs(one.result().llm) for one in models):
-        raise web.HTTPNotFound
 
 
 def _scoring(app: web.Application, name: str | None) -> ServedModel:
