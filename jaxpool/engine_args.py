@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 import os
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal, TypedDict, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from jaxpool.params import PoolerConfig
+from jaxpool.vllm_args import Ignored, Refused, VllmArgs
 
 Class = TypeVar("Class")
+logger = logging.getLogger(__name__)
 PathLike = str | os.PathLike[str]
 
 
@@ -48,33 +51,8 @@ class Argument:
         return self.unset if self.default is None else "" if self.default is False else str(self.default)
 
 
-@dataclass(frozen=True, slots=True)
-class Ignored:
-    """An argument of vLLM's that is accepted without effect, and why it has none."""
-
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """An argument of vLLM's that would change results: the values that ask for nothing, and why others are errors."""
-
-    harmless: tuple[Any, ...]
-    why: str
-
-
-NO_CACHE = "there is no key-value cache: every prompt is read once"
-NO_GENERATION = "nothing is generated"
-XLA = "XLA compiles one program per bucket; there is no eager mode, kernel choice or CUDA graph"
-ONE_PROCESS = "devices are driven by one process over a JAX mesh"
-PLANNER = "the planner decides how prompts are batched"
-TEXT_ONLY = "only text is read"
-MEMORY = "weights are placed as they are; JAX owns the device memory"
-SAMPLING = "a forward pass draws nothing at random"
-
-
-class EngineArgs(TypedDict, total=False):
-    """Every argument of ``LLM`` but the model itself: jaxpool's, then what else vLLM has."""
+class EngineArgs(VllmArgs, total=False):
+    """Every argument of ``LLM`` but the model itself: jaxpool's, beside what else vLLM has."""
 
     runner: Annotated[
         str,
@@ -95,6 +73,10 @@ class EngineArgs(TypedDict, total=False):
         ),
     ]
     tokenizer: Annotated[PathLike | None, Argument(None, "folder or hub id of another tokenizer", option=False)]
+    chat_template: Annotated[
+        PathLike | None,
+        Argument(None, "a Jinja template, or its file, that ``score`` reads pairs through", option=False),
+    ]
     skip_tokenizer_init: Annotated[bool, Argument(False, "load none; prompts are token ids then", option=False)]
     trust_remote_code: Annotated[bool, Argument(False, "accepted; a checkpoint's own code is never run", option=False)]
     tensor_parallel_size: Annotated[int, Argument(1, "devices per copy")]
@@ -104,7 +86,7 @@ class EngineArgs(TypedDict, total=False):
         Argument(
             "auto",
             "of the weights: auto, float32, bfloat16",
-            choices=("auto", "float32", "bfloat16"),
+            choices=("auto", "float32", "bfloat16", "float", "half", "float16"),
             metavar="DTYPE",
         ),
     ]
@@ -117,7 +99,7 @@ class EngineArgs(TypedDict, total=False):
     ]
     pooler_config: Annotated[
         PoolerConfig | Mapping[str, Any] | None,
-        Argument(None, "how the model pools, fields of vLLM's PoolerConfig", "as the model is made"),
+        Argument(None, "how the model pools, fields of vLLM's PoolerConfig, task for one", "as the model is made"),
     ]
     max_model_len: Annotated[
         int | None, Argument(None, "most tokens of a text", "the model's limit", also=("--max-length",))
@@ -157,60 +139,6 @@ class EngineArgs(TypedDict, total=False):
         ),
     ]
 
-    allowed_local_media_path: Annotated[Any, Ignored(TEXT_ONLY)]
-    allowed_media_domains: Annotated[Any, Ignored(TEXT_ONLY)]
-    attention_config: Annotated[Any, Ignored(XLA)]
-    block_size: Annotated[Any, Ignored(NO_CACHE)]
-    calculate_kv_scales: Annotated[Any, Ignored(NO_CACHE)]
-    chat_template: Annotated[Any, Ignored("offline prompts are texts; render a chat with get_tokenizer()")]
-    compilation_config: Annotated[Any, Ignored(XLA)]
-    cpu_offload_gb: Annotated[Any, Refused((0, None), "weights are not offloaded")]
-    cuda_graph_sizes: Annotated[Any, Ignored(XLA)]
-    disable_cascade_attn: Annotated[Any, Ignored(XLA)]
-    disable_custom_all_reduce: Annotated[Any, Ignored(XLA)]
-    disable_log_stats: Annotated[Any, Ignored("nothing is logged per step")]
-    disable_mm_preprocessor_cache: Annotated[Any, Ignored(TEXT_ONLY)]
-    disable_sliding_window: Annotated[Any, Refused((False, None), "windows are part of the model; use max_model_len")]
-    distributed_executor_backend: Annotated[Any, Ignored(ONE_PROCESS)]
-    enable_chunked_prefill: Annotated[Any, Ignored(PLANNER)]
-    enable_expert_parallel: Annotated[Any, Refused((False, None), "experts are not sharded yet")]
-    enable_lora: Annotated[Any, Refused((False, None), "adapters are not supported yet")]
-    enable_prefix_caching: Annotated[Any, Ignored(NO_CACHE)]
-    enable_prompt_embeds: Annotated[Any, Refused((False, None), "prompts are texts or token ids")]
-    enable_sleep_mode: Annotated[Any, Ignored(MEMORY)]
-    enforce_eager: Annotated[Any, Ignored(XLA)]
-    generation_config: Annotated[Any, Ignored(NO_GENERATION)]
-    gpu_memory_utilization: Annotated[Any, Ignored(MEMORY)]
-    io_processor_plugin: Annotated[Any, Refused((None,), "there are no input processor plugins")]
-    kv_cache_dtype: Annotated[Any, Ignored(NO_CACHE)]
-    kv_cache_memory_bytes: Annotated[Any, Ignored(NO_CACHE)]
-    limit_mm_per_prompt: Annotated[Any, Ignored(TEXT_ONLY)]
-    load_format: Annotated[Any, Ignored("the files in the folder decide")]
-    logits_processors: Annotated[Any, Ignored(NO_GENERATION)]
-    long_prefill_token_threshold: Annotated[Any, Ignored(PLANNER)]
-    max_logprobs: Annotated[Any, Ignored(NO_GENERATION)]
-    max_num_partial_prefills: Annotated[Any, Ignored(PLANNER)]
-    max_num_seqs: Annotated[Any, Ignored(PLANNER)]
-    max_parallel_loading_workers: Annotated[Any, Ignored("one tensor at a time is read")]
-    max_seq_len_to_capture: Annotated[Any, Ignored(XLA)]
-    mm_processor_cache_gb: Annotated[Any, Ignored(TEXT_ONLY)]
-    mm_processor_kwargs: Annotated[Any, Ignored(TEXT_ONLY)]
-    model_impl: Annotated[Any, Ignored("there is one implementation")]
-    num_gpu_blocks_override: Annotated[Any, Ignored(NO_CACHE)]
-    optimization_level: Annotated[Any, Ignored(XLA)]
-    override_generation_config: Annotated[Any, Ignored(NO_GENERATION)]
-    pipeline_parallel_size: Annotated[Any, Refused((1, None), "use tensor_parallel_size or data_parallel_size")]
-    quantization: Annotated[Any, Refused((None,), "quantised weights are not supported yet")]
-    scheduler_cls: Annotated[Any, Ignored(PLANNER)]
-    scheduling_policy: Annotated[Any, Ignored(PLANNER)]
-    seed: Annotated[Any, Ignored(SAMPLING)]
-    served_model_name: Annotated[Any, Ignored("a name for the server alone")]
-    skip_mm_profiling: Annotated[Any, Ignored(TEXT_ONLY)]
-    speculative_config: Annotated[Any, Refused((None,), NO_GENERATION)]
-    swap_space: Annotated[Any, Ignored(NO_CACHE)]
-    tokenizer_mode: Annotated[Any, Ignored("the checkpoint's own tokenizer is used, fast where there is one")]
-    use_tqdm_on_load: Annotated[Any, Ignored("loading is quick enough without a bar")]
-
 
 _HINTS = get_type_hints(EngineArgs, include_extras=True)
 _DECLARED = {name: hint.__metadata__[0] for name, hint in _HINTS.items()}
@@ -243,14 +171,25 @@ def with_defaults(given: EngineArgs) -> EngineArgs:
             hint = f" Did you mean {near[0]!r}?" if near else ""
             taken = ", ".join(sorted(["model", *ARGUMENTS]))
             raise TypeError(
-                f"LLM() got an unexpected keyword argument {name!r}; it takes {taken} "
-                f"and accepts without effect {', '.join(sorted(IGNORED))}.{hint}"
+                f"LLM() got an unexpected keyword argument {name!r}; it takes {taken}, and vLLM's others.{hint}"
             )
-        harmless, why = REFUSED.get(name, ((value,), ""))
-        if value not in harmless:
-            raise NotImplementedError(f"{name}={value!r} is not possible in jaxpool: {why}.")
+        check(name, value)
+    if ignored := sorted(given.keys() & IGNORED.keys()):
+        logger.info("accepted without effect: %s", "; ".join(f"{name} ({IGNORED[name]})" for name in ignored))
     found: Any = {name: given.get(name, one.default) for name, one in ARGUMENTS.items()}
     return found
+
+
+def check(name: str, value: Any, refused: tuple[tuple[Any, ...], str] | None = None) -> None:
+    """Raises NotImplementedError where an argument of vLLM's asks for what jaxpool cannot honour.
+
+    Args:
+        name, value: of the argument.
+        refused: the values that ask for nothing, and why others are errors; None: as declared.
+    """
+    harmless, why = refused or REFUSED.get(name, ((value,), ""))
+    if value not in harmless:
+        raise NotImplementedError(f"{name}={value!r} is not possible in jaxpool: {why}.")
 
 
 def takes_engine_args(of: type[Class]) -> type[Class]:

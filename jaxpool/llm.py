@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
+from jaxpool import offline
 from jaxpool.checkpoints import parsed_cache, recipes, tasks
+from jaxpool.checkpoints.cross_encoder import RECIPE_OR_TEMPLATE
 from jaxpool.checkpoints.location import locate
 from jaxpool.checkpoints.sentence_transformers import default_prompt
 from jaxpool.engine_args import EngineArgs, takes_engine_args, with_defaults
@@ -22,12 +24,12 @@ from jaxpool.outputs import (
     ScoringRequestOutput,
 )
 from jaxpool.params import Adapters, Params, PoolerConfig, PoolingParams, broadcast
-from jaxpool.text import aggregate, windows
-from jaxpool.text.ahead import in_parts
-from jaxpool.text.prompts import Prompts, pairs, split, to_score
+from jaxpool.text import scoring
+from jaxpool.text.prompts import Prompts, split
 from jaxpool.text.tokenizer import Tokenizer
 from jaxpool.text.vocabulary import lower_cases, read_tokenizer
-from jaxpool.text.windows import LongText, LongTextOptions
+from jaxpool.text.windows import LongTextOptions
+from jaxpool.views import EngineView, ModelConfig, VllmConfig
 from jaxpool.zero_shot.options import CandidateLabels, Question
 
 if TYPE_CHECKING:
@@ -55,6 +57,7 @@ class LLM:
         tokenizer: prompts to token ids.
         engine: weights and programs on the devices.
         supported_tasks: tasks of the architecture.
+        model_config: the model's settings under vLLM's names, to be read.
         pooling_task: the one task that is served: "classify", "token_classify", "embed" or "token_embed".
         report: what validation showed, where ``jaxpool.commands.fit`` made it; else None.
 
@@ -126,12 +129,18 @@ class LLM:
             frame=None if known is None else known.frame,
             absent=f"Texts cannot be read because {absent}; pass token ids, or name a tokenizer=….",
         )
+        self._pairs = _pair_reading(self.engine, folder, args["chat_template"], self.tokenizer.frame is not None)
         self._tokenizer_folder = tokenizer_folder
         self._name = folder.name if model is None or Path(model).is_dir() else str(model)
+        self.model_config = ModelConfig(
+            self._name, str(tokenizer_folder), config, spec.architecture, spec.max_length, spec.dtype
+        )
         self._hf_tokenizer: Any = None
         self._judge: Callable[..., list[ClassificationRequestOutput]] | None = None
         self._ids = itertools.count()
         self._closed = False
+        if getattr(config, "is_original_qwen3_reranker", False) and self._pairs.template is None:
+            logger.warning("%s was trained on pairs in a template; give it one: chat_template=…", self._name)
 
     def classify(
         self,
@@ -196,7 +205,9 @@ class LLM:
         tokenization_kwargs: dict[str, Any] | None = None,
         **long_text: Unpack[LongTextOptions],
     ) -> list[PoolingRequestOutput[PoolingOutput]]:
-        """As ``classify``, but the bare numbers: ``outputs.data`` is float32 ``[labels]``.
+        """As ``classify``, but the bare numbers: ``outputs.data`` is float32 ``[labels]``, a numpy array of its own.
+
+        ``torch.as_tensor(outputs.data)`` shares its memory.
 
         For "token_classify" they are ``[tokens, labels]``, for "embed" ``[width]``, for "token_embed"
         ``[tokens, width]``.
@@ -233,46 +244,50 @@ class LLM:
             data_1: one text for all of ``data_2``, or as many.
             data_2: texts.
             use_tqdm, pooling_params, lora_request, tokenization_kwargs, **long_text: as in ``classify``.
-            chat_template: must be None.
+            chat_template: Jinja that makes the prompt of a pair, from messages of the roles ``query`` and
+                ``document``; None takes that of the ``LLM``, or what a CrossEncoder was saved with. Only for models
+                that read both texts together. ``PoolingParams(extra_kwargs=…)`` may hold ``max_tokens_per_query``,
+                ``max_tokens_per_doc`` and ``chat_template_kwargs``, what the template sees, or ``instruction``.
 
         Raises:
-            ValidationError: the model has several labels, or the numbers of texts do not match.
+            ValidationError: the model has several labels, the numbers of texts do not match, or the template fails.
         """
-        embeds = self.pooling_task == "embed"
-        if len(self.labels) != 1 and not embeds:
-            raise ValidationError(tasks.ONE_LABEL)
-        if chat_template is not None:
-            raise NotImplementedError("jaxpool scores plain pairs of texts; render the template yourself.")
-        first, second = to_score(data_1, data_2)
-        if embeds:
+        scoring.check(self.pooling_task, self.engine.spec.num_labels)
+        first, second = scoring.to_score(data_1, data_2)
+        extra = None if pooling_params is None else pooling_params.extra_kwargs
+        options = scoring.ScoreOptions.of(extra, self.engine.spec.max_length)
+        if any(options.limits):
+            with self.tokenizer.reading() as vocabulary:
+                first, second = scoring.shortened(vocabulary, (first, second), options)
+        if self.pooling_task in scoring.BY_LIKENESS:
             texts = [*first, *second]
-            params = broadcast(pooling_params, texts, "embed", lora_request)
+            params = broadcast(pooling_params, texts, self.pooling_task, lora_request)
             outputs = self._run(texts, params, use_tqdm, tokenization_kwargs, long_text, "score")
             left, right = outputs[: len(first)], outputs[len(first) :]
             left *= len(second) if len(first) == 1 else 1
             pad = getattr(self.tokenizer.vocabulary, "pad_token_id", None)
             return [ScoringRequestOutput.of_embeddings(one, two, pad) for one, two in zip(left, right)]
-        task = tasks.check("classify", self.pooling_task, self.supported_tasks)
-        prompts = pairs(first, second, joined=self.reads_pairs_joined)
-        params = broadcast(pooling_params, prompts, task, lora_request)
-        return [
-            ScoringRequestOutput.from_base(output)
-            for output in self._run(prompts, params, use_tqdm, tokenization_kwargs, long_text, "score")
-        ]
+        reading = self.reads_pairs(chat_template)
+        prompts: list[Any] = scoring.pairs(first, second, joined=reading.joined)
+        if reading.template is not None:
+            with self.tokenizer.reading() as vocabulary:
+                prompts = scoring.rendered(vocabulary, **reading.question(first, second, options))
+        params = broadcast(pooling_params, prompts, "classify", lora_request)
+        tokenization = reading.tokenization(tokenization_kwargs, options)
+        outputs = self._run(prompts, params, use_tqdm, tokenization, long_text, "score")
+        return [ScoringRequestOutput.from_base(output) for output in outputs]
 
-    @property
-    def reads_pairs_joined(self) -> bool:
-        """Whether ``score`` gives the model two texts as one: a language model, or where the config says so.
+    def reads_pairs(self, template: str | None = None) -> scoring.PairReading:
+        """How ``score`` has the model read two texts; ``template`` goes before what else says so.
 
         Raises:
-            ValidationError: the checkpoint was trained on pairs in its chat template.
+            ValidationError: a template, though the model's recipe says already what stands around the texts.
         """
-        if self.engine.spec.templated:
-            raise ValidationError(
-                f"{self._name} was trained on pairs in its chat template, so plain pairs would get wrong scores; "
-                "render the template yourself and pass the texts to classify."
-            )
-        return self.engine.spec.joins_pairs and self.tokenizer.frame is None
+        if template is None:
+            return self._pairs
+        if self.tokenizer.frame is not None:
+            raise ValidationError(RECIPE_OR_TEMPLATE, parameter="chat_template")
+        return scoring.PairReading(self._pairs.joined, template)
 
     def embed(
         self,
@@ -305,6 +320,11 @@ class LLM:
     def chat(self, *_args: Any, **_kwargs: Any) -> list[Any]:
         """Raises ValidationError: a classifier generates nothing."""
         raise ValidationError(tasks.NOT_GENERATIVE.format("chat"))
+
+    @property
+    def llm_engine(self) -> EngineView:
+        """Settings where programs for vLLM look for them: ``llm_engine.vllm_config.model_config.hf_config``."""
+        return EngineView(VllmConfig(self.model_config))
 
     def get_tokenizer(self) -> Any:
         """The checkpoint's transformers tokenizer, yours to use and change."""
@@ -376,46 +396,6 @@ class LLM:
         long_text: LongTextOptions,
         caller: str,
     ) -> list[PoolingRequestOutput[PoolingOutput]]:
-        """Tokenises a part ahead of what computes; outputs in the order of ``prompts``."""
         self._check_open()
-        from jaxpool.engine import postprocess
-        from jaxpool.engine.engine import Row
-        from jaxpool.engine.progress import bar_of
-
-        spec = self.engine.spec
-        for param in params:
-            postprocess.check(spec, self._name, param)
-        long = LongText.of(long_text, spec.max_length, f"LLM.{caller}() got an unexpected")
-        texts: list[windows.Windowed] = []
-        rows: list[Row] = []
-
-        def tokenise(start: int, stop: int) -> list[windows.Windowed]:
-            part, total = prompts[start:stop], len(prompts)
-            return windows.encode(self.tokenizer, part, tokenization_kwargs, long, first=start, total=total)
-
-        def parts() -> Iterator[list[Row]]:
-            for part in in_parts(len(prompts), tokenise):
-                asked, before = params[len(texts) : len(texts) + len(part)], len(rows)
-                for text, param in zip(part, asked):
-                    rows.extend(Row(one.ids, one.types, self._activated(param)) for one in text.windows)
-                texts.extend(part)
-                yield rows[before:]
-
-        bar = bar_of(use_tqdm, len(prompts))
-        try:
-            scores = self.engine.stream(parts(), bar and bar.update, len(prompts) if long is None else None)
-        finally:
-            if bar is not None:
-                bar.close()
-        if long is not None and len(rows) > len(texts):
-            how, unit = long.aggregate_for(spec.problem == "multi"), spec.task == "embed"
-            unit = unit and all(self._activated(param) for param in params)
-            scores = aggregate.of_texts(scores, texts, how, per_token=spec.per_token, length_one=unit)
-            rows = [Row(text.ids, None, self._activated(param)) for text, param in zip(texts, params)]
-        postprocess.check_finite(scores)
-        if spec.steps or spec.matryoshka is not None:
-            scores = [postprocess.select(spec, *parts) for parts in zip(params, rows, scores)]
-        return [
-            PoolingRequestOutput(str(next(self._ids)), PoolingOutput(score), list(text.ids))
-            for score, text in zip(scores, texts)
-        ]
+        call = offline.Call(self.engine, self.tokenizer, self._name, self._ids, use_tqdm, caller)
+        return call.run(prompts, params, tokenization_kwargs, long_text)

@@ -205,11 +205,21 @@ class ScoringRequestOutput(PoolingRequestOutput[ScoringOutput]):
     def of_embeddings(
         one: PoolingRequestOutput[PoolingOutput], two: PoolingRequestOutput[PoolingOutput], pad_token: int | None
     ) -> ScoringRequestOutput:
-        """The cosine of two embeddings; token ids are those of both texts with a padding token between them."""
-        a, b = np.asarray(one.outputs.data), np.asarray(two.outputs.data)
+        """The likeness of two embeddings; token ids are those of both texts with a padding token between them."""
         between = [] if pad_token is None else [pad_token]
         return ScoringRequestOutput(
             request_id=f"{one.request_id}_{two.request_id}",
-            outputs=ScoringOutput(float(a @ b / np.maximum(np.linalg.norm(a) * np.linalg.norm(b), 1e-8))),
+            outputs=ScoringOutput(likeness(np.asarray(one.outputs.data), np.asarray(two.outputs.data))),
             prompt_token_ids=one.prompt_token_ids + between + two.prompt_token_ids,
         )
+
+
+def likeness(one: np.ndarray, two: np.ndarray) -> float:
+    """The cosine of two vectors; of two texts' vectors of tokens, the sum of each first one's best product (MaxSim).
+
+    Args:
+        one, two: float32, both ``[width]`` or both ``[tokens, width]``.
+    """
+    if one.ndim == 2:
+        return float((one @ two.T).max(axis=1).sum())
+    return float(one @ two / np.maximum(np.linalg.norm(one) * np.linalg.norm(two), 1e-8))

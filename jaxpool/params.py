@@ -12,6 +12,12 @@ from jaxpool.errors import ValidationError
 
 SEQUENCE_POOLING = ("CLS", "LAST", "MEAN")
 TOKEN_POOLING = ("ALL", "STEP")
+NO_PLUGIN = (
+    "No IOProcessor plugin installed. Please refer to the documentation and to the "
+    "'prithvi_geospatial_mae_io_processor' offline inference example for more details."
+)
+"""What vLLM says to those who ask for the task "plugin"."""
+
 REMOVED_TASKS = {
     "score": "`score` task was removed; use `classify` instead.",
     "encode": "`encode` task was removed; use `token_embed` or `token_classify` instead.",
@@ -52,7 +58,7 @@ class PoolingParams:
         task: set by the method called; a different value than the method's is an error.
         requires_token_ids: accepted for compatibility, without effect.
         skip_reading_prefix_cache: accepted for compatibility, without effect.
-        late_interaction_params: accepted for compatibility, without effect.
+        late_interaction_params: must be None; scores of token vectors come from ``LLM.score``.
         extra_kwargs: accepted for compatibility, without effect.
         output_kind: only ``FINAL_ONLY``.
     """
@@ -104,6 +110,11 @@ class PoolingParams:
         """A copy pinned to ``task``; ValidationError where it asks for what ``task`` (or other than STEP) lacks."""
         if self.task is not None and self.task != task:
             raise ValidationError(f"You cannot overwrite param.task={self.task!r} with pooling_task={task!r}!")
+        if self.late_interaction_params is not None:
+            raise NotImplementedError(
+                f"late_interaction_params={self.late_interaction_params!r} is not possible in jaxpool; LLM.score "
+                "compares the vectors of tokens where the model serves token_embed."
+            )
         embeds = task in ("embed", "token_embed")
         allowed = ["dimensions", "use_activation"] if embeds else ["use_activation"]
         step = () if steps else ("step_tag_id", "returned_token_ids")
@@ -131,8 +142,8 @@ class PoolerConfig:
         use_activation: default of requests that do not say.
         enable_flash_late_interaction: accepted for compatibility, without effect.
         dimensions: embedding only: size to cut to unless the request says otherwise.
-        enable_chunked_processing: embedding only.
-        max_embed_len: embedding only.
+        enable_chunked_processing: must be False: long texts are refused, or cut where a request says so.
+        max_embed_len: must be None; it goes with the former.
         logit_mean: subtracted from the logits, before the activation and also without one.
         logit_sigma: divides the logits after ``logit_mean`` is taken off; not 0.
         step_tag_id: STEP pooling only: the token whose results are kept; None keeps all.
@@ -168,6 +179,12 @@ class PoolerConfig:
         self._check_choice("seq_pooling_type", SEQUENCE_POOLING)
         self._check_choice("tok_pooling_type", TOKEN_POOLING)
         _check_flag("use_activation", self.use_activation)
+        for name in ("enable_chunked_processing", "max_embed_len"):
+            if value := getattr(self, name):
+                raise NotImplementedError(
+                    f"{name}={value!r} is not possible in jaxpool: a text has one vector of all its tokens. Texts that "
+                    "are too long are refused, or cut with truncate_prompt_tokens."
+                )
         if self.logit_sigma == 0:
             raise ValidationError("logit_sigma cannot be 0 (division by zero)")
 

@@ -21,7 +21,8 @@ ARROWS = {
     "errors": "",
     "params": "errors",
     "outputs": "errors params",
-    "engine_args": "params",
+    "engine_args": "params vllm_args",
+    "vllm_args": "",
     "client": "errors client",
     "text": "errors text",
     "ops": "errors ops",
@@ -32,9 +33,11 @@ ARROWS = {
     "engine.packing": "engine.buckets",
     "engine.costs": "engine.buckets",
     "engine.chips": "",
+    "views": "",
     "zero_shot": "errors params outputs text ops models checkpoints engine zero_shot",
     "zero_shot.tree": "",  # numpy alone
-    "llm": "errors params outputs engine_args text checkpoints engine zero_shot",
+    "offline": "outputs params text engine",
+    "llm": "errors params outputs engine_args views text checkpoints engine zero_shot offline",
     "files": "errors params outputs llm files",
     "batch": "version errors text checkpoints engine llm files batch",
     "ray": "errors batch ray",
@@ -43,14 +46,15 @@ ARROWS = {
     "forecast": "errors ops checkpoints engine forecast jaxpool_conversions",
     "bench": "version errors params checkpoints engine llm bench",
     "bench.texts": "",
-    "commands": "version errors engine_args text checkpoints engine llm files batch ray training forecast bench "
-    "commands jaxpool_conversions",
+    "commands": "version errors engine_args vllm_args text checkpoints engine llm files batch ray training forecast "
+    "bench commands jaxpool_conversions",
     "jaxpool_conversions": "errors jaxpool_conversions",
     "jaxpool_conversions.families": "errors ops models jaxpool_conversions",
-    "jaxpool_serving": "errors params text ops.host_activations engine.engine engine.buckets engine.daemon_threads "
-    "engine.packing engine.postprocess engine_args llm checkpoints.digest commands.options bench.texts jaxpool_serving",
+    "jaxpool_serving": "errors params outputs text ops.host_activations engine.engine engine.buckets "
+    "engine.daemon_threads engine.packing engine.postprocess engine_args llm checkpoints.digest commands.options "
+    "commands.vllm_options bench.texts jaxpool_serving",
     "jaxpool_serving.batching": "errors engine.engine engine.buckets engine.packing jaxpool_serving.batching",
-    "jaxpool_serving.schemas": "errors params text.windows jaxpool_serving.schemas",
+    "jaxpool_serving.schemas": "errors params text.scoring text.windows jaxpool_serving.schemas",
 }
 # What even a wide row may not hold: nobody imports the server (`jaxpool serve` finds it by name, at run time).
 NEVER = {"jaxpool": {"jaxpool_serving"}, "jaxpool_conversions": {"jaxpool_serving"}}

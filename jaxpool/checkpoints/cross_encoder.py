@@ -7,11 +7,18 @@ or a language model and a LogitScore, which scores by the logits of one or two t
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from jaxpool.checkpoints.sentence_transformers import file_settings, modules_of, read_json
-from jaxpool.errors import CheckpointError, ConfigError
+from jaxpool.errors import CheckpointError, ConfigError, ValidationError
+from jaxpool.text import scoring
+from jaxpool.text.chat_template import load
+
+if TYPE_CHECKING:
+    from jaxpool.checkpoints.spec import Spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +34,30 @@ class Scoring:
     activation: str | None
     tokens: tuple[int, ...] | None = None
     templated: bool = False
+
+
+ContentFormat = Literal["auto", "string", "openai"]
+
+_CONTENT: dict[str, ContentFormat] = {"flat": "string", "structured": "openai", "auto": "auto"}
+"""Sentence-Transformers' ``format`` of a message's content -> the word of our chat templates."""
+
+_NOT_SHOWN = ("restore_suffix", "padding", "truncation", "max_length", "return_tensors")
+"""Settings beside a template's variables that say how its text is cut."""
+
+
+@dataclass(frozen=True, slots=True)
+class SavedTemplate:
+    """How Sentence-Transformers renders pairs with the tokenizer's own chat template.
+
+    Attributes:
+        template: Jinja.
+        content_format: how the template wants contents.
+        variables: what it sees beside the messages.
+    """
+
+    template: str
+    content_format: ContentFormat
+    variables: dict[str, Any]
 
 
 def read_scoring(folder: Path | None) -> Scoring | None:
@@ -70,9 +101,64 @@ def _tokens(path: Path) -> tuple[int, ...]:
     return (true,) if false is None else (false, true)
 
 
+def saved_template(folder: Path) -> SavedTemplate:
+    """How the folder's settings have its chat template used on pairs.
+
+    Raises:
+        ConfigError: they ask for what jaxpool does not implement.
+        CheckpointError: a file is damaged.
+    """
+    message, variables = _message(folder)
+    style = (message or {}).get("format", "auto")
+    if style not in _CONTENT:
+        raise ConfigError(f"{folder} has messages of the format {style!r}; jaxpool knows {', '.join(_CONTENT)}.")
+    template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    shown = {name: one for name, one in variables.items() if name not in _NOT_SHOWN}
+    return SavedTemplate(template, _CONTENT[style], shown)
+
+
 def _reads_messages(folder: Path) -> bool:
     """Whether a chat template is saved and the Transformer's settings have the modality ``message``."""
-    modality: dict[str, object] = {}
+    return _message(folder)[0] is not None and (folder / "chat_template.jinja").is_file()
+
+
+def _message(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+    """The modality ``message`` of the Transformer's settings, and what its chat template is given."""
+    message: dict[str, Any] | None = None
+    variables: dict[str, Any] = {}
     for path in sorted(folder.glob("sentence_*_config.json")):
-        modality |= read_json(path, dict).get("modality_config") or {}
-    return "message" in modality and (folder / "chat_template.jinja").is_file()
+        settings = read_json(path, dict)
+        message = (settings.get("modality_config") or {}).get("message", message)
+        variables |= (settings.get("processing_kwargs") or {}).get("chat_template") or {}
+    return message, variables
+
+
+RECIPE_OR_TEMPLATE = (
+    "This model was opened by its recipe, which says what stands around the texts; to use a template of your own, say "
+    "with hf_overrides how it becomes a classifier."
+)
+
+
+def pair_reading(
+    spec: Spec, folder: Path, template: str | os.PathLike[str] | None, *, framed: bool
+) -> scoring.PairReading:
+    """How the model reads two texts.
+
+    Args:
+        spec: of the checkpoint.
+        folder: where it is; a CrossEncoder may have been saved with a template.
+        template: Jinja, or a file of it, that the user gives.
+        framed: whether a recipe says what stands around the texts.
+
+    Raises:
+        ValidationError: both a template and a recipe say so.
+    """
+    joined = spec.joins_pairs and not framed
+    if template is not None:
+        if framed:
+            raise ValidationError(RECIPE_OR_TEMPLATE, parameter="chat_template")
+        return scoring.PairReading(joined, load(template))
+    if framed or not spec.templated:
+        return scoring.PairReading(joined)
+    saved = saved_template(folder)
+    return scoring.PairReading(joined, saved.template, saved.variables, saved.content_format, special_tokens=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 from jaxpool.errors import ValidationError
+from jaxpool.params import NO_PLUGIN
 
 Task = Literal["classify", "token_classify", "embed", "token_embed", "zero_shot"]
 Kind = Literal["classify", "embed", "language"]
@@ -51,7 +52,6 @@ NO_LABELS = (
     "This is a language model, which has no labels of its own: pass some, as in candidate_labels=['bug', 'praise']. "
     + NO_CLASSES
 )
-ONE_LABEL = "Scoring API is only enabled for num_labels == 1."
 NOT_GENERATIVE = (
     "LLM.{}() is only supported for generative models. "
     "Try passing `--runner generate` to use the model as a generative model."
@@ -141,6 +141,8 @@ def check(task: str | None, served: str, supported: tuple[str, ...]) -> str:
         raise ValidationError(TASK_REQUIRED)
     if task == "classify" and served == "zero_shot":
         raise ValidationError(NO_LABELS)
+    if task == "plugin":
+        raise ValidationError(NO_PLUGIN)
     if task not in supported and task in get_args(Task):
         raise ValidationError(NO_EMBEDDING if task in OF_KIND["embed"] else NO_CLASSES)
     if task not in supported:

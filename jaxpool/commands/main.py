@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from jaxpool.commands.vllm_options import spelled
 from jaxpool.errors import JaxpoolError
 
 DESCRIPTION = """\
@@ -110,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     """The arguments; a wrong one ends the process with the usage of the command that was meant."""
-    top = parser(words)
+    top, words = parser(words), spelled(words)
     args, unknown = top.parse_known_args(words or ["--help"])
     if unknown:
         flags = [option for action in args.command._actions for option in action.option_strings]

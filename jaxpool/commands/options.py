@@ -10,9 +10,12 @@ from typing import Any, Literal, get_args, get_origin
 from jaxpool.engine_args import ARGUMENTS, Argument
 
 
-def engine_options(*, without: Iterable[str] = ()) -> dict[str, Argument]:
-    """The arguments of a model that a command takes as options: all that have one, but those it settles itself."""
-    return {name: one for name, one in ARGUMENTS.items() if one.option and name not in set(without)}
+def engine_options(*, without: Iterable[str] = (), every: bool = False) -> dict[str, Argument]:
+    """The arguments of a model that a command takes as options: all that have one, but those it settles itself.
+
+    With ``every``, arguments that are rarely needed are options, too.
+    """
+    return {name: one for name, one in ARGUMENTS.items() if (every or one.option) and name not in set(without)}
 
 
 def model_options(

@@ -10,6 +10,8 @@ import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
+from os import PathLike
+from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
@@ -140,6 +142,23 @@ def check(template: str) -> None:
         _compiled(template)
     except jinja2.TemplateError as error:
         raise ValidationError(f"The chat template is not well-formed: {error}") from error
+
+
+def load(word: str | PathLike[str]) -> str:
+    """A template from a file, or ``word`` itself where it is one, as vLLM tells them apart.
+
+    Raises:
+        ValidationError: the file cannot be read, or the template is not well-formed.
+    """
+    if not isinstance(word, str) or not any(mark in word for mark in "{}\n"):  # none in a template, rare in a path
+        try:
+            word = Path(word).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValidationError(
+                f"chat_template is neither a template nor a file that can be read: {error}", parameter="chat_template"
+            ) from None
+    check(word)
+    return word
 
 
 def find(own: str | Mapping[str, str] | None, template: str | None, tools: Any) -> str:

@@ -134,29 +134,6 @@ def _parse_mapping(prompt: Mapping[str, Any]) -> Prompt:
     raise TypeError("Prompt dictionary must contain text, tokens, or embeddings")
 
 
-def to_score(data_1: str | Sequence[str], data_2: str | Sequence[str]) -> tuple[list[str], list[str]]:
-    """The texts on both sides of pairs to be scored: one for all of the other side, or as many.
-
-    Raises:
-        ValidationError: a side is empty, or their numbers do not match.
-    """
-    first, second = ([data] if isinstance(data, str) else list(data) for data in (data_1, data_2))
-    if len(first) > 1 and len(first) != len(second):
-        raise ValidationError("Input lengths must be either 1:1, 1:N or N:N")
-    for texts, name in ((first, "text"), (second, "text_pair")):
-        if not texts:
-            raise ValidationError(f"At least one {name} element must be given")
-    return first, second
-
-
-def pairs(first: Sequence[str], second: Sequence[str], *, joined: bool) -> list[Any]:
-    """A prompt for every text of ``second``: a pair, or ``joined`` to one text where a model reads but one."""
-    first = list(first) * (len(second) // len(first))
-    if joined:
-        return [one + two for one, two in zip(first, second)]
-    return [{"prompt": one, "text_pair": two} for one, two in zip(first, second)]
-
-
 def integers(values: Any) -> list[int]:
     """``values`` as plain ints; whole floats count. TypeError for anything else, booleans included."""
     try:

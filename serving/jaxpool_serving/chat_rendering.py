@@ -21,7 +21,7 @@ from aiohttp import web
 from jaxpool.errors import ValidationError
 from jaxpool_serving.render_worker import HEAD, SIZE
 from jaxpool_serving.schemas.errors import RequestError
-from jaxpool_serving.schemas.request import ChatInput, TextInput
+from jaxpool_serving.schemas.request import ChatOptions, TextInput
 from jaxpool_serving.state import OPTIONS, RENDERERS, TOKENIZER_THREADS
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Renderers:
     """Renders conversations in processes, which are started when they are needed and kept.
 
     Args:
-        seconds: that one conversation may take.
+        seconds: that the conversations of one request may take.
 
     Attributes:
         started: processes, so far.
@@ -65,11 +65,12 @@ class Renderers:
         self._idle: list[_Process] = []
         self._ended: list[_Process] = []
 
-    async def render(self, question: bytes) -> str:
-        """The text of a conversation.
+    async def render(self, question: bytes) -> list[str]:
+        """The texts of some conversations.
 
         Args:
-            question: JSON of the arguments of ``chat.render``, for ``tokenizer`` an object of the two fields it reads.
+            question: JSON of the arguments of ``scoring.rendered``, for ``tokenizer`` an object of the two fields that
+                it reads.
 
         Raises:
             ValidationError: as ``chat.render``.
@@ -95,8 +96,8 @@ class Renderers:
                     self._ended.append(process)
                     raise
             self._idle.append(process)
-        if "text" in answer:
-            return str(answer["text"])
+        if "texts" in answer:
+            return list(answer["texts"])
         raise ValidationError(answer["message"], parameter=answer["parameter"], value=answer.get("value"))
 
     def _started(self) -> _Process:
@@ -171,7 +172,7 @@ UNTRUSTED = (
 )
 
 
-async def request_prompts(app: web.Application, served: ServedModel, body: TextInput | ChatInput) -> Sequence[Any]:
+async def request_prompts(app: web.Application, served: ServedModel, body: TextInput | ChatOptions) -> Sequence[Any]:
     """The prompts of a request in either form; a conversation is one.
 
     Raises:
@@ -183,24 +184,17 @@ async def request_prompts(app: web.Application, served: ServedModel, body: TextI
     if body.templates() and not app[OPTIONS].trust_request_chat_template:
         raise ValidationError(UNTRUSTED)
     question = await app[TOKENIZER_THREADS].run(_question, served.llm, body, app[OPTIONS])
-    text, frame = await app[RENDERERS].render(question), served.llm.tokenizer.frame
-    return [text if frame is None else frame.ended(text)]
+    texts, frame = await app[RENDERERS].render(question), served.llm.tokenizer.frame
+    return texts if frame is None else [frame.ended(text) for text in texts]
 
 
-def _question(llm: LLM, body: ChatInput, options: Options) -> bytes:
-    """The arguments of ``chat.render`` as `Renderers` take them."""
-    vocabulary = llm.tokenizer.vocabulary
-    if vocabulary is None:
-        raise ValidationError(llm.tokenizer.absent)
+def _question(llm: LLM, body: ChatOptions, options: Options) -> bytes:
+    """The arguments of ``scoring.rendered`` as `Renderers` take them."""
     frame = llm.tokenizer.frame
     if frame is not None and frame.layout:
         raise ValidationError("This model compares two texts; send them to /score or /rerank.", parameter="messages")
-    asked = {
-        "tokenizer": {
-            "chat_template": vocabulary.chat_template,
-            "special_tokens_map": vocabulary.special_tokens_map,
-        },
-        "messages": body.messages,
+    asked = templates(llm) | {
+        "conversations": body.conversations(),
         "template": next(filter(None, body.templates()), options.chat_template),
         "add_generation_prompt": body.add_generation_prompt if frame is None else frame.generation,
         "continue_final_message": body.continue_final_message,
@@ -209,3 +203,20 @@ def _question(llm: LLM, body: ChatInput, options: Options) -> bytes:
         "max_chars": options.max_text_chars,
     }
     return json.dumps(asked).encode()
+
+
+def templates(llm: LLM) -> dict[str, Any]:
+    """The argument ``tokenizer`` of ``scoring.rendered`` as `Renderers` take it.
+
+    Raises:
+        ValidationError: the model has no tokenizer.
+    """
+    vocabulary = llm.tokenizer.vocabulary
+    if vocabulary is None:
+        raise ValidationError(llm.tokenizer.absent)
+    return {
+        "tokenizer": {
+            "chat_template": vocabulary.chat_template,
+            "special_tokens_map": vocabulary.special_tokens_map,
+        }
+    }

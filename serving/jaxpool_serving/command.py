@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import atexit
+import logging
 import os
 import ssl
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxpool.commands.options import engine_options, model_arguments, model_options
+from jaxpool.commands.vllm_options import add_vllm_arguments, without_effect
 from jaxpool.engine.daemon_threads import at_work
 from jaxpool.errors import ValidationError
 from jaxpool.params import PoolerConfig
@@ -36,7 +38,9 @@ from jaxpool_serving.run import listen
 if TYPE_CHECKING:
     from jaxpool.llm import LLM
 
-MODEL = engine_options()
+log = logging.getLogger("jaxpool.serving")
+
+MODEL = engine_options(without={"chat_template"}, every=True)
 MODEL["compile"] = replace(MODEL["compile"], default="behind", choices=("behind", "ahead"))
 """Argument of a model -> its option; no request ever waits for a compile."""
 
@@ -47,11 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "It listens at once and answers 503 until the model is warm (GET /ready says when). On SIGTERM it stops "
         "listening, answers what it has accepted and exits 0."
     )
+    parser.add_argument("positional", nargs="?", metavar="MODEL", help="the same as --model MODEL")
     model = model_options(parser, MODEL, named=False)
     about = "checkpoint folder, converted store or hub id; repeated, as NAME=MODEL, it serves several"
     model("--model", action="append", metavar="MODEL", help=f"{about} (default: the embedded model)")
-    about = "short for --pooler-config '{\"task\": …}': classify, token_classify, embed or token_embed"
-    model("--pooler-config.task", dest="pooling_task", metavar="TASK", help=f"{about} (default: as the model is made)")
     http = parser.add_argument_group("server").add_argument
     http("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     http("--port", type=_port, default=8000, help="port, 0 for any free one (default: %(default)s)")
@@ -69,6 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     watch("--enable-request-id-headers", action="store_true", help="send X-Request-Id with responses")
     watch("--otlp-traces-endpoint", metavar="URL", help="OpenTelemetry collector that gets a span per request")
     add_limit_arguments(parser)
+    add_vllm_arguments(parser)
 
 
 def _port(word: str) -> int:
@@ -84,7 +88,8 @@ def main(args: argparse.Namespace) -> int:
         JaxpoolError: the model cannot be opened, or an API key is empty.
         OSError: the address cannot be listened on.
     """
-    models, pooler = named_models(args.model, args.served_model_name), _pooler(args)
+    models, pooler = named_models(_models(args), args.served_model_name), _pooler(args)
+    ignored = without_effect(args)
     certificates = tls_context(args)
     options = Options(
         access_log=None if args.access_log == "off" else args.access_log,
@@ -94,12 +99,15 @@ def main(args: argparse.Namespace) -> int:
         **template_options(args),
         **limit_options(args),
     )
+    own = {"pooler_config": pooler, "chat_template": options.chat_template}
     log_as_json()
+    if ignored:
+        log.info("accepted without effect: %s", "; ".join(f"{name} ({why})" for name, why in ignored.items()))
 
     def open_llm(model: str | None) -> LLM:
         from jaxpool.llm import LLM
 
-        return LLM(model, **model_arguments(args, MODEL) | {"pooler_config": pooler})
+        return LLM(model, **model_arguments(args, MODEL) | own)
 
     try:
         import uvloop
@@ -125,10 +133,17 @@ def main(args: argparse.Namespace) -> int:
     return 0
 
 
+def _models(args: argparse.Namespace) -> list[str] | None:
+    if args.positional is None:
+        return args.model
+    if args.model:
+        raise ValidationError(f"Say the model once: {args.positional} or --model {args.model[0]}.")
+    return [args.positional]
+
+
 def _pooler(args: argparse.Namespace) -> PoolerConfig:
-    task = {"task": args.pooling_task} if args.pooling_task else {}
     try:
-        return PoolerConfig(**(args.pooler_config or {}) | task)
+        return PoolerConfig(**(args.pooler_config or {}))
     except TypeError as error:  # the name of a field
         raise ValidationError(f"--pooler-config: {error}") from error
 

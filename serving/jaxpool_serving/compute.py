@@ -37,6 +37,7 @@ class Job:
         timeout: seconds from the request's arrival, after which nobody wants the answer; None: as the server is
             configured.
         long_text: what becomes of texts that are longer than the model reads; see ``LongText``.
+        dimensions: size that embeddings are cut to; None: as the model is configured.
     """
 
     prompts: Sequence[Any]
@@ -45,6 +46,7 @@ class Job:
     priority: int = 0
     timeout: float | None = None
     long_text: Mapping[str, Any] = field(default_factory=dict)
+    dimensions: int | None = None
 
     @classmethod
     def of(cls, body: PoolingRequest, prompts: Sequence[Any]) -> Job:
@@ -89,6 +91,11 @@ async def _compute(request: web.Request, served: ServedModel, job: Job) -> Score
     spec, options, record = served.llm.engine.spec, request.app[OPTIONS], request[RECORD]
     sizes = [prompt_size(prompt) for prompt in job.prompts]
     _check(job, sizes, request.app, served)
+    params = PoolingParams(dimensions=job.dimensions)
+    if job.dimensions is not None:
+        from jaxpool.engine import postprocess
+
+        postprocess.check(spec, served.name, params)
     record.model = served.name
     with served.batcher.admission.room(len(sizes), estimate_tokens(job.prompts, sizes, spec.max_length)) as room:
         record.texts, started = len(sizes), time.perf_counter()
@@ -117,12 +124,12 @@ async def _compute(request: web.Request, served: ServedModel, job: Job) -> Score
     if long is not None and len(rows) > len(texts):
         how = long.aggregate_for(spec.problem == "multi")
         values = aggregate.of_texts(values, texts, how, per_token=spec.per_token)
-    if spec.steps or spec.dimensions is not None:
+    if spec.steps or spec.dimensions is not None or job.dimensions is not None:
         from jaxpool.engine.postprocess import (
             select,  # not above: it brings JAX, and the server listens before that is there
         )
 
-        values = [select(spec, PoolingParams(), row, one) for row, one in zip(rows, values, strict=True)]
+        values = [select(spec, params, row, one) for row, one in zip(rows, values, strict=True)]
     return Scores(values, [text.ids for text in texts])
 
 

@@ -101,6 +101,16 @@ def find_model(app: web.Application, name: str | None) -> ServedModel:
     return found.result()
 
 
+def refuse_where_none(app: web.Application, fits: Callable[[LLM], bool]) -> None:
+    """404 whatever a body says, as from a server without such a route, where no model ``fits``.
+
+    Not while a model is still loading.
+    """
+    models = app[MODELS].values()
+    if all(one.done() and not one.exception() and not fits(one.result().llm) for one in models):
+        raise web.HTTPNotFound
+
+
 def find_classifier(app: web.Application, name: str | None) -> ServedModel:
     """As `find_model`, for those who want texts classified.
 
@@ -114,3 +124,23 @@ def find_classifier(app: web.Application, name: str | None) -> ServedModel:
     if "classify" not in found.llm.supported_tasks:
         raise web.HTTPNotFound
     raise RequestError(501, "NotImplementedError", "The model does not support Classification API")
+
+
+def find_embedder(app: web.Application, name: str | None) -> ServedModel:
+    """As `find_model`, for those who want embeddings.
+
+    Raises:
+        RequestError: as `find_model` does; 501, the model could embed texts, but was started for another task.
+        HTTPNotFound: the model embeds nothing.
+    """
+    found = find_model(app, name)
+    if found.llm.pooling_task == "embed":
+        return found
+    if not could_embed(found.llm):
+        raise web.HTTPNotFound
+    raise RequestError(501, "NotImplementedError", "The model does not support Embeddings API")
+
+
+def could_embed(llm: LLM) -> bool:
+    """Whether the model gives embeddings, or could if it were started for them."""
+    return "embed" in llm.supported_tasks

@@ -13,7 +13,8 @@ from typing import Any, get_args
 
 from jaxpool.commands.options import positive
 from jaxpool.errors import ValidationError
-from jaxpool.text.chat import ContentFormat, check
+from jaxpool.text.chat import ContentFormat
+from jaxpool.text.chat_template import load
 
 API_KEY = "JAXPOOL_API_KEY"
 """Environment variable with the keys, one a line: there they do not show in the process list."""
@@ -282,19 +283,7 @@ def template_options(args: argparse.Namespace) -> dict[str, Any]:
         ValidationError: the template cannot be read, or is not well-formed.
     """
     return {
-        "chat_template": args.chat_template and _template(args.chat_template),
+        "chat_template": args.chat_template and load(args.chat_template),
         "trust_request_chat_template": args.trust_request_chat_template,
         "chat_template_content_format": args.chat_template_content_format,
     }
-
-
-def _template(word: str) -> str:
-    if not any(mark in word for mark in "{}\n"):  # none of these in a template, all of them rare in a path
-        try:
-            word = Path(word).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValidationError(
-                f"--chat-template is neither a template nor a file that can be read: {error}"
-            ) from None
-    check(word)
-    return word

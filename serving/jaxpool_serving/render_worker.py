@@ -19,7 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from jaxpool.errors import ValidationError
-from jaxpool.text import chat
+from jaxpool.text.scoring import rendered
 
 HEAD = struct.Struct("<dQ")
 """Before each question: the seconds that it may take, and the length of the JSON that follows."""
@@ -36,11 +36,11 @@ LOOK = 1.0
 
 
 def answered(question: bytes) -> bytes:
-    """``{"text": …}``, or ``{"message": …, "parameter": …, "value": …}`` of a `ValidationError`."""
+    """``{"texts": […]}``, or ``{"message": …, "parameter": …, "value": …}`` of a `ValidationError`."""
     answer: dict[str, Any]
     try:
         asked = json.loads(question)
-        answer = {"text": chat.render(SimpleNamespace(**asked.pop("tokenizer")), **asked)}
+        answer = {"texts": rendered(SimpleNamespace(**asked.pop("tokenizer")), **asked)}
     except ValidationError as error:
         value = None if error.value is None else str(error.value)
         answer = {"message": error.args[0], "parameter": error.parameter, "value": value}

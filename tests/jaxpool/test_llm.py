@@ -63,6 +63,44 @@ def test_encode_gives_float32_numbers(llm: LLM) -> None:
     assert (output.outputs.data.dtype, output.outputs.data.shape) == (np.float32, (3,))
 
 
+def test_torch_shares_what_encode_gives(llm: LLM) -> None:
+    import torch
+
+    for output in llm.encode(["good", "bad"], pooling_task="classify", use_tqdm=False):
+        tensor = torch.as_tensor(output.outputs.data)  # a warning would be an error here
+        tensor += 1
+        assert tensor.tolist() == output.outputs.data.tolist()
+
+
+def test_settings_stand_where_programs_for_vllm_look(llm: LLM) -> None:
+    config = llm.llm_engine.vllm_config.model_config
+    assert config is llm.model_config is llm.llm_engine.model_config
+    assert (config.hf_config.model_type, config.hf_config.num_labels) == ("bert", 3)
+    assert (config.architecture, config.runner_type) == ("BertForSequenceClassification", "pooling")
+    assert (config.max_model_len, config.dtype) == (llm.engine.spec.max_length, "float32")
+    with pytest.raises(AttributeError):
+        config.dtype = "bfloat16"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [("classify", "only enabled for num_labels == 1"), ("token_classify", "does not support the Scoring API")],
+)
+def test_who_scores_no_pairs_says_so_as_vllm(task: str, message: str) -> None:
+    with LLM(BERT, pooler_config={"task": task}) as llm, pytest.raises(ValidationError, match=message):
+        llm.score("a", "b")
+
+
+def test_vectors_of_tokens_are_scored_by_the_best_of_each() -> None:
+    how: Any = {"runner": "pooling", "convert": "embed", "pooler_config": {"task": "token_embed"}}
+    with LLM(MODELS / "llama-causal", dtype="float32", **how) as llm:
+        outputs = llm.encode(["a b", "c"], pooling_task="token_embed", use_tqdm=False)
+        one, two = (output.outputs.data for output in outputs)
+        found = llm.score("a b", ["c", "a b"], use_tqdm=False)
+    best = [max(float(a @ b) for b in two) for a in one]
+    assert [output.outputs.score for output in found] == pytest.approx([sum(best), len(one)], abs=1e-4)
+
+
 def test_pairs_are_read_together(llm: LLM) -> None:
     pair, reverse, text = llm.classify([{"prompt": "a", "text_pair": "b"}, {"prompt": "b", "text_pair": "a"}, "a b"])
     assert pair.prompt_token_ids == [2, 43, 3, 44, 3]

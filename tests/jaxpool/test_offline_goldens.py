@@ -204,7 +204,6 @@ class Difference(NamedTuple):
 
 NOT_A_PROMPT = "Prompt should be a string, list of tokens, or dictionary"
 NO_PARAMS = "pooling_params should be a PoolingParams or a list of them, got dict."
-NO_PLUGIN = "Unsupported task: 'plugin' Supported tasks: ('classify', 'token_classify')"
 NO_USE = "tokenization_kwargs has no_such_option=1, for which jaxpool has no use (parameter=no_such_option)"
 UNEXPECTED = "got an unexpected keyword argument 'truncate_prompt_tokens'"
 INTEGERS = (TypeError, "Token prompt should be a list of integers")
@@ -232,7 +231,6 @@ DIFFERENCES: dict[str, Difference] = {
             "`use_activation` must be True, False or None, got 'yes'. (parameter=use_activation, value=yes)",
         ),
     ),
-    "encode_task_plugin": Difference("there are no plugins", (ValidationError, NO_PLUGIN)),
     "classify_generator": Difference("anything that has an order is taken", None),
     "unknown_dict": Difference("'text' is our server's word for 'prompt'", None),
     "tokenization_kwargs_unknown": Difference("an option that nothing reads is named", (ValidationError, NO_USE)),

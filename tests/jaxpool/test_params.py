@@ -183,3 +183,8 @@ def test_multi_label_output_names_all_above_the_threshold(data, labels):
 def test_only_vectors_classify():
     with pytest.raises(ValueError, match="pooled_data should be a 1-D probability vector"):
         ClassificationOutput.from_base(PoolingOutput(np.ones((1, 2))))
+
+
+def test_late_interaction_is_not_asked_for_by_parameters() -> None:
+    with pytest.raises(NotImplementedError, match="late_interaction_params="):
+        PoolingParams(late_interaction_params={"mode": "score_doc"}).for_task("token_embed")

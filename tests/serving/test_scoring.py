@@ -21,6 +21,7 @@ from .conftest import MODELS, serving
 
 QUERY = "what is the capital?"
 DOCUMENTS = ["a cat", "Tokyo is the capital.", "", "banana"]
+TEMPLATE = "{{ instruction or 'judge' }}: {{ messages[0].content }} / {{ messages[1].content }}"
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,37 @@ async def test_texts_are_cut_by_their_own_limits(cross_encoder: LLM) -> None:
     [result] = both["results"]
     assert result["relevance_score"] == pytest.approx(offline(cross_encoder, few, short)[0])
     assert result["document"]["text"] == long  # as it was sent
+
+
+async def test_pairs_are_read_through_the_servers_template(cross_encoder: LLM) -> None:
+    sides = {"query": QUERY, "documents": DOCUMENTS}
+    plain = offline(cross_encoder, QUERY, DOCUMENTS)
+    expected = offline(cross_encoder, QUERY, DOCUMENTS, chat_template=TEMPLATE)
+    asked = PoolingParams(extra_kwargs={"instruction": "compare", "max_tokens_per_doc": 2})
+    other = offline(cross_encoder, QUERY, DOCUMENTS, chat_template=TEMPLATE, pooling_params=asked)
+    assert not set(expected) & set(plain)
+    assert not set(expected) & set(other)
+    outputs = cross_encoder.score(QUERY, DOCUMENTS, chat_template=TEMPLATE, use_tqdm=False)
+    async with serving(cross_encoder, chat_template=TEMPLATE) as client:
+        _, answer = await post(client, "/score", queries=QUERY, documents=DOCUMENTS)
+        assert [entry["score"] for entry in answer["data"]] == pytest.approx(expected)
+        assert answer["usage"]["prompt_tokens"] == sum(len(one.prompt_token_ids) for one in outputs)
+        for given in ({"instruction": "compare"}, {"chat_template_kwargs": {"instruction": "compare"}}):
+            _, answer = await post(client, "/rerank", **sides, **given, max_tokens_per_doc=2)
+            found = {entry["index"]: entry["relevance_score"] for entry in answer["results"]}
+            assert [found[index] for index in range(len(DOCUMENTS))] == pytest.approx(other)
+        status, answer = await post(client, "/score", queries="a", documents="b", chat_template_kwargs={"tools": []})
+        assert (status, "reserved keys" in answer["error"]["message"]) == (400, True)
+
+
+async def test_a_template_without_an_end_fails_its_own_request(cross_encoder: LLM) -> None:
+    endless = (
+        "{% for a in range(99999) %}{% for b in range(99999) %}{% if messages[1].content == 'z' %}{% else %}"
+        "{% break %}{% endif %}{% endfor %}{% if messages[1].content != 'z' %}{% break %}{% endif %}{% endfor %}x"
+    )
+    async with serving(cross_encoder, chat_template=endless, template_timeout=0.5) as client:
+        assert (await post(client, "/score", queries=QUERY, documents="z"))[0] == 504
+        assert (await post(client, "/score", queries=QUERY, documents="y"))[0] == 200
 
 
 async def test_a_model_of_several_labels_has_no_such_routes(llm: LLM) -> None:

@@ -104,7 +104,8 @@ async def test_texts_that_are_not_tokenised_for_their_size(llm: LLM) -> None:
 
 async def test_the_command_serves_another_task() -> None:
     task = ("--pooler-config", '{"use_activation": false}', "--pooler-config.task", "token_classify")
-    with server("--model", str(MODELS / "gpt2-cls"), *SMALL, *task) as (_, address):
+    changes_nothing = ("--seed", "0", "--no-enable-prefix-caching", "--hf_overrides", "{}")
+    with server(str(MODELS / "gpt2-cls"), *SMALL, *task, *changes_nothing) as (_, address):
         async with ClientSession(address) as session:
             await queued(session)
             async with session.post("/pooling", json={"input": TEXTS[0]}) as response:

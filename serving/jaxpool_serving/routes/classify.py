@@ -96,8 +96,8 @@ async def pooling(request: web.Request) -> web.Response:
     async with deadline(request, body.timeout):
         job = Job.of(body, await request_prompts(request.app, model, body))
     scores = await compute(request, model, job)
-    answer = (request_id(request, body), model.name, body, scores.values, scores.tokens)
+    name, rest = request_id(request, body), (model.name, body, scores.values, scores.tokens)
     if body.encoding_format in ("float", "base64"):
-        return web.json_response(pooling_response(*answer))
-    content, headers = pooling_bytes(*answer)
+        return web.json_response(pooling_response(name, *rest))
+    content, headers = pooling_bytes(f"pooling-{name}", *rest)
     return web.Response(body=content, content_type="application/octet-stream", headers=headers)

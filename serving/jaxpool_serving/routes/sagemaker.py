@@ -6,7 +6,7 @@ from aiohttp import web
 
 from jaxpool_serving.bodies import parse_body
 from jaxpool_serving.models import find_model
-from jaxpool_serving.routes import classify, scoring
+from jaxpool_serving.routes import classify, embeddings, scoring
 from jaxpool_serving.schemas.errors import RequestError, SchemaError, parse_object
 from jaxpool_serving.state import MODELS
 
@@ -15,6 +15,7 @@ routes = web.RouteTableDef()
 HANDLERS = {
     "classify": classify.classify,
     "pooling": classify.pooling,
+    "embedding": embeddings.embeddings,
     "score": scoring.score,
     "rerank": scoring.rerank,
     "inference": classify.inference,

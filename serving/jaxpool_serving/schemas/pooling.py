@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
 from jaxpool.errors import ValidationError
+from jaxpool.params import NO_PLUGIN
 from jaxpool_serving.schemas.request import (
     ChatInput,
     PoolingRequest,
@@ -29,20 +30,7 @@ from jaxpool_serving.schemas.request import (
 EncodingFormat = Literal["float", "base64", "bytes", "bytes_only"]
 EmbedDType = Literal["float32", "float16", "bfloat16", "fp8_e4m3", "fp8_e5m2"]
 Endianness = Literal["native", "big", "little"]
-
-DTYPES: dict[EmbedDType, Any] = {
-    "float32": np.float32,
-    "float16": np.float16,
-    "bfloat16": ml_dtypes.bfloat16,
-    "fp8_e4m3": ml_dtypes.float8_e4m3fn,
-    "fp8_e5m2": ml_dtypes.float8_e5m2,
-}
-
 PoolingTask = Literal["embed", "classify", "token_embed", "token_classify", "plugin", "embed&token_classify"]
-NO_PLUGIN = (
-    "No IOProcessor plugin installed. Please refer to the documentation and to the "
-    "'prithvi_geospatial_mae_io_processor' offline inference example for more details."
-)
 
 MAX_METADATA = 65_000
 """Bytes of a header; Python's clients read lines of 65,536."""
@@ -140,26 +128,29 @@ def pooling_response(
     request_id: str, model: str, body: EncodingFields, values: Sequence[np.ndarray], prompt_tokens: int
 ) -> PoolingResponse:
     """The answer as JSON, from one float32 array per prompt."""
-
-    def encoded(one: np.ndarray) -> Any:
-        if body.encoding_format == "float":
-            return as_lists(one)
-        return base64.b64encode(as_bytes(one, body.embed_dtype, body.endianness)).decode()
-
     return {
         "id": f"pooling-{request_id}",
         "object": "list",
         "created": int(time.time()),
         "model": model,
-        "data": [{"index": index, "object": "pooling", "data": encoded(one)} for index, one in enumerate(values)],
+        "data": [{"index": index, "object": "pooling", "data": encoded(body, one)} for index, one in enumerate(values)],
         "usage": usage(prompt_tokens),
     }
 
 
+def encoded(body: EncodingFields, values: np.ndarray) -> Any:
+    """One prompt's float32 array as numbers, or its bytes in base64."""
+    if body.encoding_format == "float":
+        return as_lists(values)
+    return base64.b64encode(as_bytes(values, body.embed_dtype, body.endianness)).decode()
+
+
 def pooling_bytes(
-    request_id: str, model: str, body: EncodingFields, values: Sequence[np.ndarray], prompt_tokens: int
+    identity: str, model: str, body: EncodingFields, values: Sequence[np.ndarray], prompt_tokens: int
 ) -> tuple[bytes, dict[str, str]]:
     """The answer as bytes, prompt after prompt, and the headers that say where which is (none for ``bytes_only``).
+
+    ``identity`` is the id of the answer.
 
     Raises:
         ValidationError: there are too many prompts for a header.
@@ -169,7 +160,7 @@ def pooling_bytes(
         return b"".join(parts), {}
     ends = np.cumsum([len(part) for part in parts]).tolist()
     metadata = {
-        "id": f"pooling-{request_id}",
+        "id": identity,
         "created": int(time.time()),
         "model": model,
         "data": [
@@ -193,6 +184,15 @@ def pooling_bytes(
             parameter="encoding_format",
         )
     return b"".join(parts), {"metadata": header}
+
+
+DTYPES: dict[EmbedDType, Any] = {
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": ml_dtypes.bfloat16,
+    "fp8_e4m3": ml_dtypes.float8_e4m3fn,
+    "fp8_e5m2": ml_dtypes.float8_e5m2,
+}
 
 
 def as_lists(values: np.ndarray) -> list[Any]:

@@ -131,8 +131,8 @@ def _null_content_is_the_assistants(message: Message) -> Message:
     return message
 
 
-class ChatInput(UseActivation):
-    """A conversation, and how to make the one text of it that the model reads."""
+class ChatOptions(UseActivation):
+    """How to make the one text of a conversation that the model reads."""
 
     add_generation_prompt: bool = False
     continue_final_message: bool = False
@@ -140,7 +140,6 @@ class ChatInput(UseActivation):
     chat_template: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     media_io_kwargs: dict[str, dict[str, Any]] | None = None
-    messages: list[Annotated[Message, AfterValidator(_null_content_is_the_assistants)]]
 
     def templates(self) -> list[str]:
         """The chat templates that the request brings, the one that counts first; they may be empty."""
@@ -151,9 +150,28 @@ class ChatInput(UseActivation):
         """What the template may use beside the conversation."""
         return self.chat_template_kwargs or {}
 
+    def conversations(self) -> Sequence[Sequence[Message]]:
+        """Each becomes one prompt."""
+        raise NotImplementedError
+
+
+Conversation = list[Annotated[Message, AfterValidator(_null_content_is_the_assistants)]]
+
+
+class ChatInput(ChatOptions):
+    """A conversation."""
+
+    messages: Conversation
+
+    def conversations(self) -> Sequence[Sequence[Message]]:
+        """The one there is."""
+        return [self.messages]
+
 
 MAX_SALT = 128
 NOT_IN_SALT = frozenset("@/\\\0")
+LATE_CHUNKING = ("late_chunking_params", "late_chunking")
+"""Fields that would change vectors and that nobody here reads."""
 UNTRUSTED = {"mm_processor_kwargs": "preprocessing", "media_io_kwargs": "media loading"}
 """Fields for images and sounds -> what of their handling they would change."""
 
@@ -165,6 +183,13 @@ def check_before_validation(found: Mapping[str, Any]) -> None:
     task = found.get("task")
     if isinstance(task, str) and task in REMOVED_TASKS:
         raise ValidationError(REMOVED_TASKS[task], parameter="task")
+    for name in LATE_CHUNKING:
+        if found.get(name):
+            raise ValidationError(
+                f"`{name}` is not supported: every text has one vector. Leave it out, or ask a model that serves "
+                "token_embed for the vectors of tokens.",
+                parameter=name,
+            )
     _check_salt(found.get("cache_salt"))
     if found.get("continue_final_message") and found.get("add_generation_prompt"):
         raise ValidationError("Cannot set both `continue_final_message` and `add_generation_prompt` to True.")

@@ -10,6 +10,7 @@ from pydantic import Field, TypeAdapter
 from typing_extensions import TypedDict
 
 from jaxpool.errors import ValidationError
+from jaxpool.text.scoring import ScoreOptions
 from jaxpool_serving.schemas.errors import parse_object, validate, validate_union
 from jaxpool_serving.schemas.request import PoolingRequest, Usage, check_after_validation, decimal, usage
 
@@ -24,7 +25,7 @@ ScoreInput = str | ScoreMultiModalParam
 
 
 class ScoringRequest(PoolingRequest):
-    """The fields of all requests for scores. The last two are for chat templates, which no model here has."""
+    """The fields of all requests for scores. The last two are for models that read pairs through a score template."""
 
     SIDES: ClassVar[tuple[str, str]]
 
@@ -45,19 +46,14 @@ class ScoringRequest(PoolingRequest):
                 raise ValidationError(f"MultiModalParam is not supported for {architecture}")
         return found
 
-    def limits(self, max_length: int) -> tuple[int, int]:
-        """Most tokens of a text on either side; 0 for no limit of its own.
+    def options(self, max_length: int) -> ScoreOptions:
+        """What is asked beyond the texts, of a model that reads so many tokens.
 
         Raises:
-            ValidationError: more than the model reads, or less than none.
+            ValidationError: it is not possible.
         """
-        for name in ("max_tokens_per_query", "max_tokens_per_doc"):
-            value = getattr(self, name)
-            if value < 0:
-                raise ValidationError(f"{name} must be a non-negative integer")
-            if value >= max_length:
-                raise ValidationError(f"{name} ({value}) must be less than max_model_len ({max_length}).")
-        return self.max_tokens_per_query, self.max_tokens_per_doc
+        names = ("max_tokens_per_query", "max_tokens_per_doc", "instruction", "chat_template_kwargs")
+        return ScoreOptions.of({name: getattr(self, name) for name in names}, max_length)
 
 
 class ScoreQueriesDocumentsRequest(ScoringRequest):

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
+from one_label import one_label
 from parity_cases.first import BERT, LLAMA
 
-from jaxpool import LLM, CheckpointError, ConfigError, ValidationError
+from jaxpool import LLM, CheckpointError, ConfigError
 from jaxpool.checkpoints.sentence_transformers import default_prompt, is_sentence_embedder
 from jaxpool.commands.convert import convert
 from jaxpool.text.tokenizer import Tokenizer
 from jaxpool.text.vocabulary import Vocabulary
 
+MODELS = Path(__file__).parents[2] / "data" / "models"
 IDS = [[5, 6, 7], [8, 9], [3]]
 IDENTITY = "torch.nn.modules.linear.Identity"
 
@@ -98,7 +100,7 @@ def test_the_default_prompt_begins_every_text(tmp_path: Path) -> None:
     assert is_sentence_embedder(tmp_path)
     rust = Rust(WordLevel({"[UNK]": 0, "find": 1, "cats": 2}, unk_token="[UNK]"))
     rust.pre_tokenizer = Whitespace()
-    words = Vocabulary(rust, None, "right", (), 100, None, "[UNK]", 0)
+    words = Vocabulary(rust, None, "right", (), 100, None, "[UNK]", 0, None, {})
     reads = Tokenizer(words, max_length=100, vocab_size=3, prefix=default_prompt(tmp_path))
     assert [one.ids for one in reads.encode(["cats", [2], {"prompt": "dogs"}])] == [[1, 2], [2], [1, 0]]
     files(tmp_path, ["Transformer", "Pooling"], prompts=prompts, default_prompt_name=None)
@@ -108,15 +110,28 @@ def test_the_default_prompt_begins_every_text(tmp_path: Path) -> None:
         default_prompt(tmp_path)
 
 
-def test_pairs_of_a_template_are_not_scored_without_it(tmp_path: Path) -> None:
-    tiny.save(tmp_path, "bert", **BERT, num_labels=1)
-    files(tmp_path, ["Transformer"], model_type="CrossEncoder")
-    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"modality_config": {"text": {}, "message": {}}}))
-    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
-    with LLM(str(tmp_path), skip_tokenizer_init=True) as llm:
-        assert len(llm.classify(IDS, use_tqdm=False)) == 3
-        with pytest.raises(ValidationError, match="trained on pairs in its chat template"):
-            llm.score("a", "b")
+@pytest.mark.parametrize("style", ["flat", "structured"])
+def test_pairs_are_read_through_the_saved_template(style: str, tmp_path: Path) -> None:
+    folder = one_label(MODELS / "qwen2-cls", tmp_path)
+    files(folder, ["Transformer"], model_type="CrossEncoder", activation_fn=IDENTITY)
+    settings = {
+        "modality_config": {"text": {}, "message": {"format": style}},
+        "processing_kwargs": {"chat_template": {"add_generation_prompt": True, "mood": "gay", "restore_suffix": True}},
+    }
+    (folder / "sentence_bert_config.json").write_text(json.dumps(settings))
+    content = "m.content" if style == "flat" else "m.content[0].text"
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ m.role }}={{ " + content + " }};{% endfor %}{{ mood }}"
+        "{% if add_generation_prompt %}?{% endif %}"
+    )
+    prompts = ["query=a b;document=one;gay?", "query=a b;document=two;gay?"]
+    with LLM(folder, dtype="float32") as llm:
+        found = llm.score("a b", ["one", "two"], use_tqdm=False)
+        theirs = llm.classify(prompts, use_tqdm=False, tokenization_kwargs={"add_special_tokens": False})
+        assert [one.prompt_token_ids for one in found] == [one.prompt_token_ids for one in theirs]
+        assert [one.outputs.score for one in found] == [one.outputs.probs[0] for one in theirs]
+        other = llm.score("a", "b", use_tqdm=False, chat_template="{{ messages[1].content }}")
+        assert other[0].prompt_token_ids == llm.tokenizer.encode(["b"])[0].ids
 
 
 @pytest.mark.parametrize("name", ["use_sep_token", "use_pad_token"])
@@ -126,4 +141,4 @@ def test_pairs_are_joined_where_the_converter_says_so(name: str, tmp_path: Path)
     for value, joined in ((None, False), (False, True), (True, False)):
         path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
         with LLM(str(tmp_path), skip_tokenizer_init=True) as llm:
-            assert llm.reads_pairs_joined is joined
+            assert llm.reads_pairs().joined is joined

@@ -1,0 +1,105 @@
+"""``jaxpool serve`` with the options of ``vllm serve``: nothing that would change an answer passes unsaid."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from jaxpool import LLM, ValidationError
+from jaxpool.commands.main import _parse
+from jaxpool.commands.options import model_arguments
+from jaxpool.commands.vllm_options import SERVER, spelled, without_effect
+from jaxpool.engine_args import ARGUMENTS, IGNORED, REFUSED, with_defaults
+from jaxpool_serving.command import MODEL, _models, _pooler
+
+
+@pytest.mark.parametrize(
+    ("words", "ours"),
+    [
+        (["--hf_overrides", '{"a_b": 1}'], ["--hf-overrides", '{"a_b": 1}']),
+        (["--max_model_len=8", "a_b", "-tp", "2"], ["--max-model-len=8", "a_b", "--tensor-parallel-size", "2"]),
+        (["--pooler-config.use_activation", "false"], ['--pooler-config={"use_activation": false}']),
+        (
+            [
+                "--pooler_config.task=embed",
+                "--x",
+                "--pooler-config",
+                '{"dimensions": 2}',
+                "y",
+                "--pooler-config.b.c",
+                "1",
+            ],
+            ["--x", "y", '--pooler-config={"dimensions": 2, "task": "embed", "b": {"c": 1}}'],
+        ),
+        (["a", "--", "--a_b"], ["a", "--", "--a_b"]),
+    ],
+)
+def test_spellings(words: list[str], ours: list[str]) -> None:
+    assert spelled(words) == ours
+
+
+def test_a_command_line_of_vllms() -> None:
+    line = (
+        "serve ORG/NAME --runner pooling --dtype half --max_model_len 512 --no-enable-prefix-caching --seed 0 "
+        "--gpu-memory-utilization 0.3 --enforce-eager --tokenizer other --pooler-config.use_activation False "
+        "--disable-uvicorn-access-log --cpu-offload-gb 0 --allowed-media-domains a b --trust-remote-code"
+    )
+    args = _parse(line.split())
+    assert _models(args) == ["ORG/NAME"]
+    assert _pooler(args).use_activation is False
+    given = model_arguments(args, MODEL)
+    expected = {"dtype": "half", "max_model_len": 512, "tokenizer": "other", "trust_remote_code": True}
+    assert {name: given[name] for name in expected} == expected
+    ignored = without_effect(args)
+    assert set(ignored) == {
+        *("--enable-prefix-caching", "--seed", "--gpu-memory-utilization", "--enforce-eager"),
+        *("--disable-uvicorn-access-log", "--cpu-offload-gb", "--allowed-media-domains"),
+    }
+    assert all(ignored.values())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--quantization", "fp8"],
+        ["-q", "awq"],
+        ["--load-format", "dummy"],
+        ["--enable-lora"],
+        ["--lora-modules", "a=b"],
+        ["--pipeline_parallel_size", "2"],
+        ["--root-path", "/x"],
+        ["--speculative-config.method", "ngram"],
+        ["--config", "file.yaml"],
+    ],
+)
+def test_what_would_change_answers_is_refused(words: list[str]) -> None:
+    with pytest.raises(NotImplementedError, match="is not possible in jaxpool"):
+        without_effect(_parse(["serve", *words]))
+
+
+def test_the_model_is_said_once() -> None:
+    with pytest.raises(ValidationError, match="Say the model once"):
+        _models(_parse(["serve", "a", "--model", "b"]))
+
+
+def test_every_engine_argument_is_known(caplog: pytest.LogCaptureFixture) -> None:
+    """254 of vLLM 0.32, which are all but the model and two of its own processes', and what older ones had."""
+    assert len(IGNORED | REFUSED) > 230
+    assert not IGNORED.keys() & SERVER.keys()
+    harmless: Any = {name: values[0] for name, (values, _) in REFUSED.items() if values}
+    with caplog.at_level("INFO", "jaxpool"):
+        assert with_defaults({**dict.fromkeys(IGNORED, 1), **harmless}) == {n: a.default for n, a in ARGUMENTS.items()}
+    assert caplog.text.count("accepted without effect") == 1
+    assert "enforce_eager (XLA compiles" in caplog.text
+    for name, (_, why) in REFUSED.items():
+        with pytest.raises(NotImplementedError, match=f"^{name}="):
+            with_defaults({name: "another"})  # type: ignore[misc]
+        assert why
+
+
+def test_llm_refuses_them_by_name() -> None:
+    with pytest.raises(NotImplementedError, match="load_format='dummy' is not possible in jaxpool: the weights"):
+        LLM(load_format="dummy")
+    assert json.loads(spelled(["--a.b", "x"])[0].removeprefix("--a=")) == {"b": "x"}

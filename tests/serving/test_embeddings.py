@@ -1,0 +1,138 @@
+"""``/v1/embeddings``: the vectors of ``LLM.embed`` in every form that OpenAI's and vLLM's clients ask for."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from aiohttp.test_utils import TestClient
+
+from jaxpool import LLM, PoolerConfig, PoolingParams
+from jaxpool.engine.buckets import Bucket
+
+from .conftest import MODELS, serving
+
+TEXTS = ["Hello world", "a"]
+CHAT = [{"role": "user", "content": "Was the food spoiled?"}]
+TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}{% endfor %}"
+PATH = "/v1/embeddings"
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Iterator[LLM]:
+    overrides = {"is_matryoshka": True}
+    with LLM(
+        MODELS / "llama-causal", runner="pooling", convert="embed", dtype="float32", hf_overrides=overrides
+    ) as llm:
+        llm.engine.buckets = (Bucket(4, 64),)
+        yield llm
+
+
+def offline(llm: LLM, texts: Any, **asked: Any) -> np.ndarray:
+    outputs = llm.embed(texts, use_tqdm=False, pooling_params=PoolingParams(**asked))
+    return np.array([one.outputs.embedding for one in outputs])
+
+
+async def vectors(client: TestClient, **body: Any) -> np.ndarray:
+    response = await client.post(PATH, json=body)
+    answer = await response.json()
+    assert response.status == 200, answer
+    assert answer["object"] == "list"
+    assert [entry["index"] for entry in answer["data"]] == list(range(len(answer["data"])))
+    assert {entry["object"] for entry in answer["data"]} == {"embedding"}
+    assert answer["id"].startswith("embd-")
+    if body.get("encoding_format") == "base64":
+        return np.array([np.frombuffer(base64.b64decode(entry["embedding"]), "<f4") for entry in answer["data"]])
+    return np.array([entry["embedding"] for entry in answer["data"]])
+
+
+async def test_vectors_are_those_of_llm_embed(embedder: LLM) -> None:
+    ids = [one.ids for one in embedder.tokenizer.encode(TEXTS)]
+    asked: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({}, {}),
+        ({"encoding_format": "base64"}, {}),
+        ({"dimensions": 8}, {"dimensions": 8}),
+        ({"dimensions": 8, "use_activation": False}, {"dimensions": 8, "use_activation": False}),
+    ]
+    async with serving(embedder) as client:
+        for body, params in asked:
+            expected = offline(embedder, TEXTS, **params)
+            for given in (TEXTS, ids):
+                np.testing.assert_allclose(await vectors(client, input=given, **body), expected, atol=1e-6)
+        np.testing.assert_allclose(await vectors(client, input="a"), offline(embedder, "a"), atol=1e-6)
+
+
+async def test_conversations(embedder: LLM) -> None:
+    text = "user: Was the food spoiled?"
+    one = offline(embedder, text)
+    both = np.concatenate([one, one])
+    async with serving(embedder, chat_template=TEMPLATE) as client:
+        for name in ("messages", "input"):
+            found = await vectors(client, **{name: CHAT, "add_special_tokens": True})
+            np.testing.assert_allclose(found, one, atol=1e-6)
+            found = await vectors(client, **{name: [CHAT, CHAT], "add_special_tokens": True})
+            np.testing.assert_allclose(found, both, atol=1e-6)
+
+
+async def test_bytes(embedder: LLM) -> None:
+    expected = offline(embedder, TEXTS)
+    async with serving(embedder) as client:
+        for form in ("bytes", "bytes_only"):
+            body = {"input": TEXTS, "encoding_format": form, "endianness": "big"}
+            response = await client.post(PATH, json=body)
+            found = np.frombuffer(await response.read(), ">f4").reshape(expected.shape)
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+            assert ("embd-" in response.headers.get("metadata", "")) is (form == "bytes")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"dimensions": 1000}, "dimensions must be from 1 to"),
+        ({"late_chunking_params": {"strategy": "mean"}}, "`late_chunking_params` is not supported"),
+        ({"late_chunking": True}, "`late_chunking` is not supported"),
+        ({"encoding_format": "hex"}, "encoding_format"),
+        ({"normalize": True}, "use `use_activation` instead"),
+        ({"input": [[]], "messages": None}, "cannot be empty"),
+    ],
+)
+async def test_what_cannot_be_asked(asked: dict[str, Any], message: str, embedder: LLM) -> None:
+    async with serving(embedder) as client:
+        response = await client.post(PATH, json={"input": "a"} | asked)
+        answer = await response.json()
+    assert (response.status, message in answer["error"]["message"]) == (400, True), answer
+
+
+async def test_a_classifier_has_no_such_route(llm: LLM) -> None:
+    async with serving(llm) as client:
+        for body in ({"input": "a"}, {}):
+            response = await client.post(PATH, json=body)
+            assert (response.status, await response.json()) == (404, {"detail": "Not Found"})
+
+
+async def test_one_that_could_embed_says_so() -> None:
+    how: Any = {"runner": "pooling", "convert": "embed", "pooler_config": {"task": "token_embed"}}
+    with LLM(MODELS / "llama-causal", dtype="float32", **how) as llm:
+        llm.engine.buckets = (Bucket(1, 64),)
+        async with serving(llm) as client:
+            assert (await client.post(PATH, json={"input": "a"})).status == 501
+
+
+@pytest.mark.parametrize("name", ["enable_chunked_processing", "max_embed_len"])
+def test_long_texts_are_never_embedded_in_pieces_unsaid(name: str) -> None:
+    with pytest.raises(NotImplementedError, match=f"{name}=.* is not possible"):
+        PoolerConfig(**{name: 1024 if name == "max_embed_len" else True})  # type: ignore[arg-type]
+
+
+async def test_openais_client(embedder: LLM) -> None:
+    openai = pytest.importorskip("openai")
+    async with (
+        serving(embedder) as client,
+        openai.AsyncOpenAI(api_key="x", base_url=str(client.make_url("/v1"))) as own,
+    ):
+        answer = await own.embeddings.create(model="bert", input=TEXTS, dimensions=8)
+    expected = offline(embedder, TEXTS, dimensions=8)
+    np.testing.assert_allclose([one.embedding for one in answer.data], expected, atol=1e-6)
