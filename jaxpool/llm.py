@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Unpack
 
 from jaxpool import offline
 from jaxpool.checkpoints import parsed_cache, recipes, tasks
-from jaxpool.checkpoints.cross_encoder import RECIPE_OR_TEMPLATE
+from jaxpool.checkpoints.cross_encoder import RECIPE_OR_TEMPLATE, pair_reading
 from jaxpool.checkpoints.location import locate
 from jaxpool.checkpoints.sentence_transformers import default_prompt
 from jaxpool.engine_args import EngineArgs, takes_engine_args, with_defaults
@@ -116,9 +116,7 @@ class LLM:
         self.supported_tasks: tuple[str, ...] = spec.supported_tasks
         self.pooling_task: str = spec.task
         self.report: Any = None
-        absent = f"{tokenizer_folder.name} has no tokenizer files"
-        if skip_tokenizer_init:
-            absent = "skip_tokenizer_init was set"
+        absent = "skip_tokenizer_init was set" if skip_tokenizer_init else f"{tokenizer_folder.name} has no tokenizer"
         self.tokenizer = Tokenizer(
             vocabulary,
             max_length=spec.max_length,
@@ -129,7 +127,7 @@ class LLM:
             frame=None if known is None else known.frame,
             absent=f"Texts cannot be read because {absent}; pass token ids, or name a tokenizer=….",
         )
-        self._pairs = _pair_reading(self.engine, folder, args["chat_template"], self.tokenizer.frame is not None)
+        self._pairs = pair_reading(spec, folder, args["chat_template"], framed=self.tokenizer.frame is not None)
         self._tokenizer_folder = tokenizer_folder
         self._name = folder.name if model is None or Path(model).is_dir() else str(model)
         self.model_config = ModelConfig(

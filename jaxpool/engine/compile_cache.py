@@ -19,6 +19,9 @@ from jaxpool.checkpoints.user_cache import Folder, private_folder
 logger = logging.getLogger(__name__)
 
 
+_SUFFIX = "-zstd-cache" if any(getattr(compilation_cache, name, None) for name in ("zstd", "zstandard")) else "-cache"
+"""JAX packs entries by zstandard where that is installed, and reads no others: two kinds, with a name each."""
+
 _ASKED = threading.local()
 """The `Note` of a compile under way in this thread."""
 
@@ -57,7 +60,7 @@ class Compiled(CacheInterface):
 
     def get(self, key: str) -> bytes | None:
         """The entry, or None."""
-        content = self._folder.read(f"{key}-cache")
+        content = self._folder.read(key + _SUFFIX)
         note: Note | None = getattr(_ASKED, "note", None)
         if note is not None:
             note.key, note.found = key, content is not None
@@ -65,11 +68,11 @@ class Compiled(CacheInterface):
 
     def holds(self, key: str) -> bool:
         """Whether there is an entry, unread."""
-        return self._folder.holds(f"{key}-cache")
+        return self._folder.holds(key + _SUFFIX)
 
     def put(self, key: str, value: bytes) -> None:
         """Keep an entry."""
-        self._folder.write(f"{key}-cache", value)
+        self._folder.write(key + _SUFFIX, value)
 
 
 def on_disk(key: str) -> bool:
