@@ -128,7 +128,8 @@ def test_long_texts_are_never_embedded_in_pieces_unsaid(name: str) -> None:
 
 
 async def test_openais_client(embedder: LLM) -> None:
-    openai = pytest.importorskip("openai")
+    import openai
+
     async with (
         serving(embedder) as client,
         openai.AsyncOpenAI(api_key="x", base_url=str(client.make_url("/v1"))) as own,
