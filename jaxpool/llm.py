@@ -116,7 +116,8 @@ class LLM:
         self.supported_tasks: tuple[str, ...] = spec.supported_tasks
         self.pooling_task: str = spec.task
         self.report: Any = None
-        absent = "skip_tokenizer_init was set" if skip_tokenizer_init else f"{tokenizer_folder.name} has no tokenizer"
+        absent = f"{tokenizer_folder.name} has no tokenizer files"
+        absent = "skip_tokenizer_init was set" if skip_tokenizer_init else absent
         self.tokenizer = Tokenizer(
             vocabulary,
             max_length=spec.max_length,
