@@ -175,7 +175,10 @@ llm.classify({"prompt": "a"}, use_tqdm=False)
     # only what has the signatures is read; the rest of the source is checked with the rest of the source
     public = [
         "jaxpool",
-        *(f"jaxpool.{name}" for name in ("llm", "text", "text.prompts", "params", "outputs", "engine_args")),
+        *(
+            f"jaxpool.{name}"
+            for name in ("llm", "text", "text.prompts", "params", "outputs", "engine_args", "vllm_args")
+        ),
     ]
     settings = "[mypy]\nfollow_imports = skip\nignore_missing_imports = True\n"
     settings += "".join(f"[mypy-{name}]\nfollow_imports = silent\n" for name in public)
