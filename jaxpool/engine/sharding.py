@@ -89,16 +89,16 @@ def whole(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def placed(arrays: Any, shardings: Any) -> Any:
-    """A pytree of numpy arrays on the devices of ``shardings``, of which this process fills its own.
+def placed(arrays: Any, sharding: NamedSharding) -> Any:
+    """A pytree of numpy arrays on the devices of ``sharding``, of which this process fills its own.
 
     Where devices of other processes are among them every process must hold the same arrays; nothing is compared or
     sent, as ``jax.device_put`` would.
     """
-    if all(sharding.is_fully_addressable for sharding in jax.tree.leaves(shardings)):
-        return jax.device_put(arrays, shardings)
+    if sharding.is_fully_addressable:
+        return jax.device_put(arrays, sharding)
 
-    def place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+    def place(array: np.ndarray) -> jax.Array:
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
-    return jax.tree.map(place, arrays, shardings)
+    return jax.tree.map(place, arrays)

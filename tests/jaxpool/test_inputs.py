@@ -174,7 +174,10 @@ llm.classify({"prompt": "a"}, use_tqdm=False)
     (tmp_path / "snippet.py").write_text(right + "\n".join(wrong) + "\n")
     # only what has the signatures is read; the rest of the source is checked with the rest of the source
     rooms = ("text", "text.prompts", "text.windows", "zero_shot", "zero_shot.options")
-    public = ["jaxpool", *(f"jaxpool.{name}" for name in ("llm", *rooms, "params", "outputs", "engine_args"))]
+    public = [
+        "jaxpool",
+        *(f"jaxpool.{name}" for name in ("llm", *rooms, "params", "outputs", "engine_args", "vllm_args")),
+    ]
     settings = "[mypy]\nfollow_imports = skip\nignore_missing_imports = True\n"
     settings += "".join(f"[mypy-{name}]\nfollow_imports = silent\n" for name in public)
     (tmp_path / "mypy.ini").write_text(settings)

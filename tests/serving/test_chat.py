@@ -29,6 +29,7 @@ REFUSED = (
 )
 
 DECISIONS: dict[str, tuple[str, ...]] = {
+    "padding that was asked for is passed over, as the class was trained": ("padding",),
     "a message is told its own problem, not those it would have as each of nine types of OpenAI's": (
         "content int",
         "content null",

@@ -10,7 +10,6 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -95,7 +94,8 @@ def test_every_kind_of_file(tmp_path: Path) -> None:
     lines = "".join(f'{{"text": "{text}"}}\n\n' for text in wanted).encode()
     (tmp_path / "d.jsonl").write_bytes(lines)
     (tmp_path / "e.jsonl.gz").write_bytes(gzip.compress(lines))
-    (tmp_path / "f.ndjson.zst").write_bytes(zstandard.compress(lines))
+    with pa.CompressedOutputStream(str(tmp_path / "f.ndjson.zst"), "zstd") as file:
+        file.write(lines)
     (tmp_path / "g.tsv").write_text("id\ttext\n" + "".join(f"0\t{text}\n" for text in wanted))
     (tmp_path / "h.txt").write_text("\n".join(wanted))
     (tmp_path / "i.txt.gz").write_bytes(gzip.compress("\n".join(wanted).encode()))
