@@ -196,6 +196,7 @@ def test_extras_name_what_is_used() -> None:
         "opentelemetry-sdk": "opentelemetry.sdk",
         "opentelemetry-exporter-otlp-proto-http": "opentelemetry.exporter.otlp.proto.http",
         "prometheus-client": "prometheus_client",
+        "scikit-learn": "sklearn",
     }
     # of these JAX and Jupyter are the users
     indirect = {"jax", "jupytext", "nbclient", "ipykernel", "ipywidgets"}
