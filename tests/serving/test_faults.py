@@ -247,12 +247,12 @@ class FragileTokenizer:
         self.real = llm.tokenizer
         self.vocabulary = llm.tokenizer.vocabulary
 
-    def encode(self, prompts: Sequence[Any], options: Any = None) -> Any:
+    def encode(self, prompts: Sequence[Any], options: Any = None, **place: int | None) -> Any:
         for prompt in prompts:
             for word, error in (("raise", RuntimeError), ("panic", Panic)):
                 if prompt.startswith(word):
                     raise error("secret: /srv/model")
-        return self.real.encode(prompts, options)
+        return self.real.encode(prompts, options, **place)
 
 
 @pytest.mark.parametrize("text", ["raise", "panic", "raise " * 1000, "panic " * 1000], ids=lambda text: text[:5])
