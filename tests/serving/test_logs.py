@@ -85,7 +85,7 @@ async def test_request_ids_are_sent_back_if_asked_for(llm: LLM) -> None:
 async def test_errors_are_logged_as_one_line(
     tampered: LLM, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def explode(*_: object) -> None:
+    def explode(*_: object, **__: object) -> None:
         raise RuntimeError(FORGED)
 
     monkeypatch.setattr(tampered.tokenizer, "encode", explode)
@@ -155,5 +155,6 @@ async def test_the_command_logs_errors_as_json() -> None:
         assert process.stderr is not None
         said = process.stderr.read().splitlines()
     [logged] = [json.loads(line) for line in said if not line.startswith("jaxpool serve: ")]
-    assert (logged["logger"], logged["level"]) == ("aiohttp.server", "error")
-    assert "Traceback" in logged["exception"]
+    assert (logged["logger"], logged["level"]) == ("jaxpool.serving", "warning")
+    assert "broken" not in str(logged)  # a malformed line may hold a key
+    assert "exception" not in logged

@@ -219,7 +219,7 @@ def test_wrong_usage_exits_with_two(capsys: pytest.CaptureFixture[str], argument
 
 def test_usage_is_that_of_the_command_that_was_meant(capsys: pytest.CaptureFixture[str]) -> None:
     for words, usage, message in (
-        (["clasify", "x"], "usage: jaxpool [-h]", "no command 'clasify' (classify, fit, "),
+        (["clasify", "x"], "usage: jaxpool [-h]", "no command 'clasify' (classify, batch, "),
         (["bench", "--txets=1"], "usage: jaxpool bench [--model MODEL", "did you mean --texts?"),
         (["compile", "x"], "usage: jaxpool compile --topology", "the following arguments are required: --topology"),
         (["classify", "x", "--topk", "1"], "usage: jaxpool classify [TEXT ...]", "did you mean --top-k?"),
