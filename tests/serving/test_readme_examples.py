@@ -80,7 +80,7 @@ def python(program: str, address: str) -> str:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The first server, with the embedded model and short texts, so that it is warm in seconds."""
-    embedded = {"--model FOLDER_OR_HUB_ID": ""}
+    embedded = {" FOLDER_OR_HUB_ID": ""}
     with server("--api-key ", tmp_path_factory.mktemp("server"), "--max-model-len 32", names=embedded) as found:
         yield found
 

@@ -52,7 +52,7 @@ class Device:
         self.free_at = 0.0
         self.computed: list[Row] = []
 
-    def submit(self, rows: Sequence[Row], bucket: Bucket) -> Future[np.ndarray]:
+    def submit(self, rows: Sequence[Row], bucket: Bucket, places: None) -> Future[np.ndarray]:
         loop, answer = asyncio.get_running_loop(), Future[np.ndarray]()
         self.free_at = max(self.free_at, loop.time()) + self.seconds(bucket)
         self.computed += rows
