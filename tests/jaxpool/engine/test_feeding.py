@@ -131,9 +131,9 @@ def test_batches_start_before_the_last_text_came_and_answers_keep_their_order() 
     engine, many, sent = opened(), rows(200), []
     submit = engine.submit
 
-    def counted(batch: list[Row], bucket: Bucket) -> object:
+    def counted(batch: list[Row], bucket: Bucket, places: np.ndarray | None = None) -> object:
         sent.append(len(batch))
-        return submit(batch, bucket)
+        return submit(batch, bucket, places)
 
     engine.submit = counted  # type: ignore[method-assign, assignment]
     before: list[int] = []
@@ -169,9 +169,9 @@ def test_forty_texts_alone_compile_six_programs_at_most() -> None:
     engine.programs.wait()
     before, submit = engine.begun, engine.submit
 
-    def noted(batch: list[Row], bucket: Bucket) -> object:
+    def noted(batch: list[Row], bucket: Bucket, places: np.ndarray | None = None) -> object:
         ran.append((len(batch[0].ids), bucket))
-        return submit(batch, bucket)
+        return submit(batch, bucket, places)
 
     engine.submit = noted  # type: ignore[method-assign, assignment]
     for row in rows(40, seed=1):

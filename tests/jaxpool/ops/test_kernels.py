@@ -153,7 +153,7 @@ def test_the_table_chooses() -> None:
 
 
 def test_the_user_may_force_a_kernel(caplog: pytest.LogCaptureFixture) -> None:
-    folder, row = Path(__file__).parents[1] / "data" / "models" / "bert-cls", Row(np.arange(9, 90))
+    folder, row = Path(__file__).parents[2] / "data" / "models" / "bert-cls", Row(np.arange(9, 90))
     config = AutoConfig.from_pretrained(folder)
 
     def scores(**options: Any) -> np.ndarray:
