@@ -177,7 +177,9 @@ async def test_refused_bytes(llm: LLM, data: bytes, content_type: str, message: 
     assert message in answer["error"]["message"]
 
 
-@pytest.mark.parametrize("data", [b'{"input": "\xff\xfe"}', b"[" * 30_000, b"[" + b"9" * 5000 + b"]"])
+@pytest.mark.parametrize(
+    "data", [b'{"input": "\xff\xfe"}', b"[" * 30_000, b"[" * 30_000 + b" " * 70_000, b"[" + b"9" * 5000 + b"]"]
+)
 async def test_bytes_that_cannot_be_read_at_all(llm: LLM, data: bytes) -> None:
     async with serving(llm) as client:
         response = await client.post("/classify", data=data, headers={"Content-Type": "application/json"})
