@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import os
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from patience import PATIENCE
@@ -98,7 +100,10 @@ def test_closed_streams_descriptors_and_pipes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_leave_no_hidden_files(tmp_path: Path, number: int) -> None:
     command = [sys.executable, "-m", "jaxpool", "classify", "--model", BERT, "--output", str(tmp_path / "out.jsonl")]
-    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    # Whoever runs the tests may ignore the signal, as nohup does, and children inherit that.
+    pipes["preexec_fn"] = functools.partial(signal.signal, number, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
         assert process.stdin is not None
         assert process.stderr is not None
         process.stdin.write("good\n")
