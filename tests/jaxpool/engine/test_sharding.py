@@ -17,6 +17,7 @@ from transformers import AutoConfig
 from jaxpool.checkpoints.spec import Spec, resolve
 from jaxpool.engine import sharding
 from jaxpool.engine.buckets import Bucket
+from jaxpool.engine.compile_cache import enable_cache
 from jaxpool.engine.engine import Row
 from jaxpool.engine.opening import open_engine
 from jaxpool.engine.programs import Programs, abstract
@@ -106,7 +107,9 @@ def _no_cache() -> Iterator[None]:
     compilation_cache.reset_cache()
     yield
     jax.config.update("jax_enable_compilation_cache", True)
+    jax.config.update("jax_compilation_cache_dir", None)
     compilation_cache.reset_cache()
+    enable_cache()  # ours again: JAX's own would read our files, which have a digest each
 
 
 @pytest.mark.usefixtures("_no_cache")
