@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import gzip
 import json
 import os
@@ -100,9 +99,11 @@ def test_closed_streams_descriptors_and_pipes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_leave_no_hidden_files(tmp_path: Path, number: int) -> None:
     command = [sys.executable, "-m", "jaxpool", "classify", "--model", BERT, "--output", str(tmp_path / "out.jsonl")]
+    # Whoever runs the tests may ignore the signal, as nohup does, and children inherit that. A `preexec_fn` would
+    # fork this process, whose threads are JAX's, so the child heeds the signal by itself and then becomes the command.
+    heed = "import os, signal, sys; signal.signal(int(sys.argv[1]), signal.SIG_DFL); os.execv(sys.argv[2], sys.argv[2:])"
+    command = [sys.executable, "-c", heed, str(int(number)), *command]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    # Whoever runs the tests may ignore the signal, as nohup does, and children inherit that.
-    pipes["preexec_fn"] = functools.partial(signal.signal, number, signal.SIG_DFL)
     with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
         assert process.stdin is not None
         assert process.stderr is not None
