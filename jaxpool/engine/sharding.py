@@ -89,6 +89,16 @@ def whole(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def noted(leaf: Any, mesh: Mesh) -> NamedSharding:
+    """Where what layers note of a beginning lives.
+
+    Keys and values, ``[layers, P, K, h]``, by head; what state spaces note, ``[layers, …, I]``, by channel.
+    """
+    axis = 2 if leaf.ndim == 4 else leaf.ndim - 1
+    model = MESH_AXIS["kv_heads"] if leaf.shape[axis] % mesh.shape["model"] == 0 else None
+    return NamedSharding(mesh, PartitionSpec(*(model if i == axis else None for i in range(leaf.ndim))))
+
+
 def placed(arrays: Any, sharding: NamedSharding) -> Any:
     """A pytree of numpy arrays on the devices of ``sharding``, of which this process fills its own.
 
