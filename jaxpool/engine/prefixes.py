@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -75,20 +74,23 @@ class Prefixes:
     Args:
         spec: of the model.
         programs: that compute.
-        shapes: from `menus`.
+        shapes: from `menus`; those of beginnings that the store has room for are kept.
         limit: most bytes on each device that the store takes; None for a share of what is free.
 
     Attributes:
         store: what was computed.
-        shapes: as given.
+        shapes: places for a beginning -> shapes of what may follow it.
         saved: tokens of texts that were not computed because the store had them.
     """
 
     def __init__(
         self, spec: Spec, programs: Programs, shapes: dict[int, tuple[Bucket, ...]], limit: int | None = None
     ) -> None:
-        self._spec, self._programs, self.shapes = spec, programs, shapes
+        self._spec, self._programs = spec, programs
         self.store = PrefixStore(free_bytes(programs.mesh) if limit is None else limit)
+        # What the store has no room for would be computed again for every batch.
+        per_place = programs.noted_bytes(SHORTEST) / SHORTEST if shapes else 0.0
+        self.shapes = {reach: menu for reach, menu in shapes.items() if reach * per_place <= self.store.limit}
         self._recurring = Recurring()
         self.saved = 0
 
@@ -251,7 +253,7 @@ class Prefixes:
         notes = jax.block_until_ready(programs(bucket, leaves, arrays))
         length = sharding.placed(np.asarray(beginning.length, np.int32), sharding.whole(programs.mesh))
         past = Past(bucket.length, length, notes)
-        self.store.put(beginning, past, sum(map(_bytes, jax.tree.leaves(notes))))
+        self.store.put(beginning, past, sharding.bytes_of(notes))
         return past, False
 
 
@@ -264,11 +266,6 @@ def _rounded(length: int) -> set[int]:
 def _sums(lengths: np.ndarray) -> Sums:
     sizes = lengths.astype(np.float64)
     return Sums(len(sizes), sizes.sum(), (sizes**2).sum())
-
-
-def _bytes(array: jax.Array) -> int:
-    """Of one device."""
-    return prod(array.sharding.shard_shape(array.shape)) * array.dtype.itemsize
 
 
 def free_bytes(mesh: Any) -> int:

@@ -202,6 +202,12 @@ class Programs:
         """The program that computes beginnings of at most so many tokens; of its rows the first one counts."""
         return Bucket(self.mesh.shape["data"], reach, segments=0)
 
+    def noted_bytes(self, reach: int) -> int:
+        """What is kept of a beginning with so many places, on each device."""
+        with jax.set_mesh(self.mesh):
+            notes, placed = self._noted(self.beginning(reach))
+        return sharding.bytes_of(notes, placed)
+
     def _noted(self, bucket: Bucket) -> tuple[Any, Any]:
         """Shapes and shardings of what layers note of a beginning."""
         notes = jax.eval_shape(self._note, self._leaves, _shapes(bucket, self._types))
