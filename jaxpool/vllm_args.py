@@ -233,7 +233,6 @@ class VllmArgs(TypedDict, total=False):
     override_generation_config: Annotated[Any, Ignored(NO_GENERATION)]
     per_request_spec_decode_metrics: Annotated[Any, Ignored(NO_GENERATION)]
     performance_mode: Annotated[Any, Ignored(PLANNER)]
-    pipeline_parallel_size: Annotated[Any, Refused((1, None), "use tensor_parallel_size or data_parallel_size")]
     prefill_context_parallel_size: Annotated[Any, Ignored(ONE_PROCESS)]
     prefill_schedule_interval: Annotated[Any, Ignored(PLANNER)]
     prefix_cache_retention_interval: Annotated[Any, Ignored(NO_CACHE)]

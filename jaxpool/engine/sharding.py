@@ -28,20 +28,31 @@ MESH_AXIS: dict[str | None, str | None] = {
 """Logical to mesh axis: weights split over ``model`` (Shoeybi et al. 2019, arXiv:1909.08053), rows over ``data``."""
 
 
-def make_mesh(data: int = 1, model: int = 1, devices: Sequence[Any] | None = None) -> Mesh:
-    """A ``(data, model)`` mesh over the first ``data * model`` devices.
+def make_mesh(data: int = 1, model: int = 1, devices: Sequence[Any] | None = None, *, stages: int = 1) -> Mesh:
+    """A ``(data, model)`` mesh over the first ``data * model`` devices; of several stages ``(stage, data, model)``.
 
     Raises:
         ValidationError: if there are fewer devices than that.
     """
     devices = jax.devices() if devices is None else devices
-    if data < 1 or model < 1 or data * model > len(devices):
+    if min(data, model, stages) < 1 or data * model * stages > len(devices):
+        times = f" times pipeline_parallel_size={stages}" if stages != 1 else ""
         raise ValidationError(
-            f"data_parallel_size={data} times tensor_parallel_size={model} asks for {data * model} devices; "
-            f"this machine has {len(devices)}."
+            f"data_parallel_size={data} times tensor_parallel_size={model}{times} asks for {data * model * stages} "
+            f"devices; this machine has {len(devices)}."
         )
-    grid = np.asarray(devices[: data * model]).reshape(data, model)
-    return Mesh(grid, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto))
+    # Devices next to one another share weights: tensors travel in every layer, hidden states once a stage.
+    grid = np.asarray(devices[: data * model * stages]).reshape(stages, data, model)
+    if stages == 1:
+        return Mesh(grid[0], ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    return Mesh(grid, ("stage", "data", "model"), axis_types=(AxisType.Auto,) * 3)
+
+
+def stages(mesh: Mesh) -> list[Mesh]:
+    """The mesh of each stage, ``(data, model)``."""
+    if "stage" not in mesh.axis_names:
+        return [mesh]
+    return [Mesh(devices, mesh.axis_names[1:], axis_types=mesh.axis_types[1:]) for devices in mesh.devices]
 
 
 def parameters(model: nnx.Module) -> dict[str, nnx.Variable]:

@@ -150,9 +150,14 @@ class DecoderConfig:
         return tuple(map(LayerKind, mlps, self.windows or (None,) * self.layers, ropes, bare))
 
     @property
+    def layer_flops(self) -> tuple[float, ...]:
+        """Matrix-multiplication FLOPs of one token through each layer, without attention scores."""
+        return tuple(self.attention.flops_per_token + kind.mlp.flops_per_token for kind in self.kinds)
+
+    @property
     def flops_per_token(self) -> float:
-        """Matrix-multiplication FLOPs of one token through all layers, without attention scores."""
-        return self.layers * self.attention.flops_per_token + sum(kind.mlp.flops_per_token for kind in self.kinds)
+        """Those of all layers."""
+        return sum(self.layer_flops)
 
     @property
     def flops_per_pair(self) -> float:

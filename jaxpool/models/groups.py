@@ -14,6 +14,7 @@ import jax
 from flax import nnx
 
 from jaxpool.models.layers import scan_layers, stacked
+from jaxpool.models.parts import Stack, enter, leave
 
 
 class Segment(NamedTuple):
@@ -22,6 +23,17 @@ class Segment(NamedTuple):
     start: int
     period: int
     repeats: int
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of its groups, one for each place in the period."""
+        return tuple(f"from{self.start + place}by{self.period}" for place in range(self.period))
+
+    def within(self, first: int, end: int | None) -> Segment | None:
+        """What is left of it between two of the layers before which it may be cut; None if nothing is."""
+        begin = max(0, first - self.start) // self.period
+        stop = self.repeats if end is None else min(self.repeats, max(0, end - self.start) // self.period)
+        return Segment(self.start + begin * self.period, self.period, stop - begin) if begin < stop else None
 
 
 @cache
@@ -50,9 +62,9 @@ class Groups(nnx.Module):
 
     def __init__(self, build: Callable[[Any], nnx.Module], kinds: tuple[Hashable, ...]) -> None:
         self.segments = segments(kinds)
-        for start, period, repeats in self.segments:
-            for place in range(start, start + period):
-                setattr(self, f"from{place}by{period}", stacked(partial(build, kinds[place]), repeats))
+        for segment in self.segments:
+            for place, name in enumerate(segment.names, segment.start):
+                setattr(self, name, stacked(partial(build, kinds[place]), segment.repeats))
 
 
 def grouped(build: Callable[[Any], nnx.Module], kinds: Sequence[Hashable]) -> nnx.Module:
@@ -71,13 +83,18 @@ def scan_groups(
     """As ``scan_layers``, for what :func:`grouped` made; compiles one period of each segment."""
     if not isinstance(layers, Groups):
         return scan_layers(layers, x, run, per_layer, last=last)
+    depth = sum(period * repeats for _, period, repeats in layers.segments)
+    part, x = enter(layers, depth, x)
     for segment in layers.segments:
-        x = _scan_segment(layers, segment, x, run, per_layer, last if segment == layers.segments[-1] else None)
-    return x
+        places = [getattr(layers, name) for name in segment.names]
+        ending = last if part.end is None and segment == layers.segments[-1] else None
+        if (its := segment.within(part.first, part.end)) is not None:
+            x = _scan_segment(places, its, x, run, per_layer, ending)
+    return leave(part, x)
 
 
 def _scan_segment(
-    layers: Groups,
+    places: list[nnx.Module],
     segment: Segment,
     x: jax.Array,
     run: Callable[..., jax.Array],
@@ -85,7 +102,6 @@ def _scan_segment(
     last: Callable[..., jax.Array] | None,
 ) -> jax.Array:
     start, period, repeats = segment
-    places = [getattr(layers, f"from{start + i}by{period}") for i in range(period)]
     own = [
         jax.tree.map(lambda v, i=i: v[start + i : start + period * repeats : period], per_layer) for i in range(period)
     ]
@@ -107,3 +123,31 @@ def _scan_segment(
     for layer, its in firsts:
         x = run(layer, x, its)
     return last(final, x, values)
+
+
+def cuts(stack: Stack) -> tuple[int, ...]:
+    """Layers that a stage may begin with, 0 and the depth included: every one, or the first of every period."""
+    if not isinstance(stack.layers, Groups):
+        return tuple(range(stack.depth + 1))
+    starts = (range(s.start, s.start + s.period * s.repeats, s.period) for s in stack.layers.segments)
+    return (*(layer for found in starts for layer in found), stack.depth)
+
+
+def held(stack: Stack, name: str, first: int, end: int) -> slice | None:
+    """What the layers from ``first`` up to ``end`` hold of a parameter's leading axis; None if nothing.
+
+    Args:
+        stack: the layers.
+        name: of the parameter, as a dotted path from ``stack.layers``.
+        first, end: two of ``cuts``.
+    """
+    if stack.shared:
+        return slice(None)
+    if not isinstance(stack.layers, Groups):
+        return slice(first, end)
+    (segment,) = (one for one in stack.layers.segments if name.split(".")[0] in one.names)
+    its = segment.within(first, end)
+    if its is None:
+        return None
+    begin = (its.start - segment.start) // segment.period
+    return slice(begin, begin + its.repeats)
