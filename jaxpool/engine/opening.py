@@ -52,7 +52,7 @@ def open_engine(
     dtype: str = "auto",
     max_model_len: int | None = None,
     tensor_parallel_size: int = 1,
-    pipeline_parallel_size: int = 1,
+    pipeline_parallel_size: int | None = 1,
     data_parallel_size: int | None = None,
     max_num_batched_tokens: int | None = None,
     compile: Literal["on_demand", "ahead", "behind"] = "on_demand",  # noqa: A002 - the name users know
@@ -106,15 +106,16 @@ def open_engine(
                 '{"classifier_from_token": [...], "method": "no_post_processing"}.',
                 parameter="compile",
             )
-        if spec.language is not None and pipeline_parallel_size != 1:
+        stages = 1 if pipeline_parallel_size is None else pipeline_parallel_size
+        if spec.language is not None and stages != 1:
             raise ValidationError(
-                f"pipeline_parallel_size={pipeline_parallel_size} is for models with a head of their own; make a "
+                f"pipeline_parallel_size={stages} is for models with a head of their own; make a "
                 "classifier of this language model (convert='classify'), or use tensor_parallel_size.",
                 parameter="pipeline_parallel_size",
             )
-        mesh = _mesh(spec, tensor_parallel_size, data_parallel_size, platform, pipeline_parallel_size)
+        mesh = _mesh(spec, tensor_parallel_size, data_parallel_size, platform, stages)
         model = abstract(spec, _implementation(platform, attention_backend))
-        programs = (Programs if pipeline_parallel_size == 1 else Pipeline)(model, spec, mesh)
+        programs = (Programs if stages == 1 else Pipeline)(model, spec, mesh)
         budget = max_num_batched_tokens or TOKEN_BUDGET.get(platform, 8192) * mesh.shape["data"]
         if compile not in ("on_demand", "ahead", "behind"):
             raise ValidationError(
