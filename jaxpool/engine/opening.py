@@ -208,7 +208,8 @@ def _mesh(spec: Spec, model: int, data: int | None, platform: str, stages: int =
     heads = spec.config.heads
     if model > 0 and heads % model:
         raise ValidationError(
-            f"Total number of attention heads ({heads}) must be divisible by tensor parallel size ({model}).",
+            f"Total number of attention heads ({heads}) must be divisible by tensor parallel size ({model}). "
+            f"Sizes that would work: {', '.join(map(str, sharding.divisors(heads)))}.",
             parameter="tensor_parallel_size",
         )
     if data is None:

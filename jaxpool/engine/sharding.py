@@ -48,6 +48,11 @@ def make_mesh(data: int = 1, model: int = 1, devices: Sequence[Any] | None = Non
     return Mesh(grid, ("stage", "data", "model"), axis_types=(AxisType.Auto,) * 3)
 
 
+def divisors(count: int) -> list[int]:
+    """Numbers of devices that can share so many of something alike."""
+    return [size for size in range(1, count + 1) if count % size == 0]
+
+
 def stages(mesh: Mesh) -> list[Mesh]:
     """The mesh of each stage, ``(data, model)``."""
     if "stage" not in mesh.axis_names:
@@ -74,7 +79,10 @@ def targets(model: nnx.Module, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def _spec(variable: nnx.Variable, mesh: Mesh) -> PartitionSpec:
-    """The partition of one parameter; a dimension that the mesh axis does not divide is replicated."""
+    """The partition of one parameter; a dimension that the mesh axis does not divide is replicated.
+
+    But for a vocabulary: a table that cannot be split by rows is split by columns.
+    """
     metadata, shape = variable.get_metadata(), variable.get_value().shape
     axes = metadata["axes"]
     # Layers built by `stacked` have leading dimensions their parameters know nothing of.
@@ -87,7 +95,11 @@ def _spec(variable: nnx.Variable, mesh: Mesh) -> PartitionSpec:
         units = metadata["units"] or size
         return mesh_axis if units % mesh.shape[mesh_axis] == 0 else None
 
-    return PartitionSpec(*(place(axis, size) for axis, size in zip(axes, shape)))
+    found = [place(axis, size) for axis, size in zip(axes, shape)]
+    if "vocab" in axes and "embed" in axes and (split := MESH_AXIS["vocab"]) not in found:
+        columns = axes.index("embed")
+        found[columns] = split if shape[columns] % mesh.shape[split] == 0 else None
+    return PartitionSpec(*found)
 
 
 def rows(mesh: Mesh) -> NamedSharding:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxpool.models.parts import enter, leave
+from jaxpool.ops.devices import whole_vectors
 from jaxpool.ops.pooling import gelu
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -121,11 +122,12 @@ class Embedding(nnx.Module):
     """A table of ``rows`` vectors, looked up by index."""
 
     def __init__(self, rows: int, width: int, dtype: jnp.dtype, *, axis: str | None = None) -> None:
-        self.table = param((rows, width), (axis, "embed"), dtype)
+        self.table, self.axis = param((rows, width), (axis, "embed"), dtype), axis
 
     def __call__(self, index: jax.Array) -> jax.Array:
         """Integer ``[...] -> [..., width]``; indices are checked on the host, before they get here."""
-        return jnp.take(self.table[...], index, axis=0, mode="clip")
+        x = jnp.take(self.table[...], index, axis=0, mode="clip")
+        return whole_vectors(x, len(self.table)) if self.axis else x
 
 
 def stacked(build: Callable[[], Module], count: int) -> Module:
