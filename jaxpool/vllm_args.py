@@ -105,7 +105,7 @@ class VllmArgs(TypedDict, total=False):
     enable_elastic_ep: Annotated[bool, Ignored(ONE_PROCESS)]
     enable_ep_weight_filter: Annotated[bool, Ignored(ONE_PROCESS)]
     enable_eplb: Annotated[bool, Ignored(ONE_PROCESS)]
-    enable_expert_parallel: Annotated[bool, Refused((False, None), "experts are not sharded yet")]
+    enable_expert_parallel: Annotated[bool, Refused((False, None), "each expert is split, use tensor_parallel_size")]
     enable_fault_tolerance: Annotated[bool, Ignored(ONE_PROCESS)]
     enable_flashinfer_autotune: Annotated[bool, Ignored(XLA)]
     enable_hc_sp: Annotated[bool, Ignored(ONE_PROCESS)]

@@ -41,9 +41,7 @@ def cut(
     time, size = _of_parts(seconds, before, after), _of_parts(sizes, size_before, size_after)
     least, at = _smallest_maximum(len(seconds), stages, time)
     limit = least * (1 + slack)
-    lightest = _smallest_maximum(
-        len(seconds), stages, lambda i, j: size(i, j) if time(i, j) <= limit else float("inf")
-    )
+    lightest = _smallest_maximum(len(seconds), stages, lambda i, j: size(i, j) if time(i, j) <= limit else float("inf"))
     return lightest[1] if any(sizes) else at
 
 
@@ -59,7 +57,7 @@ def _of_parts(units: Sequence[float], before: float, after: float) -> Callable[[
 
 def _smallest_maximum(units: int, stages: int, of: Callable[[int, int], float]) -> tuple[float, tuple[int, ...]]:
     """The contiguous cut whose largest part is smallest, by dynamic programming: that part, and the boundaries."""
-    best = {0: (0.0, (0,))}  # units done -> largest part so far, boundaries
+    best: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, (0,))}  # units done -> largest part so far, boundaries
     for stage in range(1, stages + 1):
         left = stages - stage
         ends = range(stage, units - left + 1) if left else (units,)

@@ -115,6 +115,12 @@ def open_engine(
             )
         mesh = _mesh(spec, tensor_parallel_size, data_parallel_size, platform, stages)
         model = abstract(spec, _implementation(platform, attention_backend))
+        if mesh.shape["model"] > 1 and (whole := sharding.undivided(model, mesh)):
+            logger.warning(
+                "every device holds all of %s: tensor_parallel_size=%d does not divide them",
+                ", ".join(whole),
+                mesh.shape["model"],
+            )
         programs = (Programs if stages == 1 else Pipeline)(model, spec, mesh)
         budget = max_num_batched_tokens or TOKEN_BUDGET.get(platform, 8192) * mesh.shape["data"]
         if compile not in ("on_demand", "ahead", "behind"):

@@ -132,7 +132,7 @@ class Pipeline(Programs):
             for (program, (first, end), arrival), its in zip(steps, inputs):
                 # From devices to devices; nothing here waits for what it enqueues.
                 x = program(leaves[first:end], its, x if x is None else jax.device_put(x, arrival))
-            return x  # type: ignore[no-any-return]
+            return x
 
         return run
 
@@ -192,9 +192,11 @@ class Pipeline(Programs):
         chip = chip_of(device.device_kind, device.platform)
         peak, bandwidth = chip.flops(spec.dtype) * shape["model"] * shape["data"], chip.bandwidth * shape["model"]
         ends = [self._stage(0, places[1], meshes[0]), self._stage(places[-2], None, meshes[0])]
-        outside = [sum(_bytes(leaf) for path, leaf in one.leaves.items() if not path.startswith(LAYERS)) for one in ends]
+        outside = [
+            sum(_bytes(leaf) for path, leaf in one.leaves.items() if not path.startswith(LAYERS)) for one in ends
+        ]
         units = [self._layer_bytes(first, end) for first, end in pairwise(places)]
-        flops = self._layer_flops()
+        flops = self.layer_flops()
         hidden = USUAL.tokens * stack.hidden.shape[-1] * stack.hidden.dtype.itemsize
         boundaries = cut(
             [sum(flops[first:end]) / peak + size / bandwidth for (first, end), size in zip(pairwise(places), units)],
@@ -208,7 +210,7 @@ class Pipeline(Programs):
         )
         return [places[unit] for unit in boundaries]
 
-    def _layer_flops(self) -> list[float]:
+    def layer_flops(self) -> list[float]:
         """FLOPs of the usual batch through each layer."""
         config, depth = self._spec.config, self._stack.depth
         per_token = getattr(config, "layer_flops", None) or (config.flops_per_token / depth,) * depth

@@ -78,6 +78,18 @@ def targets(model: nnx.Module, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
+def undivided(model: nnx.Module, mesh: Mesh) -> list[str]:
+    """Parameters that devices should share and every one holds whole, because their number does not divide them."""
+    meant = {path: set(variable.get_metadata()["axes"]) - {"batch"} for path, variable in parameters(model).items()}
+    return [
+        path
+        for path, target in targets(model, mesh).items()
+        if any(MESH_AXIS[axis] for axis in meant[path])
+        and isinstance(target.sharding, NamedSharding)
+        and not any(target.sharding.spec)
+    ]
+
+
 def _spec(variable: nnx.Variable, mesh: Mesh) -> PartitionSpec:
     """The partition of one parameter; a dimension that the mesh axis does not divide is replicated.
 

@@ -1,9 +1,9 @@
 """A part of a model's layers: what one stage of a pipeline runs of a model that knows nothing of stages.
 
-The functions that run stacked layers (``layers.scan_layers``, ``groups.scan_groups``) ask here which of them are wanted,
-and what enters the first. What a model computes before its layers is thereby dead in every stage but the first, what
-follows them is never reached in any but the last, and what all layers share (rotations, biases) each stage computes for
-itself. So a model can be cut if all its layers run in one scan, whatever surrounds it.
+The functions that run stacked layers (``layers.scan_layers``, ``groups.scan_groups``) ask here which of them are
+wanted, and what enters the first. What a model computes before its layers is thereby dead in every stage but the first,
+what follows them is never reached in any but the last, and what all layers share (rotations, biases) each stage
+computes for itself. So a model can be cut if all its layers run in one scan, whatever surrounds it.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class Part:
             _PART.reset(token)
 
 
-class _Left(Exception):
+class _Left(Exception):  # noqa: N818 - none of them
     """Ends a computation where its part ends."""
 
     def __init__(self, x: jax.Array) -> None:
