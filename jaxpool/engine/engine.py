@@ -71,8 +71,8 @@ class Engine:
     """Computes batches of rows. ``loading.open_engine`` makes one from a checkpoint.
 
     Two batches are in flight: while the device computes one, the dispatch thread pads and places the next; the fetch
-    thread waits for results. In a pipeline every stage has one, and the next is placed. A batch that fails fails its own
-    future and nobody else's.
+    thread waits for results. In a pipeline every stage has one, and the next is placed. A batch that fails fails its
+    own future and nobody else's.
 
     Attributes:
         spec: what the model is.

@@ -33,6 +33,9 @@ FAMILIES: dict[str, dict[str, Any]] = {
                    "position_buckets": 8, "conv_kernel_size": 0, "max_position_embeddings": 64},
     "gpt2": {"vocab_size": 80, "n_embd": 16, "n_layer": 5, "n_head": 4, "n_positions": 64},
     "llama": {**GROUPED, "num_hidden_layers": 4},
+    # Devices that share it divide neither its key heads nor its vocabulary.
+    "qwen2": {**GROUPED, "vocab_size": 81, "hidden_size": 24, "num_attention_heads": 6, "num_key_value_heads": 3,
+              "num_hidden_layers": 3},
     "mixtral": {**GROUPED, "num_hidden_layers": 2, "num_local_experts": 4, "num_experts_per_tok": 2},
     # Two periods of four layers: Mamba and attention, dense and mixtures of experts.
     "jamba": {**GROUPED, "num_hidden_layers": 8, "num_experts": 4, "attn_layer_period": 4, "attn_layer_offset": 2,
@@ -50,6 +53,7 @@ TABLE = [
     ("gpt2", (3, 1, 2), (PACKED,)),
     ("llama", (4, 2, 1), (PADDED, PACKED)),
     ("llama", (2, 4, 1), (PADDED,)),
+    ("qwen2", (2, 2, 1), (PACKED,)),
     ("mixtral", (2, 2, 2), (PACKED,)),
     ("jamba", (2, 2, 2), (PACKED,)),
     ("modernbert", (3, 2, 1), (PACKED,)),
@@ -88,7 +92,7 @@ def computed(engine: Engine, shapes: Sequence[Bucket]) -> np.ndarray:
     return np.stack([future.result() for future in futures])
 
 
-@pytest.mark.parametrize(("family", "mesh", "shapes"), TABLE, ids=lambda value: str(value).replace(" ", "")[:16])
+@pytest.mark.parametrize(("family", "mesh", "shapes"), TABLE, ids=[f"{one}-{mesh}" for one, mesh, _ in TABLE])
 def test_stages_give_the_scores_of_one_device(
     folders: Path, family: str, mesh: tuple[int, int, int], shapes: tuple[Bucket, ...]
 ) -> None:
