@@ -100,6 +100,7 @@ class LLM:
             dtype=args["dtype"],
             max_model_len=args["max_model_len"],
             tensor_parallel_size=args["tensor_parallel_size"],
+            pipeline_parallel_size=args["pipeline_parallel_size"],
             data_parallel_size=args["data_parallel_size"],
             max_num_batched_tokens=args["max_num_batched_tokens"],
             compile=args["compile"],

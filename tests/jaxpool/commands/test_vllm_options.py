@@ -69,7 +69,6 @@ def test_a_command_line_of_vllms() -> None:
         ["--load-format", "dummy"],
         ["--enable-lora"],
         ["--lora-modules", "a=b"],
-        ["--pipeline_parallel_size", "2"],
         ["--root-path", "/x"],
         ["--speculative-config.method", "ngram"],
         ["--config", "file.yaml"],
