@@ -70,6 +70,7 @@ class Table:
         head_names: top-level module names that may hold the last linear layer, in order of preference.
         outside: top-level modules of ``head`` that stand beside the backbone, so without prefix; those that
             ``head_names`` name do anyway.
+        head_bias: source name of that layer's bias, where it is not called as the layer is.
         ignore: sources read by nobody.
         embedding: source name of the token embedding (rows for a tied LM head).
     """
@@ -78,6 +79,7 @@ class Table:
     rules: tuple[Rule, ...]
     head: tuple[Rule, ...] = ()
     head_names: tuple[str, ...] = ("score", "classifier")
+    head_bias: str = ""
     outside: tuple[str, ...] = ()
     ignore: tuple[Ignore, ...] = ()
     embedding: str = ""

@@ -110,6 +110,14 @@ def _jina(config: Fields) -> Fields:
     return kept | named | {"model_type": "jina_embeddings_v3", "rope_parameters": rope}
 
 
+def _jina_bert(config: Fields) -> Fields:
+    """jina-embeddings-v2 and jina-reranker-v1: BERT whose scores fall with distance. The one for code differs more."""
+    if other := next((name for name in _code(config) if "qk-post-norm" in name), None):
+        raise ConfigError(f"config.json names code of its own, {other}, which normalises more than jaxpool implements.")
+    _require(config, {"position_embedding_type": ("alibi",)})
+    return config
+
+
 KNOWN: dict[tuple[str, str], Callable[[Fields], Fields]] = {
     # gte-Qwen1.5 and gte-Qwen2, stella_en_1.5B_v5, jasper: https://huggingface.co/Alibaba-NLP/gte-Qwen2-7B-instruct
     ("qwen2", "modeling_qwen.Qwen2Model"): _both_ways,
@@ -118,6 +126,11 @@ KNOWN: dict[tuple[str, str], Callable[[Fields], Fields]] = {
     ("jina_embeddings_v3", "modeling_lora.XLMRobertaLoRA"): dict,  # so named once it is translated
     # jina-reranker-v2: XLM-RoBERTa under other names
     ("xlm-roberta", "modeling_xlm_roberta.XLMRobertaForSequenceClassification"): dict,
+    # jina-embeddings-v2, jina-reranker-v1: https://huggingface.co/jinaai/jina-bert-implementation
+    **{
+        ("bert", f"modeling_bert.JinaBert{kind}"): _jina_bert
+        for kind in ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification")
+    },
     # NVIDIA's rerankers, known by their architecture
     **{
         ("llama", f"llama_bidirectional_model.LlamaBidirectional{kind}"): dict

@@ -3,8 +3,8 @@
 BERT (Devlin et al. 2018, arXiv:1810.04805) normalises after each residual addition and adds learned positions and
 segment types. RoBERTa (Liu et al. 2019, arXiv:1907.11692) counts positions differently; ELECTRA and ALBERT (Lan et al.
 2019, arXiv:1909.11942) have narrow embeddings, ALBERT shares layers; MPNet adds a relative bias; Megatron normalises
-before; RoFormer and ESM-2 rotate; X-MOD adapts to a language. Shape letters as in ``layers.py``; E width of the
-embeddings.
+before; RoFormer and ESM-2 rotate; X-MOD adapts to a language; JinaBERT gates, and
+biases scores by distance. Shape letters as in ``layers.py``; E width of the embeddings.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from jaxpool.models.adapter import Adapter, AdapterConfig
 from jaxpool.models.attention import AttentionConfig, Rotation
 from jaxpool.models.convolution import GroupedLinear
 from jaxpool.models.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, scan_layers, stacked
+from jaxpool.ops.alibi import both_ways
 from jaxpool.ops.attention import Bias
 from jaxpool.ops.kernels import Implementation
 from jaxpool.ops.layout import Layout
@@ -51,6 +52,8 @@ class BertConfig:
         mixer: attention other than ``SelfAttention``, a config with ``make``, or None.
         groups: groups of the two linear layers of the MLP, each a matrix of its own; ``(1, 1)`` for plain layers.
         limit: longest text in tokens, where something other than ``positions`` bounds it, or None.
+        alibi: per head, what a score loses per token of distance (JinaBERT), or None.
+        gated: whether the MLP is ``down(activation(gate(x)) * up(x))``, only the last layer with a bias.
         pointwise: whether those are stored as convolutions of width one (SqueezeBERT).
     """
 
@@ -80,6 +83,8 @@ class BertConfig:
     groups: tuple[int, int] = (1, 1)
     pointwise: bool = False
     limit: int | None = None
+    alibi: tuple[float, ...] | None = None
+    gated: bool = False
 
     @property
     def head_size(self) -> int:
@@ -112,7 +117,7 @@ class BertConfig:
     @property
     def flops_per_token(self) -> float:
         """Matrix-multiplication FLOPs of one token through all layers, without attention scores."""
-        return 2.0 * self.layers * self.width * (4 * self.width + 2 * self.mlp)
+        return 2.0 * self.layers * self.width * (4 * self.width + (3 if self.gated else 2) * self.mlp)
 
     @property
     def flops_per_pair(self) -> float:
@@ -131,8 +136,9 @@ class Layer(nnx.Module):
             self.up = GroupedLinear(c.width, c.mlp, c.groups[0], pointwise=c.pointwise, dtype=dtype)
             self.down = GroupedLinear(c.mlp, c.width, c.groups[1], pointwise=c.pointwise, dtype=dtype)
         else:
-            self.up = Linear(c.width, c.mlp, ("embed", "mlp"), bias=True, dtype=dtype)
+            self.up = Linear(c.width, c.mlp, ("embed", "mlp"), bias=not c.gated, dtype=dtype)
             self.down = Linear(c.mlp, c.width, ("mlp", "embed"), bias=True, dtype=dtype)
+        self.gate = Linear(c.width, c.mlp, ("embed", "mlp"), bias=False, dtype=dtype) if c.gated else None
         self.mlp_norm = LayerNorm(c.width, c.norm_eps, dtype)
         self.adapter = None if c.adapter is None else Adapter(c.adapter, dtype)
         self.config = c
@@ -156,8 +162,11 @@ class Layer(nnx.Module):
         return self.mlp_norm(self.adapt(x_BTD + self.mlp(x_BTD)))
 
     def mlp(self, x_BTD: jax.Array) -> jax.Array:
-        """Two linear layers with the activation between them."""
-        return self.down(ACTIVATIONS[self.config.activation](self.up(x_BTD)))
+        """Two linear layers with the activation between them, or three of which one gates."""
+        activation = ACTIVATIONS[self.config.activation]
+        return self.down(
+            activation(self.up(x_BTD)) if self.gate is None else activation(self.gate(x_BTD)) * self.up(x_BTD)
+        )
 
     def adapt(self, x_BTD: jax.Array) -> jax.Array:
         """Through the adapter, if there is one."""
@@ -191,6 +200,8 @@ class Bert(nnx.Module):
         rotation = self.rotation(layout)
         if self.relative is not None:
             bias_HTS = bias_by_distance(self.relative.table[...], buckets(ids_BT.shape[1], self.config.relative))
+        elif self.config.alibi is not None:
+            bias_HTS = both_ways(self.config.alibi, ids_BT.shape[1])
         x_BTD = scan_layers(
             self.layers,
             self.embed(ids_BT, types_BT, layout),

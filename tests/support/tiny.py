@@ -31,14 +31,16 @@ def save(
         seed: of the weights.
         dtype: of the stored weights.
         head: ``sequence`` (a sequence classifier), ``causal`` (a language model), ``tokens`` (a classifier of tokens),
-            ``encoder`` (the encoder of an encoder-decoder) or ``none`` (a bare backbone).
+            ``masked`` (a masked language model), ``encoder`` (the encoder of an encoder-decoder) or ``none`` (a bare
+            backbone).
         config: fields of the transformers config.
     """
     import torch
     import transformers
     from transformers import AutoConfig
 
-    kinds = {"causal": "ForCausalLM", "tokens": "ForTokenClassification", "encoder": "ForTextEncoding", "none": ""}
+    kinds = {"causal": "ForCausalLM", "tokens": "ForTokenClassification", "encoder": "ForTextEncoding", "none": "",
+             "masked": "ForMaskedLM"}  # fmt: skip
     makers = {kind: getattr(transformers, f"AutoModel{name}") for kind, name in kinds.items()}
     torch.manual_seed(seed)
     settings = AutoConfig.for_model(model_type, **{"pad_token_id": 0, **config})

@@ -7,7 +7,7 @@ import math
 from jaxpool.models.attention import AttentionConfig
 from jaxpool.models.decoder import DecoderConfig
 from jaxpool.models.norms import NormConfig
-from jaxpool.ops.alibi import Alibi
+from jaxpool.ops.alibi import Alibi, slopes
 from jaxpool_conversions.families.config_fields import Fields
 from jaxpool_conversions.families.decoder_tables import (
     ATTENTION,
@@ -37,13 +37,6 @@ def _bloom(fields: Fields) -> DecoderConfig:
         embedding_norm=layer,
         residual_from_norm=fields.get("apply_residual_connection_post_layernorm"),
     )
-
-
-def slopes(heads: int) -> tuple[float, ...]:
-    """Powers of one base; heads beyond a power of two take every other one of the next finer base."""
-    whole = 2 ** math.floor(math.log2(heads))
-    first = [2.0 ** (-8 / whole * i) for i in range(1, whole + 1)]
-    return tuple(first + [2.0 ** (-4 / whole * i) for i in range(1, 2 * (heads - whole), 2)])
 
 
 def _mpt(fields: Fields) -> DecoderConfig:

@@ -25,11 +25,11 @@ def test_layout(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
             LLM(str(tmp_path), skip_tokenizer_init=True, runner="pooling" if layout.head == "none" else "auto")
     else:
         with LLM(str(tmp_path), skip_tokenizer_init=True, dtype=dtype) as llm:
-            ids, raw = ids_of(layout), PoolingParams(use_activation=layout.head == "none")
+            ids, raw = ids_of(layout), PoolingParams(use_activation=None if layout.head == "none" else False)
             outputs = llm.encode(ids, raw, pooling_task=llm.pooling_task, use_tqdm=False)
             assert llm.engine.spec.max_length <= 64
         ours = [output.outputs.data for output in outputs]
-        ours = np.concatenate(ours) if layout.head == "tokens" else np.array(ours)
+        ours = np.concatenate(ours) if layout.per_token else np.array(ours)
         assert np.ptp(theirs, axis=0).max() > 1e-2, "the checkpoint must tell texts apart"
         np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
     said = [record.getMessage() for record in caplog.records if record.name.startswith("jaxpool")]

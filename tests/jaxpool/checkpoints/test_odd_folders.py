@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-from hub_folders import make
+from hub_folders import ids_of, make
 from hub_layouts import LAYOUTS
 from parity_cases.first import BERT
 
-from jaxpool import LLM, CheckpointError, MissingHeadError
+from jaxpool import LLM, MissingHeadError
 from jaxpool.checkpoints.location import SMALL_FILES
+from jaxpool.commands.convert import convert
 from jaxpool.text.vocabulary import read_tokenizer
 
 
@@ -61,10 +62,12 @@ def test_bertweet_reads_its_codes(tmp_path: Path) -> None:
     assert read.convert_ids_to_tokens(read.encode("ab cd")) == ["<s>", "ab", "cd", "</s>"]
 
 
-def test_dense_modules_beside_a_model_below_are_refused(tmp_path: Path) -> None:
-    make(tmp_path, LAYOUTS["sentence-transformers/msmarco-distilbert-base-v2"])
-    modules = json.loads((tmp_path / "modules.json").read_text())
-    dense = {"path": "2_Dense", "type": "sentence_transformers.models.Dense"}
-    (tmp_path / "modules.json").write_text(json.dumps([*modules[:2], dense]))
-    with pytest.raises(CheckpointError, match="Dense modules beside it"):
-        LLM(str(tmp_path), skip_tokenizer_init=True)
+def test_a_store_of_a_model_below_its_modules_pools_and_ends_as_they_say(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    layout = LAYOUTS["a model below its modules, a Dense one among them"]
+    theirs = make(source, layout)
+    convert(source, tmp_path / "store", dtype="float32")
+    with LLM(str(tmp_path / "store"), skip_tokenizer_init=True) as llm:
+        ours = [one.outputs.data for one in llm.encode(ids_of(layout), pooling_task="embed", use_tqdm=False)]
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
