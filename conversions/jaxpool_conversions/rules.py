@@ -40,13 +40,15 @@ class Rule:
     """One row: ``source`` name template, ``target`` dotted parameter path, ``steps`` applied to the source in order.
 
     A ``copy`` is a tensor that some files hold beside the one it equals, and some instead of it: it counts only where
-    no other row fills the parameter.
+    no other row fills the parameter. Where a source holds the experts of a layer one below the other, each has a row of
+    its own: ``expert`` says which, and ``steps`` take its part.
     """
 
     source: str
     target: str
     steps: tuple[Step, ...] = ()
     copy: bool = False
+    expert: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

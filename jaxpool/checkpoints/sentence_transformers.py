@@ -92,6 +92,20 @@ def default_prompt(folder: Path | None) -> str:
     return str(prompts[name])
 
 
+def saved_prompts(folder: Path) -> dict[str, Any]:
+    """What texts to be embedded begin with: ``prefix`` by default, ``prefixes`` by name, as arguments of a tokenizer.
+
+    Names stand in ``task_instructions`` of ``config.json``, or else in Sentence-Transformers' settings.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
+    named = read_json(folder / "config.json", dict).get("task_instructions") or file_settings(folder).get("prompts")
+    named = named if isinstance(named, dict) else {}
+    kept = {name: text for name, text in named.items() if isinstance(text, str)}
+    return {"prefix": default_prompt(folder), "prefixes": kept}
+
+
 def read_sentence_embedder(folder: Path | None) -> SentenceEmbedder | None:
     """How the folder's files say to embed, or None where they do not.
 

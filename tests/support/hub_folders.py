@@ -43,7 +43,8 @@ def make(folder: Path, layout: Layout) -> np.ndarray:
     for name in layout.changes:
         tensors, fields = CHANGES.get(name, lambda *same: same)(tensors, fields)
     if own and not layout.refused:
-        theirs = own_answers(tensors, layout, fields, OWN[own])
+        with torch.no_grad():
+            theirs = own_answers(tensors, layout, fields, OWN[own])
     path.write_text(json.dumps(fields))
     (folder / "model.safetensors").unlink()
     if "bin" in layout.changes:
@@ -226,6 +227,28 @@ def _nomic(tensors: Tensors, fields: Fields) -> tuple[Tensors, Fields]:
     return renamed(tensors, (r"^nomic_bert\.", "")), {names.get(k, k): v for k, v in fields.items()} | own
 
 
+def _nomic_moe(tensors: Tensors, fields: Fields) -> tuple[Tensors, Fields]:
+    tensors, fields = _nomic(tensors, fields)
+    width, inner, experts = fields["n_embd"], fields["n_inner"], 4
+    new: Tensors = {}
+    for i in range(fields["n_layer"]):
+        at = f"encoder.layers.{i}"
+        sizes = {f"{at}.attn.Wqkv.bias": (3 * width,), f"{at}.attn.out_proj.bias": (width,)}
+        if i % 2:
+            sizes |= {f"{at}.mlp.router.layer.weight": (experts, width), f"{at}.mlp.experts.bias": (width,)}
+            sizes |= {f"{at}.mlp.experts.mlp.{w}": (experts * inner, width) for w in ("w1", "w2")}
+        else:
+            sizes |= {f"{at}.mlp.fc1.weight": (inner, width), f"{at}.mlp.fc1.bias": (inner,),
+                      f"{at}.mlp.fc2.weight": (width, inner), f"{at}.mlp.fc2.bias": (width,)}  # fmt: skip
+        new |= {name: torch.randn(*size) * 0.2 for name, size in sizes.items()}
+    kept = {name: x for name, x in tensors.items() if ".mlp." not in name}
+    own = {"activation_function": "gelu", "qkv_proj_bias": True, "mlp_fc1_bias": True, "mlp_fc2_bias": True,
+           "moe_every_n_layers": 2, "num_experts": experts, "moe_top_k": 2, "moe_impl": "megablocks", "ffn_div": 1,
+           "moe_normalize_expert_weights": False, "num_shared_experts": 0,
+           "moe_resid_pdrop": 0.0, "add_pooling_layer": False}  # fmt: skip
+    return kept | new, fields | own
+
+
 def _adapters(tensors: Tensors, fields: Fields) -> tuple[Tensors, Fields]:
     adapted = {
         name: x for name, x in tensors.items() if re.search(r"(Wqkv|out_proj|fc1|fc2|_embeddings)\.weight", name)
@@ -299,6 +322,7 @@ CHANGES: dict[str, Callable[[Tensors, Fields], tuple[Tensors, Fields]]] = {
     "flash": _flash,
     "bidirectional": _bidirectional,
     "nomic": _nomic,
+    "nomic_moe": _nomic_moe,
     "adapters": _adapters,
     "jina_bert": _jina_bert,
     "next": _next,

@@ -226,8 +226,11 @@ EMBEDDERS: dict[str, Layout] = {
         "distilbert", 0, "none", changes=("bin", "below"), config=V3 | DISTIL, pooling="mean"),
     "nomic-ai/nomic-embed-text-v1": Layout("nomic_bert", 0, "none", changes=("nomic",), pooling="mean"),
     "nomic-ai/nomic-embed-text-v2-moe": Layout(
-        "nomic_bert", 0, "none", changes=("nomic",), config={"moe_every_n_layers": 2, "num_experts": 8}, pooling="mean",
-        refused="moe_every_n_layers=2"),
+        "nomic_bert", 0, "none", changes=("nomic_moe",), pooling="mean",
+        sizes={"num_hidden_layers": 4, "type_vocab_size": 1}),
+    "a nomic_bert whose experts choose": Layout(
+        "nomic_bert", 0, "none", changes=("nomic_moe",), config={"expert_choice_router": True}, pooling="mean",
+        refused="expert_choice_router=True"),
     "jinaai/jina-embeddings-v3": Layout(
         "jina_embeddings_v3", 0, "none", changes=("adapters",), pooling="mean"),
     "Qwen/Qwen3-Embedding-0.6B": Layout("qwen3", 0, "none", config=LLAMA, pooling="lasttoken", tail=(2,)),

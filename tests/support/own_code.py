@@ -56,5 +56,44 @@ def jina_bert(tensors: Tensors, fields: Fields, ids: list[int]) -> torch.Tensor:
     return x
 
 
-OWN: dict[str, Callable[[Tensors, Fields, list[int]], torch.Tensor]] = {"jina_bert": jina_bert}
+def nomic_moe(tensors: Tensors, fields: Fields, ids: list[int]) -> torch.Tensor:
+    """https://huggingface.co/nomic-ai/nomic-bert-2048 as nomic-embed-text-v2-moe sets it: every other MLP a mixture."""
+    heads, eps, inner = fields["n_head"], fields["layer_norm_epsilon"], fields["n_inner"]
+    words, types = (tensors[f"embeddings.{kind}_embeddings.weight"] for kind in ("word", "token_type"))
+    x = _norm(tensors, "emb_ln", words[torch.tensor(ids)] + types[0], eps)
+    half = fields["n_embd"] // heads // 2
+    angle = torch.arange(len(ids))[:, None] / fields["rotary_emb_base"] ** (torch.arange(half) / half)
+    cos, sin = angle.cos(), angle.sin()
+
+    def rotated(y: torch.Tensor) -> torch.Tensor:
+        first, second = y.chunk(2, dim=-1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+    for i in range(fields["n_layer"]):
+        at = f"encoder.layers.{i}"
+        parts = _linear(tensors, f"{at}.attn.Wqkv", x).unflatten(-1, (3, heads, -1)).permute(1, 2, 0, 3)
+        q, k, v = rotated(parts[0]), rotated(parts[1]), parts[2]
+        seen = softmax(q @ k.transpose(1, 2) / math.sqrt(2 * half), dim=-1) @ v
+        x = _norm(
+            tensors, f"{at}.norm1", _linear(tensors, f"{at}.attn.out_proj", seen.transpose(0, 1).flatten(1)) + x, eps
+        )
+        if i % fields["moe_every_n_layers"] == 1:
+            chances = softmax(_linear(tensors, f"{at}.mlp.router.layer", x), dim=-1)
+            weights, chosen = chances.topk(fields["moe_top_k"], dim=-1)
+            w1, w2 = (tensors[f"{at}.mlp.experts.mlp.{w}"].unflatten(0, (-1, inner)) for w in ("w1", "w2"))
+            y = torch.zeros_like(x)
+            for token, (weight, which) in enumerate(zip(weights, chosen)):
+                for share, expert in zip(weight, which):
+                    y[token] += share * (gelu(w1[expert] @ x[token]) @ w2[expert])
+            y = y + tensors[f"{at}.mlp.experts.bias"]
+        else:
+            y = _linear(tensors, f"{at}.mlp.fc2", gelu(_linear(tensors, f"{at}.mlp.fc1", x)))
+        x = _norm(tensors, f"{at}.norm2", y + x, eps)
+    return x
+
+
+OWN: dict[str, Callable[[Tensors, Fields, list[int]], torch.Tensor]] = {
+    "jina_bert": jina_bert,
+    "nomic_moe": nomic_moe,
+}
 """Name of a change of ``hub_folders.CHANGES`` -> what its code computes."""
