@@ -251,26 +251,20 @@ class LLM:
         Raises:
             ValidationError: the model has several labels, the numbers of texts do not match, or the template fails.
         """
-        scoring.check(self.pooling_task, self.engine.spec.num_labels)
-        first, second = scoring.to_score(data_1, data_2)
+        spec = self.engine.spec
+        scoring.check(self.pooling_task, spec.num_labels)
         extra = None if pooling_params is None else pooling_params.extra_kwargs
-        options = scoring.ScoreOptions.of(extra, self.engine.spec.max_length)
-        if any(options.limits):
-            with self.tokenizer.reading() as vocabulary:
-                first, second = scoring.shortened(vocabulary, (first, second), options)
+        options = scoring.ScoreOptions.of(extra, spec.max_length)
+        first, second = scoring.sides(self.tokenizer, data_1, data_2, options)
         if self.pooling_task in scoring.BY_LIKENESS:
             texts = [*first, *second]
             params = broadcast(pooling_params, texts, self.pooling_task, lora_request)
             outputs = self._run(texts, params, use_tqdm, tokenization_kwargs, long_text, "score")
-            left, right = outputs[: len(first)], outputs[len(first) :]
-            left *= len(second) if len(first) == 1 else 1
+            sides = scoring.matched(outputs[: len(first)], second), outputs[len(first) :]
             pad = getattr(self.tokenizer.vocabulary, "pad_token_id", None)
-            return [ScoringRequestOutput.of_embeddings(one, two, pad) for one, two in zip(left, right)]
+            return [ScoringRequestOutput.of_embeddings(one, two, pad) for one, two in zip(*sides)]
         reading = self.reads_pairs(chat_template)
-        prompts: list[Any] = scoring.pairs(first, second, joined=reading.joined)
-        if reading.template is not None:
-            with self.tokenizer.reading() as vocabulary:
-                prompts = scoring.rendered(vocabulary, **reading.question(first, second, options))
+        prompts = reading.prompts(self.tokenizer, first, second, options)
         params = broadcast(pooling_params, prompts, "classify", lora_request)
         tokenization = reading.tokenization(tokenization_kwargs, options)
         outputs = self._run(prompts, params, use_tqdm, tokenization, long_text, "score")

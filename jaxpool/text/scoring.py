@@ -14,6 +14,7 @@ from jaxpool.errors import ValidationError
 from jaxpool.text import chat
 
 if TYPE_CHECKING:
+    from jaxpool.text.tokenizer import Tokenizer
     from jaxpool.text.vocabulary import Vocabulary
 
 RESERVED = frozenset({"chat_template", "tools", "tokenize"})
@@ -58,6 +59,19 @@ class PairReading:
             del found["truncate_prompt_tokens"]
             found |= {"truncation": "only_second"} | ({"max_length": cut} if cut >= 0 else {})
         return found
+
+    def prompts(
+        self, tokenizer: Tokenizer, first: Sequence[str], second: Sequence[str], options: ScoreOptions
+    ) -> list[Any]:
+        """What the model reads of pairs, one prompt each.
+
+        Raises:
+            ValidationError: the template fails.
+        """
+        if self.template is None:
+            return pairs(first, second, joined=self.joined)
+        with tokenizer.reading() as vocabulary:
+            return rendered(vocabulary, **self.question(first, second, options))
 
     def question(self, first: Sequence[str], second: Sequence[str], options: ScoreOptions) -> dict[str, Any]:
         """The arguments of ``rendered`` beside the tokenizer, plain enough for another process."""
@@ -146,6 +160,17 @@ def to_score(data_1: str | Sequence[str], data_2: str | Sequence[str]) -> tuple[
         if not texts:
             raise ValidationError(f"At least one {name} element must be given")
     return first, second
+
+
+def sides(
+    tokenizer: Tokenizer, data_1: str | Sequence[str], data_2: str | Sequence[str], options: ScoreOptions
+) -> list[list[str]]:
+    """``to_score``, then ``shortened`` where ``options`` limit a side."""
+    texts = list(to_score(data_1, data_2))
+    if not any(options.limits):
+        return texts
+    with tokenizer.reading() as vocabulary:
+        return shortened(vocabulary, texts, options)
 
 
 def shortened(vocabulary: Vocabulary, sides: Sequence[Sequence[str]], options: ScoreOptions) -> list[list[str]]:
