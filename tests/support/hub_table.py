@@ -55,7 +55,6 @@ def row(name: str, layout: Layout, figures: str) -> str:
     dense = f", Dense {layout.activation}" if layout.dense else ""
     made = f"`{layout.model_type}`, {layout.dtype}" + (f", {layout.pooling}{dense}" if layout.pooling else "")
     outcome = "refused" if layout.refused else "opens, with a warning" if layout.warned else "opens"
-    words = facts[0] if len(facts[0]) <= 120 else f"{facts[0][:117].rpartition(',')[0]}, …"
     return f"| {name} | {made} | {', '.join(facts) or 'nothing'} | {outcome} | {figures} |"
 
 
