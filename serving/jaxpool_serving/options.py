@@ -35,6 +35,7 @@ class Options:
         enable_request_id_headers: whether responses carry ``X-Request-Id``.
         access_log: file to append to, ``-`` for standard output; None for no access log.
         otlp_traces_endpoint: URL of an OpenTelemetry collector that gets a span per request, or None.
+        aliases: other names of the first model, as good as its own.
         chat_template: Jinja template that goes before the tokenizer's own, or None.
         trust_request_chat_template: whether requests may bring templates of their own.
         chat_template_content_format: how templates want contents: "string", "openai" (lists of parts) or "auto".
@@ -67,6 +68,7 @@ class Options:
     enable_request_id_headers: bool = False
     access_log: str | None = None
     otlp_traces_endpoint: str | None = None
+    aliases: tuple[str, ...] = ()
     chat_template: str | None = None
     trust_request_chat_template: bool = False
     chat_template_content_format: ContentFormat = "auto"
