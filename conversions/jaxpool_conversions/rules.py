@@ -40,8 +40,9 @@ class Rule:
     """One row: ``source`` name template, ``target`` dotted parameter path, ``steps`` applied to the source in order.
 
     A ``copy`` is a tensor that some files hold beside the one it equals, and some instead of it: it counts only where
-    no other row fills the parameter. Where a source holds the experts of a layer one below the other, each has a row of
-    its own: ``expert`` says which, and ``steps`` take its part.
+    no other row fills the parameter. Where a source holds the experts of a layer one below the other, each has a row
+    of its own: ``expert`` says which, and ``steps`` take its part. Where ``{layer}`` counts groups of layers, each
+    layer of a group has a row: the number means layer ``number * every + first``.
     """
 
     source: str
@@ -49,6 +50,8 @@ class Rule:
     steps: tuple[Step, ...] = ()
     copy: bool = False
     expert: int | None = None
+    every: int = 1
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)

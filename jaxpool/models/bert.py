@@ -43,7 +43,9 @@ class BertConfig:
         embed_eps: epsilon of that norm where it is not ``norm_eps``.
         extra: rows of a further embedding whose row 0 is added to every token (ERNIE's task types), 0 for none.
         pre_norm: whether layers normalise what enters their halves, with one more norm at the end, or what leaves.
-        shared: how many distinct layers there are if equal runs of layers share weights, or None.
+        shared: how many groups of distinct layers there are if equal runs of layers share weights, or None.
+        inner: layers of a group, which run one after the other at each depth.
+        windows: per layer, what a mixer that has windows takes for its own; empty: what it says itself.
         relative: buckets of a relative position bias, one table for all layers (MPNet), 0 for none.
         rope: rotary positions, or None.
         rotations: rows of a stored table of sines, then cosines, that rotates neighbours (RoFormer), 0 for none.
@@ -74,6 +76,8 @@ class BertConfig:
     extra: int = 0
     pre_norm: bool = False
     shared: int | None = None
+    inner: int = 1
+    windows: tuple[int, ...] = ()
     relative: int = 0
     rope: Rope | None = None
     rotations: int = 0
@@ -112,17 +116,18 @@ class BertConfig:
         if self.shared is None:
             return None
         # As transformers rounds it, for depths that the number of groups does not divide.
-        return tuple(int(depth / (self.layers / self.shared)) for depth in range(self.layers))
+        groups = (int(depth / (self.layers / self.shared)) for depth in range(self.layers))
+        return tuple(group * self.inner + i for group in groups for i in range(self.inner))
 
     @property
     def flops_per_token(self) -> float:
         """Matrix-multiplication FLOPs of one token through all layers, without attention scores."""
-        return 2.0 * self.layers * self.width * (4 * self.width + (3 if self.gated else 2) * self.mlp)
+        return 2.0 * self.layers * self.inner * self.width * (4 * self.width + (3 if self.gated else 2) * self.mlp)
 
     @property
     def flops_per_pair(self) -> float:
         """FLOPs per (query, key) pair over all layers: scores and weighted sum."""
-        return 4.0 * self.layers * self.width
+        return 4.0 * self.layers * self.inner * self.width
 
 
 class Layer(nnx.Module):
@@ -150,9 +155,11 @@ class Layer(nnx.Module):
         rotation: Rotation | None = None,
         bias_HTS: Bias = None,
         queries: jax.Array | None = None,
+        window: jax.Array | None = None,
     ) -> jax.Array:
-        """``[B, T, D] -> [B, T, D]``; ``rotation``, ``bias_HTS`` and ``queries`` as for ``SelfAttention``."""
+        """``[B, T, D] -> [B, T, D]``; ``rotation``, ``bias_HTS``, ``queries``, ``window`` as for the attention."""
         asking: dict[str, Any] = {} if queries is None else {"queries": queries}  # other mixers know all tokens only
+        asking |= {} if window is None else {"window": window}
         h_BTD = self.attention_norm(x_BTD) if self.config.pre_norm else x_BTD
         y_BTD = self.attention(h_BTD, layout, rotation, bias_HTS=bias_HTS, **asking)
         x_BTD = y_BTD + (x_BTD if queries is None else layout.at(x_BTD, queries))
@@ -188,7 +195,7 @@ class Bert(nnx.Module):
         self.relative = Embedding(c.relative, c.heads, dtype) if c.relative else None
         # Angles need more than eight bits of precision: the table stays float32 in every dtype.
         self.rotations = Embedding(c.rotations, c.head_size, jnp.dtype("float32")) if c.rotations else None
-        self.layers = stacked(lambda: Layer(c, dtype, implementation), c.shared or c.layers)
+        self.layers = stacked(lambda: Layer(c, dtype, implementation), c.shared * c.inner if c.shared else c.layers)
         self.final_norm = LayerNorm(c.width, c.norm_eps, dtype) if c.pre_norm else None
         self.config, self.picks = config, config.mixer is None
 
@@ -205,7 +212,8 @@ class Bert(nnx.Module):
         x_BTD = scan_layers(
             self.layers,
             self.embed(ids_BT, types_BT, layout),
-            lambda layer, x, _: layer(x, layout, rotation, bias_HTS),
+            lambda layer, x, window: layer(x, layout, rotation, bias_HTS, window=window),
+            jnp.array(self.config.windows) if self.config.windows else None,
             order=self.config.order,
             last=None if at is None else lambda layer, x, _: layer(x, layout, rotation, bias_HTS, at),
         )

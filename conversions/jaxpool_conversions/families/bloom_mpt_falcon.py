@@ -43,7 +43,6 @@ def _mpt(fields: Fields) -> DecoderConfig:
     for name in ("logit_scale", "learned_pos_emb", "init_device", "emb_pdrop", "norm_type", "embedding_fraction"):
         fields.get(name)  # read by nobody
     fields.get("max_seq_len")  # a limit, not a size: resolve.py reads it
-    fields.require("expansion_ratio", 4)
     fields.require("no_bias", True)
     inner = Fields(fields.get("attn_config"), inert=("attn_impl", "attn_pdrop"))
     for name, only in (("attn_type", "multihead_attention"), ("alibi", True), ("alibi_bias_max", 8), ("qk_ln", False)):
@@ -55,7 +54,7 @@ def _mpt(fields: Fields) -> DecoderConfig:
         fields,
         norm=NormConfig("layer", fields.get("layer_norm_epsilon")),
         attention=attention,
-        mlp={"gated": False, "inner": 4 * width, "activation": "gelu"},
+        mlp={"gated": False, "inner": int(fields.get("expansion_ratio") * width), "activation": "gelu"},
         ropes=(),
         alibi=Alibi(_mpt_slopes(heads)),
     )

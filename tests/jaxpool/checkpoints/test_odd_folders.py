@@ -84,6 +84,22 @@ def test_there_and_back(name: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(bare[name], x, key)
 
 
+def test_an_mpt_with_mlps_of_another_width(tmp_path: Path) -> None:
+    """``expansion_ratio`` as its authors' code builds it; transformers' class has four built in."""
+    import torch
+    from transformers import MptConfig, MptForSequenceClassification
+
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "n_heads": 4, "n_layers": 2, "vocab_size": 60, "max_seq_len": 64, "pad_token_id": 0}
+    model = MptForSequenceClassification(MptConfig(**sizes, expansion_ratio=2, num_labels=3)).eval()
+    for block in model.transformer.blocks:
+        block.ffn.up_proj, block.ffn.down_proj = (torch.nn.Linear(*of, bias=False) for of in ((32, 64), (64, 32)))
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        theirs = model(torch.tensor([[5, 9, 7, 11]])).logits.numpy()
+    np.testing.assert_allclose(tiny.jaxpool_logits(tmp_path, [[5, 9, 7, 11]]), theirs, atol=1e-5)
+
+
 def test_a_store_of_a_model_below_its_modules_pools_and_ends_as_they_say(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()
