@@ -11,6 +11,7 @@ import jax
 
 from jaxpool.checkpoints.cross_encoder import read_scoring
 from jaxpool.checkpoints.labels import config_field
+from jaxpool.checkpoints.sentence_transformers import modules_root
 from jaxpool.checkpoints.spec import Spec, resolve
 from jaxpool.engine import prefixes, sharding
 from jaxpool.engine.buckets import Bucket, CostModel, essential, grid, on_demand
@@ -161,7 +162,7 @@ def open_engine(
             arrays = open_store(folder, targets, spec.family.table, programs.place_leaf)
         else:
             for module in spec.modules:
-                reader.attach(module)
+                reader.attach(module, modules_root(folder))
             arrays = load(reader, spec.family.table, spec.source, targets, programs.place_leaf)
     except BaseException:
         if programs is not None:
