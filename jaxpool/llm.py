@@ -59,6 +59,7 @@ class LLM:
         supported_tasks: tasks of the architecture.
         model_config: the model's settings under vLLM's names, to be read.
         pooling_task: the one task that is served: "classify", "token_classify", "embed" or "token_embed".
+        compile, asking: for a server of language models: when it compiles, and how the model was trained to be asked.
         report: what validation showed, where ``jaxpool.commands.fit`` made it; else None.
 
     Raises:
@@ -128,6 +129,7 @@ class LLM:
             frame=None if known is None else known.frame,
             absent=f"Texts cannot be read because {absent}; pass token ids, or name a tokenizer=….",
         )
+        self.compile, self.asking = args["compile"], None if known is None else known.asking
         self._pairs = pair_reading(spec, folder, args["chat_template"], framed=self.tokenizer.frame is not None)
         self._tokenizer_folder = tokenizer_folder
         self._name = folder.name if model is None or Path(model).is_dir() else str(model)
@@ -359,7 +361,7 @@ class LLM:
 
         self._check_open()
         if self._judge is None:
-            self._judge = Judge(self.engine, self.tokenizer, self._ids)
+            self._judge = Judge(self.engine, self.tokenizer, self._ids, self.asking)
 
         def run(prompts: Sequence[Any], one: PoolingParams) -> list[PoolingRequestOutput[PoolingOutput]]:
             return self._run(prompts, [one] * len(prompts), use_tqdm, tokenization_kwargs, {}, "classify")

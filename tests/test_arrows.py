@@ -51,8 +51,8 @@ ARROWS = {
     "jaxpool_conversions": "errors jaxpool_conversions",
     "jaxpool_conversions.families": "errors ops models jaxpool_conversions",
     "jaxpool_serving": "errors params outputs text ops.host_activations engine.engine engine.buckets "
-    "engine.daemon_threads engine.packing engine.postprocess engine_args llm checkpoints.digest commands.options "
-    "commands.vllm_options bench.texts jaxpool_serving",
+    "engine.daemon_threads engine.packing engine.postprocess engine_args llm zero_shot checkpoints.digest "
+    "commands.options commands.vllm_options bench.texts jaxpool_serving",
     "jaxpool_serving.batching": "errors engine.engine engine.buckets engine.packing jaxpool_serving.batching",
     "jaxpool_serving.schemas": "errors params text.scoring text.windows jaxpool_serving.schemas",
 }

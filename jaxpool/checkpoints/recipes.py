@@ -18,7 +18,7 @@ from jaxpool.checkpoints.labels import config_field
 from jaxpool.checkpoints.language_models import FACTORS
 from jaxpool.errors import ConfigError, ValidationError
 from jaxpool.params import PoolerConfig
-from jaxpool.text.frames import Frame
+from jaxpool.text.frames import Asking, Frame
 from jaxpool.text.vocabulary import Vocabulary
 
 HUB = "https://huggingface.co/"
@@ -39,6 +39,7 @@ class Recipe:
         labels: their names; empty where there is but one.
         sigma: what logits are divided by, or None.
         activation: whether scores are probabilities unless the request says otherwise.
+        asking: for a language model that answers with any of the labels it is shown: how it is asked.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Recipe:
     labels: tuple[str, ...] = ()
     sigma: float | None = None
     activation: bool | None = None
+    asking: Asking | None = None
 
 
 _QWEN = "<|im_start|>system\n{}<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"

@@ -96,13 +96,6 @@ def open_engine(
             max_model_len=max_model_len,
             tokenizer_limit=getattr(tokenizer, "model_max_length", None),
         )
-        if spec.language is not None and compile != "on_demand":
-            raise ValidationError(
-                "A language model without a head of its own compiles its programs on demand, so it cannot be served; "
-                "make a classifier of it with convert='classify' (`--convert classify`) and hf_overrides="
-                '{"classifier_from_token": [...], "method": "no_post_processing"}.',
-                parameter="compile",
-            )
         mesh = _mesh(spec, tensor_parallel_size, data_parallel_size, platform)
         model = abstract(spec, _implementation(platform, attention_backend))
         programs = Programs(model, spec, mesh)
@@ -111,6 +104,8 @@ def open_engine(
             raise ValidationError(
                 f"compile must be 'on_demand', 'ahead' or 'behind'; got {compile!r}.", parameter="compile"
             )
+        if spec.language is not None:
+            compile = "on_demand"  # noqa: A001 - texts are asked about with programs of the room zero_shot
         assumed = prior(spec, mesh)
         packs = spec.family.packs and not deterministic
         buckets = menu(

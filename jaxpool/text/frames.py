@@ -82,5 +82,22 @@ class Frame:
         return Framed(text if text.endswith(self.ending) else text + self.ending)
 
 
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How a model was trained to be asked, where the caller gives no prompt.
+
+    Attributes:
+        prompt: what it reads.
+        label: how ``{labels}`` shows each label, with ``{label}`` in it.
+        between: what stands between them there.
+        opening: how the answer begins, before the label.
+    """
+
+    prompt: str
+    label: str = "{label}"
+    between: str = ", "
+    opening: str = ""
+
+
 def _texts(prompt: TextPrompt) -> list[str]:
     return [prompt.text] if prompt.pair is None else [prompt.text, prompt.pair]

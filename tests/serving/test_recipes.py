@@ -77,5 +77,3 @@ def test_labels_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "no labels of its own" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*asked, "--prompt", "{text}"])
-    with pytest.raises(ValueError, match="cannot be served"):
-        LLM(model, compile="ahead")

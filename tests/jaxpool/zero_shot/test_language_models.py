@@ -165,24 +165,25 @@ def test_a_tree_that_does_not_fit_beside_its_text_is_computed_in_rows(opened: LL
 
 
 def test_twenty_labels_cost_little_more_than_one(opened: LLM) -> None:
-    """Counted, not timed: tokens of the forward, and programs."""
+    """Counted, not timed: tokens of the forward."""
+    from jaxpool.zero_shot.kinds import kind_of
     from jaxpool.zero_shot.options import Question
-    from jaxpool.zero_shot.prompts import Wording
-    from jaxpool.zero_shot.tree import together
 
     alphabet = one_token_labels(opened, 6)
-    labels = [" ".join(alphabet[i] for i in (n % 6, n % 5, n % 4)[: 1 + n % 3]) for n in range(20)]
-    wording = Wording(opened.tokenizer, Question.of({"candidate_labels": sorted(set(labels)), "prompt": PROMPT}))
-    context = [1] * 100
-    assert len(together(context, wording.tree).ids) < 1.3 * len(context)
+    labels = sorted({" ".join(alphabet[i] for i in (n % 6, n % 5, n % 4)[: 1 + n % 3]) for n in range(20)})
+    question = Question.of({"candidate_labels": labels, "prompt": "word " * 30 + PROMPT})
+    assert question is not None
+    kind = kind_of(question, opened.engine.spec, opened.tokenizer)
+    [[piece]] = kind.work(["word"])
+    assert len(piece.ids) < 1.3 * piece.text
 
 
 def test_a_second_call_compiles_nothing(opened: LLM) -> None:
     found(opened)
     programs = opened._judge.programs
-    before = programs.compiles
+    before = programs.begun
     found(opened, candidate_labels=LABELS[::-1], prompt="Kind of {text}:")
-    assert programs.compiles == before > 0
+    assert programs.begun == before > 0
 
 
 def test_conversations(llama: Path, tmp_path: Path) -> None:
