@@ -39,7 +39,7 @@ ARROWS = {
     "offline": "outputs params text engine",
     "llm": "errors params outputs engine_args views text checkpoints engine zero_shot offline",
     "files": "errors params outputs llm files",
-    "batch": "version errors text checkpoints engine llm files batch",
+    "batch": "version errors text checkpoints engine llm zero_shot files batch",
     "ray": "errors batch ray",
     "training": "version errors text ops models checkpoints engine llm files training jaxpool_conversions",
     "default_model": "errors params llm training default_model",

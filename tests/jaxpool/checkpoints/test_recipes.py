@@ -161,6 +161,34 @@ def test_the_steps_of_the_card(name: str, tmp_path: Path) -> None:
                 llm.classify(QUERY, use_tqdm=False)
 
 
+@pytest.mark.parametrize(("name", "variable"), [("qwen3-reranker", "instruction"), ("zerank", "guideline")])
+def test_instructions_and_limits_of_a_reranker(name: str, variable: str, tmp_path: Path) -> None:
+    """An instruction takes the place of the recipe's own; a template's variables reach it; sides are cut alone."""
+    from transformers import AutoTokenizer
+
+    folder_name, kind, more = ARCHITECTURES[name]
+    folder = make(tmp_path / folder_name, kind, **more)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with LLM(folder, dtype="float32") as llm:
+        plain = llm.score(QUERY, DOCUMENT, use_tqdm=False)[0]
+        given: dict[str, Any] = {"chat_template_kwargs": {variable: "Find tea."}}
+        for extra in (given, {"instruction": "Find tea."}) if variable == "instruction" else (given,):
+            [asked] = llm.score(QUERY, DOCUMENT, use_tqdm=False, pooling_params=PoolingParams(extra_kwargs={**extra}))
+            said = tokenizer.decode(asked.prompt_token_ids)
+            assert "Find tea." in said
+            assert ("retrieve relevant" in said) is False
+            assert asked.outputs.score != plain.outputs.score
+        short = PoolingParams(extra_kwargs={"max_tokens_per_query": 2, "max_tokens_per_doc": 3})
+        [cut] = llm.score(QUERY, DOCUMENT, use_tqdm=False, pooling_params=short)
+        with llm.tokenizer.reading() as vocabulary:
+            sides = vocabulary.beginning(QUERY, 2), vocabulary.beginning(DOCUMENT, 3)
+        assert cut.prompt_token_ids == llm.score(*sides, use_tqdm=False)[0].prompt_token_ids
+        assert len(cut.prompt_token_ids) < len(plain.prompt_token_ids)
+        if variable == "instruction":
+            with pytest.raises(ValueError, match="instruction should be a text"):
+                llm.score("a", "b", use_tqdm=False, pooling_params=PoolingParams(extra_kwargs={"instruction": 3}))
+
+
 def test_a_reward_model_reads_chats_if_asked_and_texts_if_not(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -173,6 +201,8 @@ def test_a_reward_model_reads_chats_if_asked_and_texts_if_not(tmp_path: Path) ->
         [by_ids] = plain.classify(ids, pooling_params=raw, use_tqdm=False)
         [text] = plain.classify(QUERY, pooling_params=raw, use_tqdm=False)
         assert text.prompt_token_ids == tokenizer(QUERY)["input_ids"]
+        [chat] = plain.classify([{"messages": turns}], pooling_params=raw, use_tqdm=False)  # said to be a chat
+        assert (chat.prompt_token_ids, chat.outputs.probs) == (ids, by_ids.outputs.probs)
     with LLM(folder, dtype="float32", recipe="skywork-reward") as llm:
         [chat] = llm.classify([{"messages": turns}], use_tqdm=False)
         assert chat.prompt_token_ids == ids
