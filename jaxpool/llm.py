@@ -158,9 +158,9 @@ class LLM:
         Args:
             prompts: one prompt or several, in anything that has an order: a list, a generator, a column of a table, an
                 array; a table itself has them in its column ``text``. A prompt is a string, a list of token ids, or a
-                dict: ``{"prompt": text}`` or ``{"text": text}``, with ``"text_pair"`` for models of two texts, or
-                ``{"prompt_token_ids": ids}``, or ``{"messages": […]}``, a conversation. An empty string is what the tokenizer makes of it: special tokens, or
-                an error where there are none.
+                dict: ``{"prompt": text}`` or ``{"text": text}``, with ``"text_pair"`` for models of two texts,
+                ``{"prompt_token_ids": ids}``, or ``{"messages": […]}``, a conversation. An empty string is what the
+                tokenizer makes of it: special tokens, or an error where there are none.
             pooling_params: for all prompts, or one per prompt.
             use_tqdm: whether to show a progress bar, or what to make one with.
             lora_request: must be None; adapters are not supported yet.

@@ -224,7 +224,7 @@ class Tokenizer:
             return TextPrompt(parsed.text.lower(), parsed.pair and parsed.pair.lower())
         return parsed
 
-    def _of_conversation(self, prompt: Mapping[str, Any]) -> TokensPrompt:
+    def _of_conversation(self, prompt: Mapping[str, Any]) -> list[int]:
         """What the checkpoint's own chat template makes of messages; it writes the special tokens itself."""
         with self.reading() as vocabulary:
             text = chat.render(
@@ -233,7 +233,7 @@ class Tokenizer:
                 add_generation_prompt=bool(prompt.get("add_generation_prompt")),
                 variables=prompt.get("variables"),
             )
-            return TokensPrompt(vocabulary.ids(text, special_tokens=False))
+            return vocabulary.ids(text, special_tokens=False)
 
     @functools.cached_property
     def _longest_piece(self) -> int:
