@@ -62,6 +62,36 @@ _HARASSMENT = (
     "disparaging victims of violence)."
 )
 
+_ROUTES = """
+You are a helpful assistant designed to find the best suited route.
+You are provided with route description within <routes></routes> XML tags:
+<routes>
+
+[{labels}]
+
+</routes>
+
+<conversation>
+
+[{"role": "user", "content": "{text}"}]
+
+</conversation>
+
+Your task is to decide which route is best suit with user intent on the conversation in <conversation></conversation> \
+XML tags.  Follow the instruction:
+1. If the latest intent from user is irrelevant or user intent is full filled, response with other route \
+{"route": "other"}.
+2. You must analyze the route descriptions and find the best match route for user latest intent. \
+
+3. You only response the name of the route that best matches the user's request, use the exact name in the \
+<routes></routes>.
+
+Based on your analysis, provide your response in the following JSON formats if you decide to match any route:
+{"route": "route_name"} \
+
+"""
+"""The card's own words, its lapses included: the model was trained on them."""
+
 RECIPES = (
     Recipe(
         "llama-guard-3",
@@ -169,6 +199,19 @@ RECIPES = (
         f"{HUB}Skywork/Skywork-Reward-V2-Qwen3-0.6B",
         Frame(),
         activation=False,
+    ),
+    Recipe(
+        "arch-router",
+        "router: candidate_labels are the names of routes",
+        ("arch-router-1.5b",),
+        f"{HUB}katanemo/Arch-Router-1.5B",
+        asking=Asking(
+            _ROUTES,
+            label='{"name": "{label}", "description": "{label}"}',
+            opening='{"route": "',
+            closing='"}',
+            as_json=True,
+        ),
     ),
 )
 

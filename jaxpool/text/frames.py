@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -96,13 +97,20 @@ class Asking:
         prompt: what it reads.
         label: how ``{labels}`` shows each label, with ``{label}`` in it.
         between: what stands between them there.
-        opening: how the answer begins, before the label.
+        opening, closing: what the answer has before the label, and behind it.
+        as_json: whether texts and labels stand in JSON strings.
     """
 
     prompt: str
     label: str = "{label}"
     between: str = ", "
     opening: str = ""
+    closing: str = ""
+    as_json: bool = False
+
+    def shown(self, text: str) -> str:
+        """A text or label as it stands in the prompt."""
+        return json.dumps(text)[1:-1] if self.as_json else text
 
 
 def _texts(prompt: TextPrompt) -> list[str]:

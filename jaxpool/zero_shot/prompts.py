@@ -48,18 +48,17 @@ class Wording:
         self, tokenizer: Tokenizer, question: Question, asking: Asking | None = None, render: Render | None = None
     ) -> None:
         multi = question.multi_label
-        self._asking = Asking(QUESTION if multi else PROMPT) if asking is None or multi else asking
-        self._prompt = self._asking.prompt if question.prompt is None else question.prompt
-        self._opening = self._asking.opening if question.prompt is None else ""
-        need(self._prompt, "text", *["label"] * multi)
+        if asking is None or multi or question.prompt is not None:
+            asking = Asking((QUESTION if multi else PROMPT) if question.prompt is None else question.prompt)
+        self._asking = asking
+        need(asking.prompt, "text", *["label"] * multi)
         if multi and question.examples:
             raise ValidationError(
                 "examples do not go with multi_label; put them into the prompt.", parameter="examples"
             )
         self._tokenizer, self._question = tokenizer, question
         self.answers = question.answers if multi else question.labels
-        shown = (fill(self._asking.label, label=label) for label in self.answers)
-        self._shown = self._asking.between.join(shown)
+        self._shown = asking.between.join(fill(asking.label, label=asking.shown(label)) for label in self.answers)
         with tokenizer.reading() as vocabulary:
             self._vocabulary: Any = vocabulary
             self._is_chat = bool(vocabulary.chat_template)
@@ -71,7 +70,7 @@ class Wording:
             raise ValidationError(
                 "The chat template of this model drops the text, so nothing could be classified by it."
             )
-        self._gap = "" if self._opening else _gap(probe, self._ends_special(probe))
+        self._gap = "" if asking.opening else _gap(probe, self._ends_special(probe))
         self._cut, self.tree = self._grow(probe)
 
     def contexts(self, texts: Sequence[str], label: str = "") -> list[list[int]]:
@@ -106,18 +105,21 @@ class Wording:
         return found
 
     def _worded(self, texts: Sequence[str], label: str) -> list[str]:
-        examples, opening = self._question.examples, self._opening
+        examples, opening, closing = self._question.examples, self._asking.opening, self._asking.closing
 
         def asked(text: str) -> str:
-            return fill(self._prompt, text=text, label=label, labels=self._shown)
+            return fill(self._asking.prompt, text=self._asking.shown(text), label=label, labels=self._shown)
 
         if not self._is_chat:
             gap = "" if opening else _gap(asked(""), special=False)
-            shots = "".join(f"{asked(one).rstrip(' ')}{opening}{gap}{name}\n\n" for one, name in examples)
+            shots = "".join(f"{asked(one).rstrip(' ')}{opening}{gap}{name}{closing}\n\n" for one, name in examples)
             return [shots + asked(text) + opening for text in texts]
         shown: list[Any] = []
         for one, name in examples:
-            shown += [{"role": "user", "content": asked(one)}, {"role": "assistant", "content": opening + name}]
+            shown += [
+                {"role": "user", "content": asked(one)},
+                {"role": "assistant", "content": opening + name + closing},
+            ]
         asks = [[*shown, {"role": "user", "content": asked(text)}] for text in texts]
         return [text + opening for text in self._render(asks, ANSWERED)]
 
@@ -143,7 +145,9 @@ class Wording:
     def _grow(self, probe: str) -> tuple[list[int], Tree]:
         """The tokens of the context that answers may change, and the answers' tokens from there on."""
         context = probe.rstrip(" ")
-        base, *joint = self._ids([context, *(context + self._gap + answer for answer in self.answers)])
+        base, *joint = self._ids(
+            [context, *(context + self._gap + answer + self._asking.closing for answer in self.answers)]
+        )
         kept = min(_common(base, ids) for ids in joint)
         answers = [tuple(ids[kept:]) for ids in joint]
         seen: dict[tuple[int, ...], str] = {}

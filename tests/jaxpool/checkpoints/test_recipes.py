@@ -65,6 +65,10 @@ def softmax(values: Any) -> np.ndarray:
     return powers / powers.sum()
 
 
+def log_softmax(values: np.ndarray) -> np.ndarray:
+    return values - np.log(np.exp(values.astype(np.float64) - values.max()).sum()) - values.max()
+
+
 def guard(answers: list[str], ending: str = "", **template: Any) -> Callable[[Path, Any], np.ndarray]:
     def steps(folder: Path, tokenizer: Any) -> np.ndarray:
         chat = [{"role": "user", "content": QUERY}, {"role": "assistant", "content": DOCUMENT}]
@@ -207,6 +211,44 @@ def test_a_reward_model_reads_chats_if_asked_and_texts_if_not(tmp_path: Path) ->
         [chat] = llm.classify([{"messages": turns}], use_tqdm=False)
         assert chat.prompt_token_ids == ids
         assert chat.outputs.probs == by_ids.outputs.probs  # no sigmoid
+
+
+def test_a_router_gives_the_probability_of_each_route(tmp_path: Path) -> None:
+    """The card's two prompts around routes and a conversation, both JSON; the answer is JSON, too."""
+    from transformers import AutoTokenizer
+
+    folder = make(tmp_path / "Arch-Router-1.5B", "qwen2", tie_word_embeddings=True)
+    routes, text = ["code", 'code "review"', "other"], 'Fix {label}:\n"if x"'
+    shown = json.dumps([{"name": name, "description": name} for name in routes])
+    task = (
+        "\nYou are a helpful assistant designed to find the best suited route.\nYou are provided with route description "
+        f"within <routes></routes> XML tags:\n<routes>\n\n{shown}\n\n</routes>\n\n<conversation>\n\n"
+        f"{json.dumps([{'role': 'user', 'content': text}])}\n\n</conversation>\n"
+    )
+    form = (
+        "\nYour task is to decide which route is best suit with user intent on the conversation in <conversation>"
+        "</conversation> XML tags.  Follow the instruction:\n1. If the latest intent from user is irrelevant or user "
+        'intent is full filled, response with other route {"route": "other"}.\n2. You must analyze the route '
+        "descriptions and find the best match route for user latest intent. \n3. You only response the name of the "
+        "route that best matches the user's request, use the exact name in the <routes></routes>.\n\nBased on your "
+        "analysis, provide your response in the following JSON formats if you decide to match any route:\n"
+        '{"route": "route_name"} \n'
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    chat = [{"role": "user", "content": task + form}]
+    start = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) + '{"route": "'
+    wanted = []
+    for name in routes:
+        before, ids = (tokenizer(one, add_special_tokens=False)["input_ids"] for one in (start, start + name + '"}'))
+        same = next(i for i, (a, b) in enumerate(zip(before, ids)) if a != b) if ids[: len(before)] != before else None
+        first = len(before) if same is None else same
+        scores = [log_softmax(last_logits(folder, ids[:at]))[ids[at]] for at in range(first, len(ids))]
+        wanted.append(sum(scores))
+    with LLM(folder, dtype="float32") as llm:
+        [output] = llm.classify(text, candidate_labels=routes, use_tqdm=False)
+        np.testing.assert_allclose(output.outputs.probs, softmax(wanted), atol=1e-5)
+        [plain] = llm.classify(text, candidate_labels=routes, prompt="{text} {labels}:", use_tqdm=False)
+        assert "<routes>" not in tokenizer.decode(plain.prompt_token_ids)
 
 
 def test_prompt_guard_has_names_for_its_labels(tmp_path: Path) -> None:
