@@ -116,10 +116,8 @@ class Wording:
             return [shots + asked(text) + opening for text in texts]
         shown: list[Any] = []
         for one, name in examples:
-            shown += [
-                {"role": "user", "content": asked(one)},
-                {"role": "assistant", "content": opening + name + closing},
-            ]
+            answer = opening + self._asking.shown(name) + closing
+            shown += [{"role": "user", "content": asked(one)}, {"role": "assistant", "content": answer}]
         asks = [[*shown, {"role": "user", "content": asked(text)}] for text in texts]
         return [text + opening for text in self._render(asks, ANSWERED)]
 
@@ -145,9 +143,8 @@ class Wording:
     def _grow(self, probe: str) -> tuple[list[int], Tree]:
         """The tokens of the context that answers may change, and the answers' tokens from there on."""
         context = probe.rstrip(" ")
-        base, *joint = self._ids(
-            [context, *(context + self._gap + answer + self._asking.closing for answer in self.answers)]
-        )
+        spelled = (self._asking.shown(answer) + self._asking.closing for answer in self.answers)
+        base, *joint = self._ids([context, *(context + self._gap + one for one in spelled)])
         kept = min(_common(base, ids) for ids in joint)
         answers = [tuple(ids[kept:]) for ids in joint]
         seen: dict[tuple[int, ...], str] = {}

@@ -221,8 +221,8 @@ def test_a_router_gives_the_probability_of_each_route(tmp_path: Path) -> None:
     routes, text = ["code", 'code "review"', "other"], 'Fix {label}:\n"if x"'
     shown = json.dumps([{"name": name, "description": name} for name in routes])
     task = (
-        "\nYou are a helpful assistant designed to find the best suited route.\nYou are provided with route description "
-        f"within <routes></routes> XML tags:\n<routes>\n\n{shown}\n\n</routes>\n\n<conversation>\n\n"
+        "\nYou are a helpful assistant designed to find the best suited route.\nYou are provided with route "
+        f"description within <routes></routes> XML tags:\n<routes>\n\n{shown}\n\n</routes>\n\n<conversation>\n\n"
         f"{json.dumps([{'role': 'user', 'content': text}])}\n\n</conversation>\n"
     )
     form = (
@@ -239,9 +239,9 @@ def test_a_router_gives_the_probability_of_each_route(tmp_path: Path) -> None:
     start = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) + '{"route": "'
     wanted = []
     for name in routes:
-        before, ids = (tokenizer(one, add_special_tokens=False)["input_ids"] for one in (start, start + name + '"}'))
-        same = next(i for i, (a, b) in enumerate(zip(before, ids)) if a != b) if ids[: len(before)] != before else None
-        first = len(before) if same is None else same
+        spelled = start + json.dumps(name)[1:] + "}"
+        before, ids = (tokenizer(one, add_special_tokens=False)["input_ids"] for one in (start, spelled))
+        first = next((i for i, (a, b) in enumerate(zip(before, ids)) if a != b), len(before))
         scores = [log_softmax(last_logits(folder, ids[:at]))[ids[at]] for at in range(first, len(ids))]
         wanted.append(sum(scores))
     with LLM(folder, dtype="float32") as llm:

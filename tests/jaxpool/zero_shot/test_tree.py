@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from jaxpool.bench.shapes import SHAPES
+from jaxpool.zero_shot.served import READS, STEPS
 from jaxpool.zero_shot.tree import Cutter, Limits, Piece, Tree, grow
+from tests.bench.label_costs import flops
 
 ANSWERS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple), min_size=1, max_size=8, unique=True)
 CONTEXT = [7, 8, 9]
@@ -67,3 +71,14 @@ def test_shared_beginnings_are_shared(answers: list[tuple[int, ...]]) -> None:
     assert len(tree.tokens) == len(beginnings)
     assert len(tree.steps) == len({answer[:i] for answer in answers for i in range(1, len(answer) + 1)})
     assert tree.depth == max(len(answer) - 1 for answer in answers)
+
+
+@pytest.mark.parametrize("context", [172, 572])
+def test_twenty_labels_cost_little_more_than_one(context: int) -> None:
+    """Counted at Qwen2.5-0.5B's shape: 1 to 4 tokens each, none shared, one row of a server's program."""
+    shape = SHAPES["qwen2.5-0.5b"]
+    labels = [tuple(range(4 * n, 4 * n + 1 + n % 4)) for n in range(20)]
+    limits = Limits(1024, READS, STEPS)
+    one, many = (Cutter(grow(asked), limits).pieces([1] * context) for asked in (labels[:1], labels))
+    assert len(many) == 1
+    assert flops([many], shape) < 1.3 * flops([one], shape)
