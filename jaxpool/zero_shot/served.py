@@ -44,7 +44,10 @@ class AnswerEngine:
     Attributes:
         buckets: the shapes it may compute.
         spec: see ``Rows``.
+        prefixes: None: it keeps no beginnings of texts.
     """
+
+    prefixes = None
 
     def __init__(self, engine: Engine) -> None:
         self._engine, self._sealed = engine, False

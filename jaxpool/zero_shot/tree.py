@@ -101,6 +101,7 @@ class Piece:
         steps: ``(index into reads, token)`` of each prediction.
         places: index of each prediction among the tree's ``steps``.
         absolute: whether log-probabilities are wanted, or logits will do.
+        beginning: None: all of it is computed (a batcher asks).
     """
 
     ids: np.ndarray
@@ -111,6 +112,7 @@ class Piece:
     steps: tuple[tuple[int, int], ...]
     places: tuple[int, ...]
     absolute: bool = True
+    beginning: None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,17 +60,18 @@ async def judge(
         read: Sequence[Any]
         if language:
             works, values, read = await _answers(request, served, kind, job)
+            cached = 0 if request.app[OPTIONS].enable_prompt_tokens_details else None
         else:
             works = kind.work(texts)
             prompts = [*kind.common, *itertools.chain.from_iterable(works)]
             found = await compute(request, served, replace(job, prompts=prompts, activated=kind.params.use_activation))
-            values, read = list(found.values), found.prompt_ids
+            values, read, cached = list(found.values), found.prompt_ids, found.cached
     numbers = iter(values)
     common = list(itertools.islice(numbers, len(kind.common)))
     scores = np.stack([kind.score(work, list(itertools.islice(numbers, len(work))), common) for work in works])
     if not np.isfinite(scores).all():
         raise EngineError("scores are not finite")
-    return Scores(scores.astype(np.float32), read)
+    return Scores(scores.astype(np.float32), read, cached)
 
 
 def _check(app: web.Application, question: Question, texts: Sequence[str]) -> None:
@@ -151,7 +152,7 @@ async def _answers(
         rows = [*kind.common, *itertools.chain.from_iterable(works)]
         record.tokens, record.tokenise = sum(len(row.ids) for row in rows), time.perf_counter() - started
         room.holds(record.tokens, len(rows))
-        values, record.queue, record.device = await served.batcher.classify(rows, job.priority)
+        values, record.queue, record.device, _ = await served.batcher.classify(rows, job.priority)
     return works, values, [row.ids for row in rows]
 
 

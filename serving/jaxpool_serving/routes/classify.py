@@ -57,7 +57,7 @@ async def classify(request: web.Request) -> web.Response:
         values = activate(values, spec.activation)
     name = request_id(request, body)
     return web.json_response(
-        classify_response(name, model.name, spec.labels, values, scores.tokens, body, logits),
+        classify_response(name, model.name, spec.labels, values, scores.tokens, body, logits, scores.cached),
     )
 
 
@@ -71,7 +71,7 @@ async def _judged(
     values = activate(scores.values, "sigmoid" if question.multi_label else "softmax") if activated else scores.values
     logits, name = scores.values if body.return_logits else None, request_id(request, body)
     return web.json_response(
-        classify_response(name, model.name, question.labels, values, scores.tokens, body, logits),
+        classify_response(name, model.name, question.labels, values, scores.tokens, body, logits, scores.cached),
     )
 
 
