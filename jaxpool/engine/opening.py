@@ -106,13 +106,6 @@ def open_engine(
             max_model_len=max_model_len,
             tokenizer_limit=getattr(tokenizer, "model_max_length", None),
         )
-        if spec.language is not None and compile != "on_demand":
-            raise ValidationError(
-                "A language model without a head of its own compiles its programs on demand, so it cannot be served; "
-                "make a classifier of it with convert='classify' (`--convert classify`) and hf_overrides="
-                '{"classifier_from_token": [...], "method": "no_post_processing"}.',
-                parameter="compile",
-            )
         stages = 1 if pipeline_parallel_size is None else pipeline_parallel_size
         if spec.language is not None and stages != 1:
             raise ValidationError(
@@ -134,6 +127,8 @@ def open_engine(
             raise ValidationError(
                 f"compile must be 'on_demand', 'ahead' or 'behind'; got {compile!r}.", parameter="compile"
             )
+        if spec.language is not None:
+            compile = "on_demand"  # noqa: A001 - texts are asked about with programs of the room zero_shot
         assumed = prior(spec, mesh)
         packs = spec.family.packs and not deterministic
         buckets = menu(

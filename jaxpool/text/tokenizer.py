@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxpool.errors import ValidationError
+from jaxpool.text import chat
 from jaxpool.text.frames import Frame
 from jaxpool.text.prompts import Options, Prompt, TextPrompt, TokensPrompt, parse
 from jaxpool.text.vocabulary import Vocabulary, check_unicode
@@ -148,7 +149,8 @@ class Tokenizer:
 
         Args:
             prompts: strings, lists of token ids, dicts (``prompt`` with optional ``text_pair``, or
-                ``prompt_token_ids`` with optional ``token_type_ids``).
+                ``prompt_token_ids`` with optional ``token_type_ids``, or ``messages``, a conversation, with optional
+                ``add_generation_prompt`` and ``variables`` of the chat template).
             tokenization_kwargs: see ``Options``.
             first, total: where ``prompts`` begin, and how many there are, where they are part of more.
 
@@ -198,6 +200,8 @@ class Tokenizer:
             if self.vocabulary is None:
                 raise ValidationError(self.absent)
             prompt = self.frame.around(self.vocabulary, prompt)
+        elif isinstance(prompt, Mapping) and "messages" in prompt:
+            prompt = self._of_conversation(prompt)
         parsed = prompt if isinstance(prompt, TextPrompt) else parse(prompt)
         if isinstance(parsed, TokensPrompt):
             return parsed
@@ -222,6 +226,17 @@ class Tokenizer:
         if options.lower:
             return TextPrompt(parsed.text.lower(), parsed.pair and parsed.pair.lower())
         return parsed
+
+    def _of_conversation(self, prompt: Mapping[str, Any]) -> list[int]:
+        """What the checkpoint's own chat template makes of messages; it writes the special tokens itself."""
+        with self.reading() as vocabulary:
+            text = chat.render(
+                vocabulary,
+                prompt["messages"],
+                add_generation_prompt=bool(prompt.get("add_generation_prompt")),
+                variables=prompt.get("variables"),
+            )
+            return vocabulary.ids(text, special_tokens=False)
 
     @functools.cached_property
     def _longest_piece(self) -> int:

@@ -117,7 +117,7 @@ def tokenizer_errors() -> Iterator[None]:
     """Inside, whatever is raised that is no refusal of ours is raised as `TokenizerError`."""
     try:
         yield
-    except (JaxpoolError, KeyboardInterrupt, SystemExit):
+    except (JaxpoolError, RequestError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of a Rust tokenizer is not even an Exception
         raise TokenizerError(type(error).__name__) from error

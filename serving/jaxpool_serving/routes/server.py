@@ -35,7 +35,7 @@ async def ready(request: web.Request) -> web.Response:
     """
     warm = [find_model(request.app, name) for name in request.app[MODELS]]
     queued = sum(model.batcher.queued for model in warm)
-    engines = [model.llm.engine for model in warm]
+    engines = [model.batcher.engine for model in warm]
     to_come = sum(len(engine.buckets) - len(engine.usable) for engine in engines)
     return web.json_response({"status": "ready", "queued_texts": queued, "programs_to_come": to_come})
 
