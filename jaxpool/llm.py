@@ -13,7 +13,7 @@ from jaxpool import offline
 from jaxpool.checkpoints import parsed_cache, recipes, tasks
 from jaxpool.checkpoints.cross_encoder import RECIPE_OR_TEMPLATE, pair_reading
 from jaxpool.checkpoints.location import locate
-from jaxpool.checkpoints.sentence_transformers import default_prompt
+from jaxpool.checkpoints.sentence_transformers import saved_prompts
 from jaxpool.engine_args import EngineArgs, takes_engine_args, with_defaults
 from jaxpool.errors import EngineError, ValidationError
 from jaxpool.outputs import (
@@ -101,6 +101,7 @@ class LLM:
             dtype=args["dtype"],
             max_model_len=args["max_model_len"],
             tensor_parallel_size=args["tensor_parallel_size"],
+            pipeline_parallel_size=args["pipeline_parallel_size"],
             data_parallel_size=args["data_parallel_size"],
             max_num_batched_tokens=args["max_num_batched_tokens"],
             compile=args["compile"],
@@ -122,7 +123,7 @@ class LLM:
             vocab_size=spec.vocab_size,
             token_types=spec.token_types,
             lower=lower_cases(tokenizer_folder),
-            prefix=default_prompt(folder) if self.pooling_task == "embed" else "",
+            **(saved_prompts(folder) if self.pooling_task == "embed" else {}),
             frame=None if known is None else known.frame,
             absent=f"Texts cannot be read because {absent}; pass token ids, or name a tokenizer=….",
         )

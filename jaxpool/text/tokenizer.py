@@ -93,7 +93,8 @@ class Tokenizer:
         vocab_size: rows of the model's embedding.
         token_types: segment types that the model reads; 0 for a model that reads none: they are left out then.
         lower: lower-case texts first (a Sentence-Transformers setting).
-        prefix: what every text begins with (a Sentence-Transformers setting, too).
+        prefix: what every text begins with (a Sentence-Transformers setting, too), unless it comes as a ``TextPrompt``.
+        prefixes: what texts may begin with instead, by the names that the checkpoint has for it.
         absent: why there is no vocabulary, as a sentence for the caller who sends text.
         frame: what stands around every text; None for nothing.
     """
@@ -107,6 +108,7 @@ class Tokenizer:
         token_types: int = 2,
         lower: bool = False,
         prefix: str = "",
+        prefixes: Mapping[str, str] | None = None,
         absent: str = "",
         frame: Frame | None = None,
     ) -> None:
@@ -117,7 +119,7 @@ class Tokenizer:
         self.vocab_size = vocab_size
         self.token_types = token_types
         self.lower = lower
-        self.prefix = prefix
+        self.prefix, self.prefixes = prefix, dict(prefixes or {})
         self.absent = absent
         self.frame = frame
         self._lock = threading.Lock()  # slow tokenizers are not thread-safe
@@ -200,12 +202,13 @@ class Tokenizer:
             prompt = self.frame.around(self.vocabulary, prompt)
         elif isinstance(prompt, Mapping) and "messages" in prompt:
             prompt = self._of_conversation(prompt)
-        parsed = parse(prompt)
+        parsed = prompt if isinstance(prompt, TextPrompt) else parse(prompt)
         if isinstance(parsed, TokensPrompt):
             return parsed
         if self.vocabulary is None:
             raise ValidationError(self.absent)
-        parsed = TextPrompt(self.prefix + parsed.text, parsed.pair)
+        if parsed is not prompt:
+            parsed = TextPrompt(self.prefix + parsed.text, parsed.pair)
         texts = [parsed.text] if parsed.pair is None else [parsed.text, parsed.pair]
         for text in texts:
             check_unicode(text)

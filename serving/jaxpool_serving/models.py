@@ -113,6 +113,7 @@ def find_model(app: web.Application, name: str | None) -> ServedModel:
         RequestError: 404, there is no such model; 503, it is still loading.
     """
     models = app[MODELS]
+    name = None if name in app[OPTIONS].aliases else name
     if name and name not in models:
         raise RequestError(404, "NotFoundError", f"The model `{truncated(name)}` does not exist.")
     found = models[name] if name else next(iter(models.values()))
