@@ -129,6 +129,19 @@ class EngineArgs(VllmArgs, total=False):
             python="else short prompts may share a row of a batch, and scores differ by rounding, 1e-6 in float32",
         ),
     ]
+    enable_prefix_caching: Annotated[
+        bool | None,
+        Argument(
+            None,
+            "compute what texts begin with alike once; for causal models",
+            "where the model allows it",
+            python="never with deterministic",
+        ),
+    ]
+    kv_cache_memory_bytes: Annotated[
+        int | None,
+        Argument(None, "most bytes that is kept of shared beginnings, on each device", "a tenth of what is free"),
+    ]
     attention_backend: Annotated[
         str | None,
         Argument(

@@ -68,14 +68,10 @@ class LLM:
     Use it as a context manager, or call ``close``, to free the device; else garbage collection does it.
     """
 
-    def __init__(
-        self,
-        model: str | os.PathLike[str] | None = None,
-        **engine_args: Unpack[EngineArgs],
-    ) -> None:
+    def __init__(self, model: str | os.PathLike[str] | None = None, **engine_args: Unpack[EngineArgs]) -> None:
         args = with_defaults(engine_args)
         tokenizer, skip_tokenizer_init = args["tokenizer"], args["skip_tokenizer_init"]
-        pooler = PoolerConfig.of(args["pooler_config"])
+        pooler, convert = PoolerConfig.of(args["pooler_config"]), args["convert"]
         hub: dict[str, Any] = {"token": args["hf_token"], "cache_dir": args["download_dir"]}
         folder = locate(model, revision=args["revision"], **hub)
         tokenizer_folder = folder
@@ -87,7 +83,6 @@ class LLM:
             logger.warning("trust_remote_code has no effect: jaxpool never runs code from a checkpoint.")
         read_from = None if skip_tokenizer_init else tokenizer_folder
         config, vocabulary = parsed_cache.read(folder, read_from, args["hf_overrides"])
-        convert = args["convert"]
         overridden = recipes.is_overridden(args["runner"], convert, args["hf_overrides"])
         known = recipes.find(args["recipe"], model, folder, overridden=overridden)
         if known is not None:
@@ -111,6 +106,8 @@ class LLM:
             compile=args["compile"],
             deterministic=args["deterministic"],
             attention_backend=args["attention_backend"],
+            enable_prefix_caching=args["enable_prefix_caching"],
+            kv_cache_memory_bytes=args["kv_cache_memory_bytes"],
         )
         spec = self.engine.spec
         self.labels: tuple[str, ...] = spec.labels

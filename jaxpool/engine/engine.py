@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -17,9 +17,11 @@ import numpy as np
 
 from jaxpool.checkpoints.spec import Spec
 from jaxpool.engine import feeding
+from jaxpool.engine.beginnings import Beginning
 from jaxpool.engine.buckets import Bucket, CostModel
 from jaxpool.engine.costs import Costs
 from jaxpool.engine.packing import fits
+from jaxpool.engine.prefixes import Prefixes
 from jaxpool.engine.programs import Programs, fill
 from jaxpool.errors import EngineError
 
@@ -32,11 +34,15 @@ class Row:
         ids: token ids, at least one, all below the vocabulary size.
         types: segment types of the same length, or None for all zeros.
         activated: whether scores are wanted after the activation (probabilities) or before it.
+        tenant: whose it is: what is computed of a text's beginning serves only texts of an equal one.
+        beginning: what it begins with, and its batch computes only what follows.
     """
 
     ids: Sequence[int] | np.ndarray
     types: Sequence[int] | np.ndarray | None = None
     activated: bool = True
+    tenant: Hashable = None
+    beginning: Beginning | None = None
 
 
 FORKED = (
@@ -57,6 +63,20 @@ class _Work(NamedTuple):
     bucket: Bucket
     places: np.ndarray | None
     future: Future[Any]
+
+    @property
+    def beginning(self) -> Beginning | None:
+        return self.rows[0].beginning if self.rows else None
+
+    @property
+    def begun(self) -> int:
+        return self.beginning.length if self.beginning is not None else 0
+
+    def fits(self) -> bool:
+        alike = all(row.beginning is self.beginning or row.beginning == self.beginning for row in self.rows)
+        places = self.begun <= self.bucket.prefix and (self.begun > 0) == (self.bucket.prefix > 0)
+        lengths = [len(row.ids) - self.begun for row in self.rows]
+        return alike and places and min(lengths, default=0) > 0 and fits(lengths, self.bucket, self.places)
 
 
 class _Running(NamedTuple):
@@ -82,6 +102,7 @@ class Engine:
         programs: the compiled executables.
         tokens, slots: computed by ``run`` so far: real tokens, and places for tokens, padding included.
         leaves: the parameters, for programs of other kinds; none once it is closed.
+        prefixes: shared beginnings of texts, computed once; None where the model, or the user, has none of it.
     """
 
     def __init__(
@@ -91,16 +112,19 @@ class Engine:
         leaves: list[jax.Array],
         buckets: tuple[Bucket, ...],
         costs: Costs,
+        prefixes: Prefixes | None = None,
     ) -> None:
         self.spec, self.programs, self.buckets, self.costs = spec, programs, buckets, costs
         self.planner, self._process = feeding.Planner(buckets, programs.shares_cores), os.getpid()
         self.tokens = self.slots = 0
-        self.leaves = leaves
+        self.leaves, self.prefixes = leaves, prefixes
         self._todo: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         running: queue.Queue[_Running | None] = queue.Queue(maxsize=programs.depth)
         self._threads = [
             # The threads hold no reference to the engine: it can be collected, which stops them.
-            threading.Thread(target=_dispatch, args=(self._todo, running, programs, leaves, spec), daemon=True),
+            threading.Thread(
+                target=_dispatch, args=(self._todo, running, programs, leaves, spec, prefixes), daemon=True
+            ),
             threading.Thread(target=_fetch, args=(running, programs, costs), daemon=True),
         ]
         for thread in self._threads:
@@ -141,6 +165,8 @@ class Engine:
         From then on nothing waits for a compile, and none can begin; the others become ``usable`` one by one.
         """
         self.programs.start(self.buckets)
+        if self.prefixes is not None:
+            self.programs.start(self.prefixes.buckets)
         self.programs.seal()
         self.programs.ensure(self.buckets if first is None else first)
 
@@ -156,8 +182,8 @@ class Engine:
         """Queues one batch.
 
         Args:
-            rows: texts that fit into the bucket.
-            bucket: one of ``buckets``.
+            rows: texts that fit into the bucket, of one and the same ``beginning``.
+            bucket: one of ``buckets``; or of ``prefixes``, with places for the beginning.
             places: for packed buckets: int ``[rows]``, the row of the bucket that each text goes to. None: each text
                 has a row of its own.
 
@@ -172,10 +198,12 @@ class Engine:
         self.check_process()
         if not self._stop.alive:
             future.set_exception(EngineError("the engine is closed"))
-        elif not fits([len(row.ids) for row in rows], bucket, places):
-            future.set_exception(EngineError(f"{len(rows)} rows do not fit {bucket}"))
         else:
-            self._todo.put(_Work(rows, bucket, places, future))
+            work = _Work(rows, bucket, places, future)
+            if work.fits():
+                self._todo.put(work)
+            else:
+                future.set_exception(EngineError(f"{len(rows)} rows do not fit {bucket}"))
         return future
 
     def run(self, rows: Sequence[Row], progress: Callable[[int], object] | None = None) -> Any:
@@ -221,6 +249,8 @@ class Engine:
         """Finishes what was submitted, then stops the threads. Safe to call twice."""
         self._stop()
         self.leaves = []
+        if self.prefixes is not None:
+            self.prefixes.store.clear()
 
 
 def _stop(
@@ -246,14 +276,16 @@ def _dispatch(
     programs: Programs,
     leaves: list[jax.Array],
     spec: Spec,
+    prefixes: Prefixes | None,
 ) -> None:
     """Fills, places and starts batches; never waits for a result."""
     while (work := todo.get()) is not None:
         if not work.future.set_running_or_notify_cancel():
             continue
         try:
+            begun = work.begun
             inputs, where = fill(
-                [np.asarray(row.ids, np.int32) for row in work.rows],
+                [np.asarray(row.ids[begun:], np.int32) for row in work.rows],
                 [None if row.types is None else np.asarray(row.types, np.int32) for row in work.rows],
                 [row.activated for row in work.rows],
                 work.bucket,
@@ -261,6 +293,10 @@ def _dispatch(
                 work.places,
             )
             arrays = programs.place(inputs)
+            if work.beginning is not None and prefixes is not None:
+                past, known = prefixes.computed(work.beginning, leaves)
+                prefixes.saved += begun * (len(work.rows) - (not known))
+                arrays = arrays._replace(past=past)
             programs.ensure((work.bucket,))  # a wait for the compiler is no part of what the batch takes
             started = time.perf_counter()
             out = programs(work.bucket, leaves, arrays)

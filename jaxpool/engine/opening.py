@@ -12,7 +12,7 @@ import jax
 from jaxpool.checkpoints.cross_encoder import read_scoring
 from jaxpool.checkpoints.labels import config_field
 from jaxpool.checkpoints.spec import Spec, resolve
-from jaxpool.engine import sharding
+from jaxpool.engine import prefixes, sharding
 from jaxpool.engine.buckets import Bucket, CostModel, essential, grid, on_demand
 from jaxpool.engine.compile_cache import enable_cache
 from jaxpool.engine.engine import Engine
@@ -58,6 +58,8 @@ def open_engine(
     compile: Literal["on_demand", "ahead", "behind"] = "on_demand",  # noqa: A002 - the name users know
     deterministic: bool = False,
     attention_backend: str | None = None,
+    enable_prefix_caching: bool | None = None,
+    kv_cache_memory_bytes: int | None = None,
 ) -> Engine:
     """Opens a checkpoint (or a converted store).
 
@@ -74,7 +76,11 @@ def open_engine(
             the weights load, and never again; ``behind`` returns when its `essential` part is compiled, and compiles
             the rest in the background.
         attention_backend: as in ``LLM``.
-        deterministic: whether a text's scores must not depend on its neighbours, bit for bit: nothing is packed.
+        deterministic: whether a text's scores must not depend on its neighbours, bit for bit: nothing is packed, and no
+            beginning shared.
+        enable_prefix_caching: whether to compute what texts begin with alike once; None: where the model allows it.
+            Never in stages.
+        kv_cache_memory_bytes: most bytes of that on each device; None for a share of what is free.
 
     Raises:
         CheckpointError and its kin, ValidationError: each in words.
@@ -138,7 +144,11 @@ def open_engine(
             ahead=compile != "on_demand",
             packs=packs,
         )
-        costs = learned(assumed, spec, mesh, buckets)
+        shapes: dict[int, tuple[Bucket, ...]] = {}
+        # A stage would have to keep what its own layers note.
+        if enable_prefix_caching is not False and not deterministic and stages == 1 and prefixes.suits(spec):
+            shapes = prefixes.menus(spec.max_length, budget, mesh.shape["data"], ahead=compile != "on_demand")
+        costs = learned(assumed, spec, mesh, (*buckets, *(bucket for menu in shapes.values() for bucket in menu)))
         programs.noted = lambda bucket, seconds, key, found: costs.compiled(bucket, seconds, key, found=found)
         if compile != "on_demand":
             programs.start([*essential(buckets), *buckets])
@@ -160,7 +170,9 @@ def open_engine(
     finally:
         if reader is not None:
             reader.close()
-    engine = Engine(spec, programs, programs.ordered({path: arrays[path] for path in targets}), buckets, costs)
+    shared = prefixes.Prefixes(spec, programs, shapes, kv_cache_memory_bytes) if shapes else None
+    leaves = programs.ordered({path: arrays[path] for path in targets})
+    engine = Engine(spec, programs, leaves, buckets, costs, shared)
     if compile != "on_demand":
         try:
             engine.warm(essential(buckets) if compile == "behind" else None)

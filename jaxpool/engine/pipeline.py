@@ -98,7 +98,7 @@ class Pipeline(Programs):
         limits = self._limits(meshes)
         self.stages = tuple(map(self._stage, limits, [*limits[1:-1], None], meshes))
         self.depth = len(self.stages)
-        self._jitted = [self._jit(stage) for stage in self.stages]
+        self._jitted = [self._jitted_stage(stage) for stage in self.stages]
 
     def place(self, inputs: Inputs) -> list[Inputs]:
         """A batch on the devices of every stage: all ask where its texts lie."""
@@ -136,7 +136,7 @@ class Pipeline(Programs):
 
         return run
 
-    def _jit(self, stage: Stage) -> Any:
+    def _jitted_stage(self, stage: Stage) -> Any:
         rows = sharding.rows(stage.mesh)
         return jax.jit(
             self._runner(stage),

@@ -9,6 +9,8 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +36,22 @@ STACK_BYTES = 64 << 20
 """Stack of a compiling thread: XLA recurses deeply, and the default of secondary threads can overflow."""
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A beginning of texts, computed.
+
+    Attributes:
+        reach: places for its tokens.
+        length: int32 scalar, how many it has.
+        notes: what the layers noted of it, as ``models.groups`` stacks it.
+    """
+
+    reach: int = field(metadata={"static": True})
+    length: Any
+    notes: Any
+
+
 class Inputs(NamedTuple):
     """One batch; B rows, T tokens, M texts of a row: 1 where padded.
 
@@ -44,6 +62,7 @@ class Inputs(NamedTuple):
         activated: bool ``[B, M]``; whether the text wants the activation.
         starts: int32 ``[B, M]``, where in its row each text begins; None if padded: at 0.
         segments: int32 ``[B, T]``, the text that a token belongs to, from 1, 0 for padding; None if padded.
+        past: what the rows' texts begin with and the rows do not hold; None where they hold all.
     """
 
     ids: Any
@@ -52,13 +71,16 @@ class Inputs(NamedTuple):
     activated: Any
     starts: Any = None
     segments: Any = None
+    past: Past | None = None
 
     @property
     def layout(self) -> Layout:
         """Where the texts lie."""
         if self.segments is None:
-            return Layout.padded(self.lengths[:, 0], self.ids.shape[1])
-        return Layout.packed(self.segments, self.starts, self.lengths)
+            layout = Layout.padded(self.lengths[:, 0], self.ids.shape[1])
+        else:
+            layout = Layout.packed(self.segments, self.starts, self.lengths)
+        return layout if self.past is None else layout.behind(self.past.length, self.past.notes, self.past.reach)
 
 
 def abstract(spec: Spec, at: Implementation = ANYWHERE) -> Classifier:
@@ -76,8 +98,7 @@ def logits(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
     picks = getattr(model.backbone, "picks", False) and not spec.per_token and spec.pooling != "MEAN"
     layout = inputs.layout
     at = (pooled_index(layout, spec.pooling, _marks(inputs, spec)),) if picks else ()
-    # On accelerators float32 matmuls are rounded to bfloat16 or TF32 passes unless this is said.
-    with jax.default_matmul_precision("float32" if spec.dtype == "float32" else "default"):
+    with _precision(spec):
         hidden_BTD = model.backbone(inputs.ids, inputs.types, layout, *at)
     if picks:
         return model.head(hidden_BTD.reshape(-1, hidden_BTD.shape[-1]))
@@ -86,6 +107,11 @@ def logits(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
     if spec.late:
         return pooled(model.head(hidden_BTD), inputs, spec)
     return model.head(pooled(hidden_BTD, inputs, spec))
+
+
+def _precision(spec: Spec) -> Any:
+    """On accelerators float32 matmuls are rounded to bfloat16 or TF32 passes unless this is said."""
+    return jax.default_matmul_precision("float32" if spec.dtype == "float32" else "default")
 
 
 def pooled(values_BTD: jax.Array, inputs: Inputs, spec: Spec) -> jax.Array:
@@ -145,11 +171,16 @@ class Programs:
         def run(leaves: list[jax.Array], inputs: Inputs) -> jax.Array:
             return scores(jax.tree.unflatten(treedef, leaves), inputs, spec)
 
-        self._run = jax.jit(
-            run,
-            in_shardings=([leaf.sharding for leaf in self._leaves], self.input_sharding),
-            out_shardings=sharding.whole(mesh),
-        )
+        def note(leaves: list[jax.Array], inputs: Inputs) -> Any:
+            layout = inputs.layout.noting()
+            with _precision(spec):
+                jax.tree.unflatten(treedef, leaves).backbone(inputs.ids, inputs.types, layout)
+            assert layout.notes is not None
+            return layout.notes["layers"]
+
+        self._note, self._jit = note, partial(jax.jit, run, out_shardings=sharding.whole(mesh))
+        self._placed = [leaf.sharding for leaf in self._leaves]
+        self._run = self._jit(in_shardings=(self._placed, self.input_sharding))
 
     @property
     def input_sharding(self) -> NamedSharding:
@@ -166,10 +197,34 @@ class Programs:
 
     def lower(self, bucket: Bucket) -> jax.stages.Lowered:
         """The program of one bucket before compilation (for inspection, or for a device that is not here)."""
-        inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), empty(bucket, self._types))
+        inputs, run = _shapes(bucket, self._types), self._run
         # Operations that divide their own work (``ops/moe.py``) ask for the mesh.
         with jax.set_mesh(self.mesh):
-            return self._run.lower(self._leaves, inputs)
+            if not bucket.segments:
+                placed = self._noted(bucket)[1]
+                run = jax.jit(self._note, in_shardings=(self._placed, self.input_sharding), out_shardings=placed)
+            elif bucket.prefix:
+                notes, placed = self._noted(self.beginning(bucket.prefix))
+                shards = jax.tree.map(lambda _: self.input_sharding, inputs)
+                shards = shards._replace(past=Past(bucket.prefix, sharding.whole(self.mesh), placed))
+                run = self._jit(in_shardings=(self._placed, shards))
+                inputs = inputs._replace(past=Past(bucket.prefix, jax.ShapeDtypeStruct((), np.int32), notes))
+            return run.lower(self._leaves, inputs)
+
+    def beginning(self, reach: int) -> Bucket:
+        """The program that computes beginnings of at most so many tokens; of its rows the first one counts."""
+        return Bucket(self.mesh.shape["data"], reach, segments=0)
+
+    def noted_bytes(self, reach: int) -> int:
+        """What is kept of a beginning with so many places, on each device."""
+        with jax.set_mesh(self.mesh):
+            notes, placed = self._noted(self.beginning(reach))
+        return sharding.bytes_of(notes, placed)
+
+    def _noted(self, bucket: Bucket) -> tuple[Any, Any]:
+        """Shapes and shardings of what layers note of a beginning."""
+        notes = jax.eval_shape(self._note, self._leaves, _shapes(bucket, self._types))
+        return notes, jax.tree.map(lambda leaf: sharding.noted(leaf, self.mesh), notes)
 
     def lowered(self, bucket: Bucket) -> list[jax.stages.Lowered]:
         """As ``lower``, of every stage."""
@@ -256,8 +311,8 @@ class Programs:
         """Buckets whose program exists."""
         return self._ready
 
-    def __call__(self, bucket: Bucket, leaves: list[jax.Array], inputs: Any) -> jax.Array:
-        """Runs one batch from ``place``; returns at once with what ``scores`` is still computing."""
+    def __call__(self, bucket: Bucket, leaves: list[jax.Array], inputs: Any) -> Any:
+        """Runs a batch from ``place``; returns at once with what ``scores`` is still computing, or what layers note."""
         return self.start((bucket,))[0].result()(leaves, inputs)
 
     def close(self) -> None:
@@ -269,12 +324,16 @@ class Programs:
 
 def empty(bucket: Bucket, with_types: bool) -> Inputs:
     """A batch without texts, in numpy arrays."""
-    tokens, texts = (bucket.rows, bucket.length), (bucket.rows, bucket.segments)
+    tokens, texts = (bucket.rows, bucket.length), (bucket.rows, max(bucket.segments, 1))
     ids, types = np.zeros(tokens, np.int32), np.zeros(tokens, np.int32) if with_types else None
-    if bucket.segments == 1:
+    if bucket.segments <= 1:
         return Inputs(ids, types, np.ones(texts, np.int32), np.zeros(texts, np.bool_))
     lengths, starts = np.zeros(texts, np.int32), np.zeros(texts, np.int32)
     return Inputs(ids, types, lengths, np.zeros(texts, np.bool_), starts, np.zeros(tokens, np.int32))
+
+
+def _shapes(bucket: Bucket, with_types: bool) -> Inputs:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), empty(bucket, with_types))
 
 
 def fill(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import jax
@@ -122,6 +123,23 @@ def rows(mesh: Mesh) -> NamedSharding:
 def whole(mesh: Mesh) -> NamedSharding:
     """A full copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def noted(leaf: Any, mesh: Mesh) -> NamedSharding:
+    """Where what layers note of a beginning lives.
+
+    Keys and values, ``[layers, P, K, h]``, by head; what state spaces note, ``[layers, …, I]``, by channel.
+    """
+    axis = 2 if leaf.ndim == 4 else leaf.ndim - 1
+    model = MESH_AXIS["kv_heads"] if leaf.shape[axis] % mesh.shape["model"] == 0 else None
+    return NamedSharding(mesh, PartitionSpec(*(model if i == axis else None for i in range(leaf.ndim))))
+
+
+def bytes_of(arrays: Any, shardings: Any = None) -> int:
+    """Bytes of a pytree of arrays on each device; ``shardings`` where they are only shapes."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, arrays) if shardings is None else shardings
+    sizes = jax.tree.map(lambda leaf, at: prod(at.shard_shape(leaf.shape)) * leaf.dtype.itemsize, arrays, shardings)
+    return int(sum(jax.tree.leaves(sizes)))
 
 
 def placed(arrays: Any, sharding: NamedSharding) -> Any:

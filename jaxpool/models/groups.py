@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import jax
 from flax import nnx
 
-from jaxpool.models.layers import scan_layers, stacked
+from jaxpool.models.layers import stacked
 from jaxpool.models.parts import Stack, enter, leave
+from jaxpool.ops.layout import Layout
 
 
 class Segment(NamedTuple):
@@ -76,53 +77,73 @@ def grouped(build: Callable[[Any], nnx.Module], kinds: Sequence[Hashable]) -> nn
 def scan_groups(
     layers: nnx.Module,
     x: jax.Array,
+    layout: Layout,
     run: Callable[..., jax.Array],
-    per_layer: Any = None,
     last: Callable[..., jax.Array] | None = None,
 ) -> jax.Array:
-    """As ``scan_layers``, for what :func:`grouped` made; compiles one period of each segment."""
-    if not isinstance(layers, Groups):
-        return scan_layers(layers, x, run, per_layer, last=last)
-    depth = sum(period * repeats for _, period, repeats in layers.segments)
-    part, x = enter(layers, depth, x)
-    for segment in layers.segments:
-        places = [getattr(layers, name) for name in segment.names]
-        ending = last if part.end is None and segment == layers.segments[-1] else None
-        if (its := segment.within(part.first, part.end)) is not None:
-            x = _scan_segment(places, its, x, run, per_layer, ending)
+    """Runs what :func:`grouped` made: ``x = run(layer, x, layout)``, each layer with its own past and notes.
+
+    One period of each segment is compiled. What layers note becomes ``layout.notes["layers"]``, stacked as the layers
+    are; a layout's past is of that form. Under a ``parts.Part`` only its layers run, and ``layers`` holds no others.
+
+    Args:
+        layers, x: as in ``scan_layers``.
+        layout: where the texts lie.
+        run: one layer's computation.
+        last: the last layer's, where it differs: it may return another shape. Not while layers note.
+    """
+    if isinstance(layers, Groups):
+        part, x = enter(layers, sum(one.period * one.repeats for one in layers.segments), x)
+        found = [
+            ([getattr(layers, name) for name in segment.names], its and its.repeats)
+            for segment in layers.segments
+            for its in (segment.within(part.first, part.end),)
+        ]
+    else:
+        depth = len(jax.tree.leaves(layers)[0])
+        part, x = enter(layers, depth, x)
+        found = [([layers], depth)]
+    noted = []
+    for number, (places, repeats) in enumerate(found):
+        past = [None] * len(places) if layout.past is None else layout.past[number]
+        ending = last if part.end is None and number == len(found) - 1 else None
+        if repeats:
+            x, notes = _scan_segment(places, past, repeats, x, layout, run, ending)
+            noted.append(notes)
+    if layout.notes is not None:
+        layout.notes["layers"] = noted
     return leave(part, x)
 
 
 def _scan_segment(
     places: list[nnx.Module],
-    segment: Segment,
+    past: list[Any],
+    repeats: int,
     x: jax.Array,
+    layout: Layout,
     run: Callable[..., jax.Array],
-    per_layer: Any,
     last: Callable[..., jax.Array] | None,
-) -> jax.Array:
-    start, period, repeats = segment
-    own = [
-        jax.tree.map(lambda v, i=i: v[start + i : start + period * repeats : period], per_layer) for i in range(period)
-    ]
-
-    def body(carry: jax.Array, step: tuple[list[nnx.Module], list[Any]]) -> tuple[jax.Array, None]:
-        for layer, values in zip(*step):
-            carry = run(layer, carry, values)
-        return carry, None
+) -> tuple[jax.Array, list[Any]]:
+    def body(carry: jax.Array, step: tuple[list[nnx.Module], list[Any]]) -> tuple[jax.Array, list[Any]]:
+        notes = []
+        for layer, own in zip(*step):
+            seen = layout.of_layer(own)
+            carry = run(layer, carry, seen)
+            notes.append(seen.notes)
+        return carry, notes
 
     if last is None:
-        return jax.lax.scan(body, x, (places, own))[0]
+        return jax.lax.scan(body, x, (places, past))
 
-    def by_index(carry: jax.Array, number: jax.Array) -> tuple[jax.Array, None]:
-        return body(carry, jax.tree.map(lambda leaf: leaf[number], (places, own)))
+    def by_index(carry: jax.Array, number: jax.Array) -> tuple[jax.Array, list[Any]]:
+        return body(carry, jax.tree.map(lambda leaf: leaf[number], (places, past)))
 
     if repeats > 1:
         x = jax.lax.scan(by_index, x, jax.numpy.arange(repeats - 1))[0]
-    *firsts, (final, values) = zip(*jax.tree.map(lambda leaf: leaf[repeats - 1], (places, own)))
+    *firsts, (final, own) = zip(*jax.tree.map(lambda leaf: leaf[repeats - 1], (places, past)))
     for layer, its in firsts:
-        x = run(layer, x, its)
-    return last(final, x, values)
+        x = run(layer, x, layout.of_layer(its))
+    return last(final, x, layout.of_layer(own)), []
 
 
 def cuts(stack: Stack) -> tuple[int, ...]:

@@ -118,6 +118,10 @@ class JambaConfig:
     norm_eps: float
     kinds: tuple[LayerConfig, ...]
 
+    def continues(self, max_length: int) -> bool:
+        """As that of `DecoderConfig`: always."""
+        return True
+
     @property
     def layer_flops(self) -> tuple[float, ...]:
         """FLOPs of one token through each layer, without attention scores."""
@@ -164,4 +168,5 @@ class Jamba(nnx.Module):
 
     def __call__(self, ids_BT: jax.Array, types_BT: jax.Array | None, layout: Layout) -> jax.Array:
         """Hidden states ``[B, T, D]`` of int32 token ids; ``types_BT`` is not used."""
-        return self.norm(scan_groups(self.layers, self.tokens(ids_BT), lambda layer, x, _: layer(x, layout)))
+        x_BTD = scan_groups(self.layers, self.tokens(ids_BT), layout, lambda layer, x, own: layer(x, own))
+        return self.norm(x_BTD)

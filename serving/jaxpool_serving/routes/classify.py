@@ -51,7 +51,7 @@ async def classify(request: web.Request) -> web.Response:
         values = activate(values, spec.activation)
     name = request_id(request, body)
     return web.json_response(
-        classify_response(name, model.name, spec.labels, values, scores.tokens, body, logits),
+        classify_response(name, model.name, spec.labels, values, scores.tokens, body, logits, scores.cached),
     )
 
 
