@@ -43,6 +43,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 def write(name: str, folder: Path, dtype: str = "bfloat16") -> Path:
     """A checkpoint of one of `SHAPES` in ``folder``, with a tokenizer that makes one token of each word of the mix.
 
+    That of Qwen spells the first word of a text.
+
     Needs torch, which knows the names and shapes of a model's weights (nothing is computed with it).
     """
     import torch
@@ -80,6 +82,11 @@ def _tokenizer(folder: Path, *, bert: bool) -> None:
     words = {word: i for i, word in enumerate([*SPECIAL, *dict.fromkeys(WORDS)])}
     backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    if not bert:  # transformers reads whatever Qwen's folder has as a byte-level BPE
+        merges = dict.fromkeys(("Ġ" + word[:i], word[i]) for word in WORDS for i in range(len(word)))
+        pieces = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges)]
+        backend = Tokenizer(models.BPE({piece: i for i, piece in enumerate(dict.fromkeys(pieces))}, list(merges)))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     names: dict[str, Any] = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
     if bert:
         ends = [(one, words[one]) for one in ("[CLS]", "[SEP]")]

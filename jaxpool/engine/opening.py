@@ -11,6 +11,7 @@ import jax
 
 from jaxpool.checkpoints.cross_encoder import read_scoring
 from jaxpool.checkpoints.labels import config_field
+from jaxpool.checkpoints.sentence_transformers import modules_root
 from jaxpool.checkpoints.spec import Spec, resolve
 from jaxpool.engine import prefixes, sharding
 from jaxpool.engine.buckets import Bucket, CostModel, essential, grid, on_demand
@@ -105,13 +106,6 @@ def open_engine(
             max_model_len=max_model_len,
             tokenizer_limit=getattr(tokenizer, "model_max_length", None),
         )
-        if spec.language is not None and compile != "on_demand":
-            raise ValidationError(
-                "A language model without a head of its own compiles its programs on demand, so it cannot be served; "
-                "make a classifier of it with convert='classify' (`--convert classify`) and hf_overrides="
-                '{"classifier_from_token": [...], "method": "no_post_processing"}.',
-                parameter="compile",
-            )
         stages = 1 if pipeline_parallel_size is None else pipeline_parallel_size
         if spec.language is not None and stages != 1:
             raise ValidationError(
@@ -133,6 +127,8 @@ def open_engine(
             raise ValidationError(
                 f"compile must be 'on_demand', 'ahead' or 'behind'; got {compile!r}.", parameter="compile"
             )
+        if spec.language is not None:
+            compile = "on_demand"  # noqa: A001 - texts are asked about with programs of the room zero_shot
         assumed = prior(spec, mesh)
         packs = spec.family.packs and not deterministic
         buckets = menu(
@@ -161,7 +157,7 @@ def open_engine(
             arrays = open_store(folder, targets, spec.family.table, programs.place_leaf)
         else:
             for module in spec.modules:
-                reader.attach(module)
+                reader.attach(module, modules_root(folder))
             arrays = load(reader, spec.family.table, spec.source, targets, programs.place_leaf)
     except BaseException:
         if programs is not None:
