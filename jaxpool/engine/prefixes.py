@@ -230,12 +230,14 @@ class Prefixes:
             return None
         known = self.store.longest(ids, row.tenant, limit)
         so_far = 0 if known is None else known.length
-        best, length = 0.0, so_far
+        best, length, size = 0.0, so_far, float(len(ids))
         for number, count in enumerate(self._recurring.note(ids[:limit], row.tenant), 1):
             if count > 1 and number * BLOCK > so_far and (tokens := number * BLOCK) <= LONGEST:
-                gained = count * (tokens - so_far) * cost.flops_per_token / cost.flops_per_second
-                gained -= cost.seconds(self._programs.beginning(self._reach(tokens)))
-                if gained > best and self.menu(tokens, ready):
+                # As many are to come as have come.
+                like_it = Sums(count, count * size, count * size**2)
+                gained = self._saving(cost, tokens, like_it, ready)
+                gained -= self._saving(cost, so_far, like_it, ready, computed=True)
+                if gained > best:
                     best, length = gained, tokens
         longest = max((shape.length for shape in self.menu(length, ready)), default=0) if length else 0
         return Beginning.of(ids, length, row.tenant) if 0 < len(ids) - length <= longest else None
