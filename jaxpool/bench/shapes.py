@@ -35,6 +35,8 @@ SHAPES: dict[str, dict[str, Any]] = {
                      "intermediate_size": 4864},
     "qwen2.5-1.5b": {**_QWEN, "hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12,
                      "intermediate_size": 8960},
+    "tiny-decoder": {**_QWEN, "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4,
+                     "intermediate_size": 512},
     "tiny": {**_BERT, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128},
 }  # fmt: skip
 """Name -> config.json."""
@@ -56,7 +58,7 @@ def write(name: str, folder: Path, dtype: str = "bfloat16") -> Path:
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config)
     save_file(dict(_weights(model.state_dict(), dtype)), folder / "model.safetensors", metadata={"format": "pt"})
-    _tokenizer(folder, bert=name.startswith(("bert", "tiny", "modern")))
+    _tokenizer(folder, bert=SHAPES[name]["model_type"] != "qwen2")
     return folder
 
 
@@ -78,8 +80,21 @@ def _tokenizer(folder: Path, *, bert: bool) -> None:
     from transformers import PreTrainedTokenizerFast
 
     words = {word: i for i, word in enumerate([*SPECIAL, *dict.fromkeys(WORDS)])}
-    backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    if bert:
+        backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+        backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    else:
+        # Whatever the file says, transformers reads pairs of bytes for a model of this type. A word behind a space is
+        # put together from its front, and no other pair exists, so it is one token.
+        words, merges = {word: i for i, word in enumerate(SPECIAL)}, dict[tuple[str, str], None]()
+        for piece in sorted(pre_tokenizers.ByteLevel.alphabet()):
+            words[piece] = len(words)
+        for word in dict.fromkeys(WORDS):
+            for end in range(len(word)):
+                merges["\u0120" + word[:end], word[end]] = None
+                words.setdefault("\u0120" + word[: end + 1], len(words))
+        backend = Tokenizer(models.BPE(words, list(merges)))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     names: dict[str, Any] = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
     if bert:
         ends = [(one, words[one]) for one in ("[CLS]", "[SEP]")]

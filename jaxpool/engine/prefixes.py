@@ -132,8 +132,10 @@ class Prefixes:
         whole: Callable[[np.ndarray], list[Batch]],
         *,
         sealed: bool,
-    ) -> list[Batch]:
-        """The batches of some texts: behind shared beginnings where that costs less.
+    ) -> tuple[list[Batch], list[Batch]]:
+        """The batches of some texts, behind shared beginnings where that costs less; and those with them anyway.
+
+        The latter are empty where nothing worth a word is shared: they tell what programs would serve later calls.
 
         Args:
             rows, lengths: the texts, and the tokens of each.
@@ -146,7 +148,7 @@ class Prefixes:
         plain = whole(lengths)
         groups = self._groups(rows, lengths, cost, usable)
         if not groups:
-            return plain
+            return plain, []
         batches, others, first = [], np.ones(len(rows), np.bool_), set()
         for beginning, texts in groups:
             menu = self.menu(beginning.length, usable)
@@ -157,8 +159,8 @@ class Prefixes:
                 first.add(beginning)
         left = np.flatnonzero(others)
         batches += [replace(batch, rows=left[batch.rows]) for batch in (whole(lengths[left]) if left.size else [])]
-        computed = [Batch(self.program(one), np.empty(0, np.int64)) for one in first]
-        return batches if seconds([*batches, *computed], cost, ready) < seconds(plain, cost, ready) else plain
+        anyway = [*batches, *(Batch(self.program(one), np.empty(0, np.int64)) for one in first)]
+        return batches if seconds(anyway, cost, ready) < seconds(plain, cost, ready) else plain, anyway
 
     def program(self, beginning: Beginning) -> Bucket:
         """What computes a beginning."""
