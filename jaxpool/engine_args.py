@@ -79,7 +79,8 @@ class EngineArgs(VllmArgs, total=False):
     ]
     skip_tokenizer_init: Annotated[bool, Argument(False, "load none; prompts are token ids then", option=False)]
     trust_remote_code: Annotated[bool, Argument(False, "accepted; a checkpoint's own code is never run", option=False)]
-    tensor_parallel_size: Annotated[int, Argument(1, "devices per copy")]
+    tensor_parallel_size: Annotated[int, Argument(1, "devices that share every layer of a copy")]
+    pipeline_parallel_size: Annotated[int, Argument(1, "groups of such devices that share the layers of a copy")]
     data_parallel_size: Annotated[int | None, Argument(None, "copies", "as many as the devices allow")]
     dtype: Annotated[
         str,

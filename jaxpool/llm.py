@@ -13,7 +13,7 @@ from jaxpool import offline
 from jaxpool.checkpoints import parsed_cache, recipes, tasks
 from jaxpool.checkpoints.cross_encoder import RECIPE_OR_TEMPLATE, pair_reading
 from jaxpool.checkpoints.location import locate
-from jaxpool.checkpoints.sentence_transformers import default_prompt
+from jaxpool.checkpoints.sentence_transformers import saved_prompts
 from jaxpool.engine_args import EngineArgs, takes_engine_args, with_defaults
 from jaxpool.errors import EngineError, ValidationError
 from jaxpool.outputs import (
@@ -59,6 +59,7 @@ class LLM:
         supported_tasks: tasks of the architecture.
         model_config: the model's settings under vLLM's names, to be read.
         pooling_task: the one task that is served: "classify", "token_classify", "embed" or "token_embed".
+        compile, asking: for a server of language models: when it compiles, and how the model was trained to be asked.
         report: what validation showed, where ``jaxpool.commands.fit`` made it; else None.
 
     Raises:
@@ -100,6 +101,7 @@ class LLM:
             dtype=args["dtype"],
             max_model_len=args["max_model_len"],
             tensor_parallel_size=args["tensor_parallel_size"],
+            pipeline_parallel_size=args["pipeline_parallel_size"],
             data_parallel_size=args["data_parallel_size"],
             max_num_batched_tokens=args["max_num_batched_tokens"],
             compile=args["compile"],
@@ -121,10 +123,11 @@ class LLM:
             vocab_size=spec.vocab_size,
             token_types=spec.token_types,
             lower=lower_cases(tokenizer_folder),
-            prefix=default_prompt(folder) if self.pooling_task == "embed" else "",
+            **(saved_prompts(folder) if self.pooling_task == "embed" else {}),
             frame=None if known is None else known.frame,
             absent=f"Texts cannot be read because {absent}; pass token ids, or name a tokenizer=….",
         )
+        self.compile, self.asking = args["compile"], None if known is None else known.asking
         self._pairs = pair_reading(spec, folder, args["chat_template"], framed=self.tokenizer.frame is not None)
         self._tokenizer_folder = tokenizer_folder
         self._name = folder.name if model is None or Path(model).is_dir() else str(model)
@@ -153,9 +156,9 @@ class LLM:
         Args:
             prompts: one prompt or several, in anything that has an order: a list, a generator, a column of a table, an
                 array; a table itself has them in its column ``text``. A prompt is a string, a list of token ids, or a
-                dict: ``{"prompt": text}`` or ``{"text": text}``, with ``"text_pair"`` for models of two texts, or
-                ``{"prompt_token_ids": ids}``. An empty string is what the tokenizer makes of it: special tokens, or
-                an error where there are none.
+                dict: ``{"prompt": text}`` or ``{"text": text}``, with ``"text_pair"`` for models of two texts,
+                ``{"prompt_token_ids": ids}``, or ``{"messages": […]}``, a conversation. An empty string is what the
+                tokenizer makes of it: special tokens, or an error where there are none.
             pooling_params: for all prompts, or one per prompt.
             use_tqdm: whether to show a progress bar, or what to make one with.
             lora_request: must be None; adapters are not supported yet.
@@ -248,26 +251,20 @@ class LLM:
         Raises:
             ValidationError: the model has several labels, the numbers of texts do not match, or the template fails.
         """
-        scoring.check(self.pooling_task, self.engine.spec.num_labels)
-        first, second = scoring.to_score(data_1, data_2)
+        spec = self.engine.spec
+        scoring.check(self.pooling_task, spec.num_labels)
         extra = None if pooling_params is None else pooling_params.extra_kwargs
-        options = scoring.ScoreOptions.of(extra, self.engine.spec.max_length)
-        if any(options.limits):
-            with self.tokenizer.reading() as vocabulary:
-                first, second = scoring.shortened(vocabulary, (first, second), options)
+        options = scoring.ScoreOptions.of(extra, spec.max_length)
+        first, second = scoring.sides(self.tokenizer, data_1, data_2, options)
         if self.pooling_task in scoring.BY_LIKENESS:
             texts = [*first, *second]
             params = broadcast(pooling_params, texts, self.pooling_task, lora_request)
             outputs = self._run(texts, params, use_tqdm, tokenization_kwargs, long_text, "score")
-            left, right = outputs[: len(first)], outputs[len(first) :]
-            left *= len(second) if len(first) == 1 else 1
+            sides = scoring.matched(outputs[: len(first)], second), outputs[len(first) :]
             pad = getattr(self.tokenizer.vocabulary, "pad_token_id", None)
-            return [ScoringRequestOutput.of_embeddings(one, two, pad) for one, two in zip(left, right)]
+            return [ScoringRequestOutput.of_embeddings(one, two, pad) for one, two in zip(*sides)]
         reading = self.reads_pairs(chat_template)
-        prompts: list[Any] = scoring.pairs(first, second, joined=reading.joined)
-        if reading.template is not None:
-            with self.tokenizer.reading() as vocabulary:
-                prompts = scoring.rendered(vocabulary, **reading.question(first, second, options))
+        prompts = reading.prompts(self.tokenizer, first, second, options)
         params = broadcast(pooling_params, prompts, "classify", lora_request)
         tokenization = reading.tokenization(tokenization_kwargs, options)
         outputs = self._run(prompts, params, use_tqdm, tokenization, long_text, "score")
@@ -362,7 +359,7 @@ class LLM:
 
         self._check_open()
         if self._judge is None:
-            self._judge = Judge(self.engine, self.tokenizer, self._ids)
+            self._judge = Judge(self.engine, self.tokenizer, self._ids, self.asking)
 
         def run(prompts: Sequence[Any], one: PoolingParams) -> list[PoolingRequestOutput[PoolingOutput]]:
             return self._run(prompts, [one] * len(prompts), use_tqdm, tokenization_kwargs, {}, "classify")

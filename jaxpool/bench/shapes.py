@@ -45,6 +45,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 def write(name: str, folder: Path, dtype: str = "bfloat16") -> Path:
     """A checkpoint of one of `SHAPES` in ``folder``, with a tokenizer that makes one token of each word of the mix.
 
+    That of Qwen spells the first word of a text.
+
     Needs torch, which knows the names and shapes of a model's weights (nothing is computed with it).
     """
     import torch
@@ -80,20 +82,12 @@ def _tokenizer(folder: Path, *, bert: bool) -> None:
     from transformers import PreTrainedTokenizerFast
 
     words = {word: i for i, word in enumerate([*SPECIAL, *dict.fromkeys(WORDS)])}
-    if bert:
-        backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
-        backend.pre_tokenizer = pre_tokenizers.Whitespace()
-    else:
-        # Whatever the file says, transformers reads pairs of bytes for a model of this type. A word behind a space is
-        # put together from its front, and no other pair exists, so it is one token.
-        words, merges = {word: i for i, word in enumerate(SPECIAL)}, dict[tuple[str, str], None]()
-        for piece in sorted(pre_tokenizers.ByteLevel.alphabet()):
-            words[piece] = len(words)
-        for word in dict.fromkeys(WORDS):
-            for end in range(len(word)):
-                merges["\u0120" + word[:end], word[end]] = None
-                words.setdefault("\u0120" + word[: end + 1], len(words))
-        backend = Tokenizer(models.BPE(words, list(merges)))
+    backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    if not bert:  # transformers reads whatever Qwen's folder has as a byte-level BPE
+        merges = dict.fromkeys(("Ġ" + word[:i], word[i]) for word in WORDS for i in range(len(word)))
+        pieces = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges)]
+        backend = Tokenizer(models.BPE({piece: i for i, piece in enumerate(dict.fromkeys(pieces))}, list(merges)))
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     names: dict[str, Any] = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
     if bert:

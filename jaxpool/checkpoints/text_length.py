@@ -50,7 +50,7 @@ def longest_text(config: Any, ours: Any, folder: Path | None, tokenizer_limit: i
 
 def _length(config: Any, name: str) -> int | None:
     value = getattr(config, name, None)
-    return value if isinstance(value, int) else None
+    return value if isinstance(value, int) and value > 0 else None  # XLNet's class says -1
 
 
 def _stretch(config: Any) -> float:

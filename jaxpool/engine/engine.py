@@ -23,7 +23,6 @@ from jaxpool.engine.costs import Costs
 from jaxpool.engine.packing import fits
 from jaxpool.engine.prefixes import Prefixes
 from jaxpool.engine.programs import Programs, fill
-from jaxpool.engine.sharding import placed
 from jaxpool.errors import EngineError
 
 
@@ -92,7 +91,8 @@ class Engine:
     """Computes batches of rows. ``loading.open_engine`` makes one from a checkpoint.
 
     Two batches are in flight: while the device computes one, the dispatch thread pads and places the next; the fetch
-    thread waits for results. A batch that fails fails its own future and nobody else's.
+    thread waits for results. In a pipeline every stage has one, and the next is placed. A batch that fails fails its
+    own future and nobody else's.
 
     Attributes:
         spec: what the model is.
@@ -119,7 +119,7 @@ class Engine:
         self.tokens = self.slots = 0
         self.leaves, self.prefixes = leaves, prefixes
         self._todo: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
-        running: queue.Queue[_Running | None] = queue.Queue(maxsize=1)
+        running: queue.Queue[_Running | None] = queue.Queue(maxsize=programs.depth)
         self._threads = [
             # The threads hold no reference to the engine: it can be collected, which stops them.
             threading.Thread(
@@ -291,7 +291,7 @@ def _dispatch(
                 bool(spec.token_types),
                 work.places,
             )
-            arrays = placed(inputs, programs.input_sharding)
+            arrays = programs.place(inputs)
             if work.beginning is not None and prefixes is not None:
                 past, known = prefixes.computed(work.beginning, leaves)
                 prefixes.saved += begun * (len(work.rows) - (not known))
@@ -322,7 +322,8 @@ def _fetch(running: queue.Queue[_Running | None], programs: Programs, costs: Cos
             done = time.perf_counter()
             # A batch has the device from when it was started, or from when the one before it was done.
             if took is None and not late and (known or started > free):
-                took = done - max(started, free)
+                # Alone in a pipeline it passed stage after stage; others follow it at the pace of one.
+                took = (done - started) / programs.depth if started > free else done - free
             if took is not None:
                 costs.ran(work.bucket, took, disturbed=disturbed or programs.busy)
             free, known, disturbed = done, not late, programs.busy

@@ -11,12 +11,14 @@ import jax
 
 from jaxpool.checkpoints.cross_encoder import read_scoring
 from jaxpool.checkpoints.labels import config_field
+from jaxpool.checkpoints.sentence_transformers import modules_root
 from jaxpool.checkpoints.spec import Spec, resolve
 from jaxpool.engine import prefixes, sharding
 from jaxpool.engine.buckets import Bucket, CostModel, essential, grid, on_demand
 from jaxpool.engine.compile_cache import enable_cache
 from jaxpool.engine.engine import Engine
 from jaxpool.engine.packing import ahead_grid, packed_grid, pays
+from jaxpool.engine.pipeline import Pipeline
 from jaxpool.engine.prior import learned, prior
 from jaxpool.engine.programs import Programs, abstract
 from jaxpool.errors import ConfigError, MissingHeadError, ValidationError
@@ -51,6 +53,7 @@ def open_engine(
     dtype: str = "auto",
     max_model_len: int | None = None,
     tensor_parallel_size: int = 1,
+    pipeline_parallel_size: int | None = 1,
     data_parallel_size: int | None = None,
     max_num_batched_tokens: int | None = None,
     compile: Literal["on_demand", "ahead", "behind"] = "on_demand",  # noqa: A002 - the name users know
@@ -66,7 +69,8 @@ def open_engine(
         config: its transformers config, overrides applied.
         tokenizer: transformers tokenizer; needed only to look up ``classifier_from_token``.
         runner, convert, pooler_config, dtype, max_model_len: as in ``LLM``.
-        tensor_parallel_size: devices that share one copy of the weights.
+        tensor_parallel_size: devices that share every layer.
+        pipeline_parallel_size: stages, groups of such devices that share the layers of one copy of the weights.
         data_parallel_size: copies; None for all devices that are left (on the CPU: one).
         max_num_batched_tokens: most tokens of one batch, padding included; None for the platform's default.
         compile: ``on_demand`` compiles a program when a plan first needs it; ``ahead`` compiles a whole grid while
@@ -76,6 +80,7 @@ def open_engine(
         deterministic: whether a text's scores must not depend on its neighbours, bit for bit: nothing is packed, and no
             beginning shared.
         enable_prefix_caching: whether to compute what texts begin with alike once; None: where the model allows it.
+            Never in stages.
         kv_cache_memory_bytes: most bytes of that on each device; None for a share of what is free.
 
     Raises:
@@ -101,21 +106,29 @@ def open_engine(
             max_model_len=max_model_len,
             tokenizer_limit=getattr(tokenizer, "model_max_length", None),
         )
-        if spec.language is not None and compile != "on_demand":
+        stages = 1 if pipeline_parallel_size is None else pipeline_parallel_size
+        if spec.language is not None and stages != 1:
             raise ValidationError(
-                "A language model without a head of its own compiles its programs on demand, so it cannot be served; "
-                "make a classifier of it with convert='classify' (`--convert classify`) and hf_overrides="
-                '{"classifier_from_token": [...], "method": "no_post_processing"}.',
-                parameter="compile",
+                f"pipeline_parallel_size={stages} is for models with a head of their own; make a "
+                "classifier of this language model (convert='classify'), or use tensor_parallel_size.",
+                parameter="pipeline_parallel_size",
             )
-        mesh = _mesh(spec, tensor_parallel_size, data_parallel_size, platform)
+        mesh = _mesh(spec, tensor_parallel_size, data_parallel_size, platform, stages)
         model = abstract(spec, _implementation(platform, attention_backend))
-        programs = Programs(model, spec, mesh)
+        if mesh.shape["model"] > 1 and (whole := sharding.undivided(model, mesh)):
+            logger.warning(
+                "every device holds all of %s: tensor_parallel_size=%d does not divide them",
+                ", ".join(whole),
+                mesh.shape["model"],
+            )
+        programs = (Programs if stages == 1 else Pipeline)(model, spec, mesh)
         budget = max_num_batched_tokens or TOKEN_BUDGET.get(platform, 8192) * mesh.shape["data"]
         if compile not in ("on_demand", "ahead", "behind"):
             raise ValidationError(
                 f"compile must be 'on_demand', 'ahead' or 'behind'; got {compile!r}.", parameter="compile"
             )
+        if spec.language is not None:
+            compile = "on_demand"  # noqa: A001 - texts are asked about with programs of the room zero_shot
         assumed = prior(spec, mesh)
         packs = spec.family.packs and not deterministic
         buckets = menu(
@@ -128,7 +141,8 @@ def open_engine(
             packs=packs,
         )
         shapes: dict[int, tuple[Bucket, ...]] = {}
-        if enable_prefix_caching is not False and not deterministic and prefixes.suits(spec):
+        # A stage would have to keep what its own layers note.
+        if enable_prefix_caching is not False and not deterministic and stages == 1 and prefixes.suits(spec):
             shapes = prefixes.menus(spec.max_length, budget, mesh.shape["data"], ahead=compile != "on_demand")
         costs = learned(assumed, spec, mesh, (*buckets, *(bucket for menu in shapes.values() for bucket in menu)))
         programs.noted = lambda bucket, seconds, key, found: costs.compiled(bucket, seconds, key, found=found)
@@ -140,11 +154,11 @@ def open_engine(
                 open_store,
             )  # imports Orbax, a second that others need not wait
 
-            arrays = open_store(folder, targets, spec.family.table)
+            arrays = open_store(folder, targets, spec.family.table, programs.place_leaf)
         else:
             for module in spec.modules:
-                reader.attach(module)
-            arrays = load(reader, spec.family.table, spec.source, targets)
+                reader.attach(module, modules_root(folder))
+            arrays = load(reader, spec.family.table, spec.source, targets, programs.place_leaf)
     except BaseException:
         if programs is not None:
             programs.close()  # what waits to be compiled is for nobody
@@ -153,7 +167,8 @@ def open_engine(
         if reader is not None:
             reader.close()
     shared = prefixes.Prefixes(spec, programs, shapes, kv_cache_memory_bytes) if shapes else None
-    engine = Engine(spec, programs, [arrays[path] for path in targets], buckets, costs, shared)
+    leaves = programs.ordered({path: arrays[path] for path in targets})
+    engine = Engine(spec, programs, leaves, buckets, costs, shared)
     if compile != "on_demand":
         try:
             engine.warm(essential(buckets) if compile == "behind" else None)
@@ -203,16 +218,23 @@ def menu(
     return packed if pays(packed, padded, cost) else padded
 
 
-def _mesh(spec: Spec, model: int, data: int | None, platform: str) -> jax.sharding.Mesh:
+def _mesh(spec: Spec, model: int, data: int | None, platform: str, stages: int = 1) -> jax.sharding.Mesh:
     heads = spec.config.heads
     if model > 0 and heads % model:
         raise ValidationError(
-            f"Total number of attention heads ({heads}) must be divisible by tensor parallel size ({model}).",
+            f"Total number of attention heads ({heads}) must be divisible by tensor parallel size ({model}). "
+            f"Sizes that would work: {', '.join(map(str, sharding.divisors(heads)))}.",
             parameter="tensor_parallel_size",
         )
     if data is None:
-        data = 1 if platform == "cpu" else max(1, len(jax.devices()) // max(model, 1))
-    return sharding.make_mesh(data, model)
+        data = 1 if platform == "cpu" else max(1, len(jax.devices()) // max(model * stages, 1))
+    if stages != 1 and jax.process_count() > 1:
+        raise ValidationError(
+            "pipeline_parallel_size is for the devices of one process; this one shares a mesh with "
+            f"{jax.process_count() - 1} others.",
+            parameter="pipeline_parallel_size",
+        )
+    return sharding.make_mesh(data, model, stages=stages)
 
 
 def head_source(

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +28,7 @@ from jaxpool.models.classifier import Classifier
 from jaxpool.ops.kernels import ANYWHERE, Implementation
 from jaxpool.ops.layout import Layout
 from jaxpool.ops.pooling import activate, calibrate, pool, pooled_index
+from jaxpool_conversions.load import Place, place
 
 logger = logging.getLogger(__name__)
 
@@ -146,9 +147,13 @@ class Programs:
 
     Attributes:
         compiles: programs compiled (or taken from the persistent cache) so far.
+        depth: stages that a batch passes one after another, each on devices of its own.
         noted: called with each bucket whose program is there, the seconds that took, its key in the cache on disk (or
             None), and whether it was found there.
     """
+
+    depth = 1
+    place_leaf: Place = staticmethod(place)
 
     def __init__(self, model: Classifier, spec: Spec, mesh: Mesh) -> None:
         leaves, treedef = jax.tree.flatten(model)
@@ -182,6 +187,14 @@ class Programs:
         """Where every input lives: rows spread over the mesh."""
         return sharding.rows(self.mesh)
 
+    def place(self, inputs: Inputs) -> Any:
+        """A batch in numpy arrays, on the devices, as the programs take it."""
+        return sharding.placed(inputs, self.input_sharding)
+
+    def ordered(self, arrays: Mapping[str, Any]) -> list[jax.Array]:
+        """The leaves that programs take, of what ``place_leaf`` made of every parameter, in the model's order."""
+        return list(arrays.values())
+
     def lower(self, bucket: Bucket) -> jax.stages.Lowered:
         """The program of one bucket before compilation (for inspection, or for a device that is not here)."""
         inputs, run = _shapes(bucket, self._types), self._run
@@ -213,6 +226,13 @@ class Programs:
         notes = jax.eval_shape(self._note, self._leaves, _shapes(bucket, self._types))
         return notes, jax.tree.map(lambda leaf: sharding.noted(leaf, self.mesh), notes)
 
+    def lowered(self, bucket: Bucket) -> list[jax.stages.Lowered]:
+        """As ``lower``, of every stage."""
+        return [self.lower(bucket)]
+
+    def _build(self, bucket: Bucket) -> Any:
+        return self.lower(bucket).compile()
+
     def start(self, buckets: Iterable[Bucket]) -> list[Future[Any]]:
         """Begins to compile what is missing, in background threads; one future per bucket.
 
@@ -239,7 +259,7 @@ class Programs:
             self._busy += 1
         try:
             with noting() as note:
-                executable = self.lower(bucket).compile()
+                executable = self._build(bucket)
         finally:
             with self._lock:
                 self._busy -= 1
@@ -291,8 +311,8 @@ class Programs:
         """Buckets whose program exists."""
         return self._ready
 
-    def __call__(self, bucket: Bucket, leaves: list[jax.Array], inputs: Inputs) -> Any:
-        """Runs one batch; returns at once with what ``scores`` is still computing, or what layers note."""
+    def __call__(self, bucket: Bucket, leaves: list[jax.Array], inputs: Any) -> Any:
+        """Runs a batch from ``place``; returns at once with what ``scores`` is still computing, or what layers note."""
         return self.start((bucket,))[0].result()(leaves, inputs)
 
     def close(self) -> None:

@@ -158,9 +158,14 @@ class DecoderConfig:
         return self.causal and all(max_length <= rope.original_length for rope in by_length)
 
     @property
+    def layer_flops(self) -> tuple[float, ...]:
+        """Matrix-multiplication FLOPs of one token through each layer, without attention scores."""
+        return tuple(self.attention.flops_per_token + kind.mlp.flops_per_token for kind in self.kinds)
+
+    @property
     def flops_per_token(self) -> float:
-        """Matrix-multiplication FLOPs of one token through all layers, without attention scores."""
-        return self.layers * self.attention.flops_per_token + sum(kind.mlp.flops_per_token for kind in self.kinds)
+        """Those of all layers."""
+        return sum(self.layer_flops)
 
     @property
     def flops_per_pair(self) -> float:

@@ -123,9 +123,14 @@ class JambaConfig:
         return True
 
     @property
+    def layer_flops(self) -> tuple[float, ...]:
+        """FLOPs of one token through each layer, without attention scores."""
+        return tuple(kind.mixer.flops_per_token + kind.mlp.flops_per_token for kind in self.kinds)
+
+    @property
     def flops_per_token(self) -> float:
-        """FLOPs of one token through all layers, without attention scores."""
-        return sum(kind.mixer.flops_per_token + kind.mlp.flops_per_token for kind in self.kinds)
+        """Those of all layers."""
+        return sum(self.layer_flops)
 
     @property
     def flops_per_pair(self) -> float:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxpool.ops.devices import per_query_head
 from jaxpool.ops.kernels import ANYWHERE, QUERY_BLOCK, Call, Implementation, choose
 from jaxpool.ops.layout import Layout
 
@@ -99,6 +100,7 @@ def attend(
     Returns:
         ``[B, T, H, h]``, h that of the values, in the dtype of the queries.
     """
+    k_BSKh, v_BSKh = (per_query_head(y, q_BTHh.shape[2]) for y in (k_BSKh, v_BSKh))
     if layout.notes is not None:
         layout.notes.update(keys=k_BSKh[0], values=v_BSKh[0])
     call = Call(

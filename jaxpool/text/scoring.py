@@ -14,6 +14,7 @@ from jaxpool.errors import ValidationError
 from jaxpool.text import chat
 
 if TYPE_CHECKING:
+    from jaxpool.text.tokenizer import Tokenizer
     from jaxpool.text.vocabulary import Vocabulary
 
 RESERVED = frozenset({"chat_template", "tools", "tokenize"})
@@ -59,6 +60,19 @@ class PairReading:
             found |= {"truncation": "only_second"} | ({"max_length": cut} if cut >= 0 else {})
         return found
 
+    def prompts(
+        self, tokenizer: Tokenizer, first: Sequence[str], second: Sequence[str], options: ScoreOptions
+    ) -> list[Any]:
+        """What the model reads of pairs, one prompt each.
+
+        Raises:
+            ValidationError: the template fails.
+        """
+        if self.template is None:
+            return pairs(first, second, joined=self.joined, variables=options.chat_template_kwargs)
+        with tokenizer.reading() as vocabulary:
+            return rendered(vocabulary, **self.question(first, second, options))
+
     def question(self, first: Sequence[str], second: Sequence[str], options: ScoreOptions) -> dict[str, Any]:
         """The arguments of ``rendered`` beside the tokenizer, plain enough for another process."""
         variables = {**self.variables, **options.chat_template_kwargs}
@@ -81,7 +95,7 @@ class ScoreOptions:
 
     Attributes:
         max_tokens_per_query, max_tokens_per_doc: most tokens of a text on either side; 0 for no limit of its own.
-        chat_template_kwargs: variables for a score template, ``instruction`` among them.
+        chat_template_kwargs: variables for a score template or a recipe's, ``instruction`` among them.
     """
 
     max_tokens_per_query: int = 0
@@ -148,6 +162,17 @@ def to_score(data_1: str | Sequence[str], data_2: str | Sequence[str]) -> tuple[
     return first, second
 
 
+def sides(
+    tokenizer: Tokenizer, data_1: str | Sequence[str], data_2: str | Sequence[str], options: ScoreOptions
+) -> list[list[str]]:
+    """``to_score``, then ``shortened`` where ``options`` limit a side."""
+    texts = list(to_score(data_1, data_2))
+    if not any(options.limits):
+        return texts
+    with tokenizer.reading() as vocabulary:
+        return shortened(vocabulary, texts, options)
+
+
 def shortened(vocabulary: Vocabulary, sides: Sequence[Sequence[str]], options: ScoreOptions) -> list[list[str]]:
     """The beginnings of the texts on either side that have as many tokens as ``options`` allow."""
     return [
@@ -161,11 +186,17 @@ def matched(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
     return list(first) * (len(second) // len(first))
 
 
-def pairs(first: Sequence[str], second: Sequence[str], *, joined: bool) -> list[Any]:
-    """A prompt for every text of ``second``: a pair, or ``joined`` to one text where a model reads but one."""
+def pairs(
+    first: Sequence[str], second: Sequence[str], *, joined: bool, variables: Mapping[str, Any] | None = None
+) -> list[Any]:
+    """A prompt for every text of ``second``: a pair, or ``joined`` to one text where a model reads but one.
+
+    ``variables``, ``instruction`` among them, are for what a recipe puts around pairs.
+    """
     if joined:
         return [one + two for one, two in zip(matched(first, second), second, strict=True)]
-    return [{"prompt": one, "text_pair": two} for one, two in zip(matched(first, second), second, strict=True)]
+    more = {"variables": dict(variables)} if variables else {}
+    return [{"prompt": one, "text_pair": two, **more} for one, two in zip(matched(first, second), second, strict=True)]
 
 
 def rendered(tokenizer: chat.Templates, conversations: Sequence[Any], **options: Any) -> list[str]:

@@ -17,6 +17,8 @@ from jaxpool_serving.options import Options
 
 if TYPE_CHECKING:
     from jaxpool.llm import LLM
+    from jaxpool.zero_shot.kinds import Kind
+    from jaxpool.zero_shot.options import Question
     from jaxpool_serving.batching.batcher import Batcher
     from jaxpool_serving.chat_rendering import Renderers
     from jaxpool_serving.tokenization import TokenizerThreads
@@ -74,11 +76,13 @@ class ServedModel:
         name: what requests say in ``model`` and responses carry.
         llm: the model.
         batcher: its queue.
+        questions: how it answers those that were asked before, the last one used last.
     """
 
     name: str
     llm: LLM
     batcher: Batcher
+    questions: dict[Question, Kind] = field(default_factory=dict)
 
 
 OPTIONS = web.AppKey("OPTIONS", Options)

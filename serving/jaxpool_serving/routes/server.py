@@ -35,7 +35,7 @@ async def ready(request: web.Request) -> web.Response:
     """
     warm = [find_model(request.app, name) for name in request.app[MODELS]]
     queued = sum(model.batcher.queued for model in warm)
-    engines = [model.llm.engine for model in warm]
+    engines = [model.batcher.engine for model in warm]
     to_come = sum(len(engine.buckets) - len(engine.usable) for engine in engines)
     return web.json_response({"status": "ready", "queued_texts": queued, "programs_to_come": to_come})
 
@@ -43,7 +43,10 @@ async def ready(request: web.Request) -> web.Response:
 @routes.get("/v1/models", allow_head=False)
 async def models(request: web.Request) -> web.Response:
     """The models that are loaded."""
-    answer: ModelList = {"object": "list", "data": [_card(model) for model in _loaded(request.app)]}
+    loaded, aliases = _loaded(request.app), request.app[OPTIONS].aliases
+    first = next(iter(request.app[MODELS]))
+    named = [(name, model) for model in loaded for name in (model.name, *(aliases if model.name == first else ()))]
+    answer: ModelList = {"object": "list", "data": [_card(name, model) for name, model in named]}
     return web.json_response(answer)
 
 
@@ -65,10 +68,10 @@ def _loaded(app: web.Application) -> list[ServedModel]:
     return [model.result() for model in app[MODELS].values() if model.done() and not model.exception()]
 
 
-def _card(model: ServedModel) -> ModelCard:
+def _card(name: str, model: ServedModel) -> ModelCard:
     now = int(time.time())
     return {
-        "id": model.name,
+        "id": name,
         "object": "model",
         "created": now,
         "owned_by": "jaxpool",

@@ -101,7 +101,8 @@ def test_signals_leave_no_hidden_files(tmp_path: Path, number: int) -> None:
     command = [sys.executable, "-m", "jaxpool", "classify", "--model", BERT, "--output", str(tmp_path / "out.jsonl")]
     # Whoever runs the tests may ignore the signal, as nohup does, and children inherit that. A `preexec_fn` would
     # fork this process, whose threads are JAX's, so the child heeds the signal by itself and then becomes the command.
-    heed = "import os, signal, sys; signal.signal(int(sys.argv[1]), signal.SIG_DFL); os.execv(sys.argv[2], sys.argv[2:])"
+    heed = "from sys import argv; from os import execv; from signal import *; signal(int(argv[1]), SIG_DFL)"
+    heed += "; execv(argv[2], argv[2:])"
     command = [sys.executable, "-c", heed, str(int(number)), *command]
     pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
