@@ -92,6 +92,20 @@ def test_any_length_of_a_beginning_is_exact(llm: LLM, plain: LLM, length: int) -
     np.testing.assert_allclose(found, logits(plain, [text]), atol=1e-5, rtol=0)
 
 
+def test_devices_that_share_a_model_share_what_is_kept_by_head(folder: Path, plain: LLM) -> None:
+    text = behind(BEGINNING, [11])[0]
+    with opened(folder, tensor_parallel_size=2, data_parallel_size=2) as llm:
+        prefixes = llm.engine.prefixes
+        assert prefixes is not None
+        beginning = Beginning.of(np.array(text), 129)
+        bucket = next(one for one in prefixes.menu(129) if one.length >= 32 and one.segments == 1)
+        found = llm.engine.submit([Row(text, activated=False, beginning=beginning)], bucket).result()
+        np.testing.assert_allclose(found, logits(plain, [text]), atol=1e-5, rtol=0)
+        kept = prefixes.store.get(beginning).notes[0][0]["keys"]
+        assert kept.sharding.shard_shape(kept.shape)[2] * 2 == kept.shape[2]
+        assert prefixes.store.bytes == sum(shard.data.nbytes for shard in kept.addressable_shards[:1]) * 2
+
+
 def test_a_batch_of_two_beginnings_is_refused(llm: LLM) -> None:
     assert llm.engine.prefixes is not None
     rows = [Row(text, beginning=Beginning.of(np.array(text), 20)) for text in behind([], [40, 40])]
