@@ -141,8 +141,8 @@ def open_engine(
             packs=packs,
         )
         shapes: dict[int, tuple[Bucket, ...]] = {}
-        # A stage would have to keep what its own layers note. Processes that share a mesh must plan alike, and what they
-        # have room for differs.
+        # A stage would have to keep what its own layers note. Processes that share a mesh must plan alike, and what
+        # they have room for differs.
         one = stages == 1 and sharding.whole(mesh).is_fully_addressable
         if enable_prefix_caching is not False and not deterministic and one and prefixes.suits(spec):
             shapes = prefixes.menus(spec.max_length, budget, mesh.shape["data"], ahead=compile != "on_demand")
