@@ -35,6 +35,8 @@ SHAPES: dict[str, dict[str, Any]] = {
                      "intermediate_size": 4864},
     "qwen2.5-1.5b": {**_QWEN, "hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12,
                      "intermediate_size": 8960},
+    "tiny-decoder": {**_QWEN, "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4,
+                     "intermediate_size": 512},
     "tiny": {**_BERT, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128},
 }  # fmt: skip
 """Name -> config.json."""
@@ -58,7 +60,7 @@ def write(name: str, folder: Path, dtype: str = "bfloat16") -> Path:
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config)
     save_file(dict(_weights(model.state_dict(), dtype)), folder / "model.safetensors", metadata={"format": "pt"})
-    _tokenizer(folder, bert=name.startswith(("bert", "tiny", "modern")))
+    _tokenizer(folder, bert=SHAPES[name]["model_type"] != "qwen2")
     return folder
 
 

@@ -80,7 +80,7 @@ def open_engine(
         deterministic: whether a text's scores must not depend on its neighbours, bit for bit: nothing is packed, and no
             beginning shared.
         enable_prefix_caching: whether to compute what texts begin with alike once; None: where the model allows it.
-            Never in stages.
+            Never in stages, nor on devices of several processes.
         kv_cache_memory_bytes: most bytes of that on each device; None for a share of what is free.
 
     Raises:
@@ -141,8 +141,10 @@ def open_engine(
             packs=packs,
         )
         shapes: dict[int, tuple[Bucket, ...]] = {}
-        # A stage would have to keep what its own layers note.
-        if enable_prefix_caching is not False and not deterministic and stages == 1 and prefixes.suits(spec):
+        # A stage would have to keep what its own layers note. Processes that share a mesh must plan alike, and what
+        # they have room for differs.
+        one = stages == 1 and sharding.whole(mesh).is_fully_addressable
+        if enable_prefix_caching is not False and not deterministic and one and prefixes.suits(spec):
             shapes = prefixes.menus(spec.max_length, budget, mesh.shape["data"], ahead=compile != "on_demand")
         costs = learned(assumed, spec, mesh, (*buckets, *(bucket for menu in shapes.values() for bucket in menu)))
         programs.noted = lambda bucket, seconds, key, found: costs.compiled(bucket, seconds, key, found=found)

@@ -44,6 +44,7 @@ def test_spellings(words: list[str], ours: list[str]) -> None:
 def test_a_command_line_of_vllms() -> None:
     line = (
         "serve ORG/NAME --runner pooling --dtype half --max_model_len 512 --no-enable-prefix-caching --seed 0 "
+        "--kv-cache-memory-bytes 1.5g "
         "--gpu-memory-utilization 0.3 --enforce-eager --tokenizer other --pooler-config.use_activation False "
         "--disable-uvicorn-access-log --cpu-offload-gb 0 --allowed-media-domains a b --trust-remote-code"
     )
@@ -52,7 +53,7 @@ def test_a_command_line_of_vllms() -> None:
     assert _pooler(args).use_activation is False
     given = model_arguments(args, MODEL)
     expected = {"dtype": "half", "max_model_len": 512, "tokenizer": "other", "trust_remote_code": True}
-    expected["enable_prefix_caching"] = False
+    expected |= {"enable_prefix_caching": False, "kv_cache_memory_bytes": 1_500_000_000}
     assert {name: given[name] for name in expected} == expected
     ignored = without_effect(args)
     assert set(ignored) == {
