@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from parity_cases import CASES
+from parity_cases.first import BERT
 from transformers import AutoConfig
 
 from jaxpool.engine.buckets import Bucket
@@ -18,12 +19,14 @@ from jaxpool_conversions.families.config_fields import Fields
 
 LENGTHS, PLACES = (7, 19, 1, 17, 30, 2), (0, 0, 0, 0, 1, 1)
 PACKED, PADDED = Bucket(2, 44, 5), Bucket(6, 31)
+OWN = {"jina-bert": ("bert", BERT | {"position_embedding_type": "alibi", "feed_forward_type": "geglu"})}
+"""Models that transformers does not have, by name, as ``CASES``."""
 FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def build(case: str) -> tuple[Any, int]:
     """A backbone with random weights, and the size of its vocabulary."""
-    model_type, fields = CASES[case]
+    model_type, fields = (CASES | OWN)[case]
     family = find(model_type)
     config = family.config(Fields(AutoConfig.for_model(model_type, **{"pad_token_id": 0, **fields})))
     abstract = jax.eval_shape(lambda: family.backbone(config, jnp.dtype("float32"), ANYWHERE))

@@ -8,14 +8,14 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
-from packed import FAST, LENGTHS, PACKED, PADDED, PLACES, batch, build, texts
+from packed import FAST, LENGTHS, OWN, PACKED, PADDED, PLACES, batch, build, texts
 from parity_cases import FIRST
 
 from jaxpool.engine.programs import Inputs
 from jaxpool_conversions.families import find
 
 
-@pytest.mark.parametrize("case", [case for kind, case in FIRST.items() if find(kind).packs])
+@pytest.mark.parametrize("case", [*OWN, *(case for kind, case in FIRST.items() if find(kind).packs)])
 def test_packed_equals_alone_and_neighbours_change_nothing(case: str) -> None:
     backbone, vocab = build(case)
     ids = texts(vocab)
