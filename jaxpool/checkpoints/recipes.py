@@ -103,6 +103,15 @@ RECIPES = (
         labels=("safe", "unsafe"),
     ),
     Recipe(
+        "llama-guard-4",
+        "guard of conversations, of their texts",
+        ("llama-guard-4-12b",),
+        f"{HUB}meta-llama/Llama-Guard-4-12B",
+        Frame(generation=True, ending="\n\n"),
+        ("safe", "unsafe"),
+        labels=("safe", "unsafe"),
+    ),
+    Recipe(
         "prompt-guard-2",
         "guard against injected prompts",
         ("llama-prompt-guard-2-",),

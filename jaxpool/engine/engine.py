@@ -138,6 +138,11 @@ class Engine:
         return self.costs.model
 
     @property
+    def under_way(self) -> int:
+        """Batches it works on at a time: one a stage, and one that is placed."""
+        return self.programs.depth + 1
+
+    @property
     def compiles(self) -> int:
         """Programs compiled so far."""
         return self.programs.compiles

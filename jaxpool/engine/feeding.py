@@ -21,8 +21,8 @@ from jaxpool.engine.packing import doubtful, plan, seconds
 if TYPE_CHECKING:
     from jaxpool.engine.engine import Engine, Row
 
-IN_FLIGHT = 4
-"""Batches handed to the engine at a time: two compute, two wait. The others can still be planned anew."""
+AHEAD = 2
+"""Batches handed to the engine beyond those it works on. The others can still be planned anew."""
 
 ALONE = 4
 """A call of so few texts is about latency: its shapes are few and worth having."""
@@ -125,6 +125,7 @@ def run(
         EngineError: or whatever else the first failing batch, or ``parts``, raised.
     """
     engine.planner.calls += 1
+    in_flight = engine.under_way + AHEAD
     coming, rows = iter(parts), _Rows()
     waiting: deque[Batch] = deque()
     flying: deque[tuple[Batch, Future[Any]]] = deque()
@@ -146,10 +147,10 @@ def run(
                 rows.add(part or ())
                 more, arrived = part is not None and len(rows.all) != total, True
             ready = engine.programs.ready()
-            if arrived or (len(ready) != known and len(waiting) >= IN_FLIGHT):
+            if arrived or (len(ready) != known and len(waiting) >= in_flight):
                 waiting = rows.plan(engine, waiting, ready, more=more, arrived=arrived)
                 known, arrived = len(ready), False
-            while waiting and len(flying) < IN_FLIGHT:
+            while waiting and len(flying) < in_flight:
                 send(waiting.popleft())
             if flying and (waiting or not more):
                 batch, future = flying.popleft()

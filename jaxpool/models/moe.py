@@ -140,9 +140,8 @@ class Moe(nnx.Module):
     def _combine(self, *entered: jax.Array) -> jax.Array:
         c = self.config
         if c.limit is None:
-            first, *others = entered
-            activated = ACTIVATIONS[c.activation](first)
-            return activated * others[0] if others else activated
+            activated = ACTIVATIONS[c.activation](entered[0])
+            return activated * entered[1] if c.gated else activated
         # Pairs in the last axis, not strided slices: the axis before it may be split over devices.
         pairs = entered[0].reshape(*entered[0].shape[:-1], c.inner, 2)
         gate, up = jnp.minimum(pairs[..., 0], c.limit), jnp.clip(pairs[..., 1], -c.limit, c.limit)

@@ -53,6 +53,7 @@ def _serve(app: web.Application, name: str, llm: LLM, warm: bool = False) -> Ser
         max_texts=options.max_queued_texts,
         max_tokens=options.max_queued_tokens,
         max_wait=options.max_wait_ms / 1e3,
+        slots=llm.engine.under_way,
         on_batch=metrics.of_batches(name),
     )
     served = ServedModel(name, llm, batcher)

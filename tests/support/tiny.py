@@ -68,7 +68,7 @@ def classifier(config: Any) -> Any:
         return known[type(config)]
     model = AutoModel._model_mapping[type(config)]
     name = model.__name__.removesuffix("Model") + "ForSequenceClassification"
-    return type(name, (GenericForSequenceClassification, model.__base__), {})
+    return type(name, (GenericForSequenceClassification, model.__base__), {"config_class": type(config)})
 
 
 def prompts(vocab: int, lengths: tuple[int, ...] = LENGTHS, seed: int = 1, end: int | None = None) -> list[list[int]]:

@@ -44,7 +44,7 @@ async def ready(request: web.Request) -> web.Response:
 async def models(request: web.Request) -> web.Response:
     """The models that are loaded."""
     loaded, aliases = _loaded(request.app), request.app[OPTIONS].aliases
-    first = next(iter(request.app[MODELS]))
+    first, *_ = [*request.app[MODELS]]
     named = [(name, model) for model in loaded for name in (model.name, *(aliases if model.name == first else ()))]
     answer: ModelList = {"object": "list", "data": [_card(name, model) for name, model in named]}
     return web.json_response(answer)

@@ -128,9 +128,10 @@ def cohere_response(identity: str, body: CohereRequest, vectors: np.ndarray, pro
     Raises:
         ValidationError: bits are wanted of a size that bytes cannot hold.
     """
+    kinds: Sequence[EmbeddingType] = body.embedding_types or ("float",)
     return {
         "id": identity,
-        "embeddings": {kind: FORMS[kind](vectors) for kind in body.embedding_types or ("float",)},
+        "embeddings": {kind: FORMS[kind](vectors) for kind in kinds},
         **({} if body.texts is None else {"texts": body.texts}),
         "meta": {
             "api_version": {"version": "2"},

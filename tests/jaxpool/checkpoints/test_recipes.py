@@ -213,6 +213,40 @@ def test_a_reward_model_reads_chats_if_asked_and_texts_if_not(tmp_path: Path) ->
         assert chat.outputs.probs == by_ids.outputs.probs  # no sigmoid
 
 
+def test_llama_guard_4_reads_texts(tmp_path: Path) -> None:
+    """The whole model, images and all, against its text part."""
+    import torch
+    from transformers import AutoTokenizer, Llama4Config, Llama4ForConditionalGeneration
+
+    folder, source = tmp_path / "Llama-Guard-4-12B", MODELS / "llama-causal"
+    text = SIZES | {"moe_layers": [], "intermediate_size_mlp": 40, "head_dim": 8, "num_hidden_layers": 4}
+    text |= {"vocab_size": len(AutoTokenizer.from_pretrained(source)), "pad_token_id": 0}
+    vision = {"hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 28, "patch_size": 14, "vision_output_dim": 32, "projector_input_dim": 32}
+    torch.manual_seed(0)
+    config = Llama4Config(text_config=text, vision_config=vision | {"projector_output_dim": 32})
+    model = Llama4ForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn(weight.shape) * 0.2)
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / name, folder / name)
+    (folder / "chat_template.jinja").write_text(CHAT)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    turns = [{"role": "user", "content": QUERY}, {"role": "assistant", "content": DOCUMENT}]
+    shown = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) + "\n\n"
+    ids = tokenizer(shown, add_special_tokens=False)["input_ids"]
+    first = [tokenizer(answer, add_special_tokens=False)["input_ids"][0] for answer in ("safe", "unsafe")]
+    with torch.no_grad():
+        wanted = softmax(model(input_ids=torch.tensor([ids])).logits[0, -1].numpy()[first])
+    with LLM(folder, dtype="float32") as llm:
+        [output] = llm.classify([{"messages": turns}], use_tqdm=False)
+        assert llm.labels == ("safe", "unsafe")
+        assert output.prompt_token_ids == ids
+        np.testing.assert_allclose(output.outputs.probs, wanted, atol=1e-5)
+
+
 def test_a_router_gives_the_probability_of_each_route(tmp_path: Path) -> None:
     """The card's two prompts around routes and a conversation, both JSON; the answer is JSON, too."""
     from transformers import AutoTokenizer

@@ -119,6 +119,7 @@ ELSEWHERE_IN: dict[str, dict[str, str]] = {
         )
         for kind in ("xlm", "flaubert")
     },
+    "esmc": {"mask_token_id": "for the tokenizer"},
     "xlnet": dict.fromkeys(
         ("mem_len", "reuse_len", "use_mems_eval", "use_mems_train", "same_length", "start_n_top", "end_n_top"),
         "of memories between calls, of causal masks, or of answers to questions",
