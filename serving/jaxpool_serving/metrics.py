@@ -70,6 +70,8 @@ class Metrics:
         self._batches = Histogram(
             "jaxpool_batch_texts", "Texts of a device batch.", ["model"], buckets=TEXTS, registry=registry
         )
+        self._shared = _PrefixCache()
+        registry.register(self._shared)
         for name in models:
             self._ready.labels(name).set(0)
 
@@ -79,8 +81,7 @@ class Metrics:
         at_ready = engine.begun
         self._times_of[name] = [(part, histogram.labels(name)) for part, histogram in self._times.items()]
         self._ready.labels(name).set(1)
-        if engine.prefixes is not None:
-            self.registry.register(_PrefixCache(name, engine.prefixes))
+        self._shared.stores[name] = engine.prefixes
         self._queued_texts.labels(name).set_function(lambda: batcher.queued)
         self._queued_tokens.labels(name).set_function(lambda: batcher.waiting_tokens)
         self._compiles.labels(name).set_function(lambda: engine.begun - at_ready)
@@ -107,24 +108,28 @@ class Metrics:
 
 
 class _PrefixCache(Collector):
-    """Shared beginnings of one model's texts, read off the store whenever somebody asks."""
+    """Shared beginnings of texts, read off the models' stores whenever somebody asks.
 
-    def __init__(self, name: str, prefixes: Prefixes) -> None:
-        self._name, self._prefixes = name, prefixes
+    Attributes:
+        stores: served name -> its engine's beginnings, or None.
+    """
+
+    def __init__(self) -> None:
+        self.stores: dict[str, Prefixes | None] = {}
 
     def collect(self) -> Iterator[Metric]:
         """What ``/metrics`` shows of it."""
-        store, name = self._prefixes.store, self._name
-        for kind, called, about, value in (
-            (CounterMetricFamily, "hits", "Batches behind a beginning that was computed before.", store.hits),
-            (CounterMetricFamily, "misses", "Batches behind one that had to be computed.", store.misses),
-            (CounterMetricFamily, "evictions", "Beginnings that gave way to others.", store.evictions),
-            (CounterMetricFamily, "saved_tokens", "Tokens that were not computed again.", self._prefixes.saved),
-            (GaugeMetricFamily, "bytes", "Bytes that beginnings take on each device.", store.bytes),
-            (GaugeMetricFamily, "entries", "Beginnings that are kept.", len(store)),
+        for family, called, about, read in (
+            (CounterMetricFamily, "hits", "Batches behind a beginning that was there.", lambda one: one.store.hits),
+            (CounterMetricFamily, "misses", "Batches that it was computed for.", lambda one: one.store.misses),
+            (CounterMetricFamily, "evictions", "Beginnings that gave way.", lambda one: one.store.evictions),
+            (CounterMetricFamily, "saved_tokens", "Tokens that were not computed again.", lambda one: one.saved),
+            (GaugeMetricFamily, "bytes", "What beginnings take on each device.", lambda one: one.store.bytes),
+            (GaugeMetricFamily, "entries", "Beginnings that are kept.", lambda one: len(one.store)),
         ):
-            metric = kind(f"jaxpool_prefix_cache_{called}", about, labels=["model"])
-            metric.add_metric([name], value)
+            metric = family(f"jaxpool_prefix_cache_{called}", about, labels=["model"])
+            for name, prefixes in self.stores.items():
+                metric.add_metric([name], 0 if prefixes is None else read(prefixes))
             yield metric
 
 
