@@ -107,6 +107,10 @@ class EngineArgs(VllmArgs, total=False):
     max_num_batched_tokens: Annotated[
         int | None, Argument(None, "most tokens of a batch, padding included", also=("--batch-tokens",))
     ]
+    merge_lora: Annotated[
+        PathLike | None,
+        Argument(None, "a PEFT adapter, folder or hub id, that is put into the weights", metavar="ADAPTER", also=("--lora",)),
+    ]
     download_dir: Annotated[PathLike | None, Argument(None, "where hub downloads are kept", option=False)]
     recipe: Annotated[
         str | None,

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from jaxpool import offline
-from jaxpool.checkpoints import parsed_cache, recipes, tasks
+from jaxpool.checkpoints import tasks
 from jaxpool.checkpoints.cross_encoder import RECIPE_OR_TEMPLATE, pair_reading
-from jaxpool.checkpoints.location import locate
+from jaxpool.checkpoints.reading import read_model
 from jaxpool.checkpoints.sentence_transformers import default_prompt
 from jaxpool.engine_args import EngineArgs, takes_engine_args, with_defaults
 from jaxpool.errors import EngineError, ValidationError
@@ -23,7 +23,7 @@ from jaxpool.outputs import (
     PoolingRequestOutput,
     ScoringRequestOutput,
 )
-from jaxpool.params import Adapters, Params, PoolerConfig, PoolingParams, broadcast
+from jaxpool.params import Adapters, Params, PoolingParams, broadcast
 from jaxpool.text import scoring
 from jaxpool.text.prompts import Prompts, split
 from jaxpool.text.tokenizer import Tokenizer
@@ -74,34 +74,19 @@ class LLM:
         **engine_args: Unpack[EngineArgs],
     ) -> None:
         args = with_defaults(engine_args)
-        tokenizer, skip_tokenizer_init = args["tokenizer"], args["skip_tokenizer_init"]
-        pooler = PoolerConfig.of(args["pooler_config"])
-        hub: dict[str, Any] = {"token": args["hf_token"], "cache_dir": args["download_dir"]}
-        folder = locate(model, revision=args["revision"], **hub)
-        tokenizer_folder = folder
-        if tokenizer is None and (revision := args["tokenizer_revision"]) is not None:
-            raise ValidationError(f"tokenizer_revision={revision!r} needs a tokenizer=… from the hub.")
-        if tokenizer is not None:
-            tokenizer_folder = locate(tokenizer, revision=args["tokenizer_revision"], weights=False, **hub)
-        if args["trust_remote_code"]:
-            logger.warning("trust_remote_code has no effect: jaxpool never runs code from a checkpoint.")
-        read_from = None if skip_tokenizer_init else tokenizer_folder
-        config, vocabulary = parsed_cache.read(folder, read_from, args["hf_overrides"])
-        convert = args["convert"]
-        overridden = recipes.is_overridden(args["runner"], convert, args["hf_overrides"])
-        known = recipes.find(args["recipe"], model, folder, overridden=overridden)
-        if known is not None:
-            convert, pooler = recipes.apply(known, config, vocabulary, convert, pooler)
+        files = read_model(model, args)
+        folder, tokenizer_folder, config = files.folder, files.tokenizer_folder, files.config
 
         from jaxpool.engine.opening import open_engine
 
         self.engine: Engine = open_engine(
             folder,
             config,
-            tokenizer=vocabulary,
+            tokenizer=files.vocabulary,
             runner=args["runner"],
-            convert=convert,
-            pooler_config=pooler,
+            convert=files.convert,
+            pooler_config=files.pooler,
+            merge_lora=files.adapter,
             dtype=args["dtype"],
             max_model_len=args["max_model_len"],
             tensor_parallel_size=args["tensor_parallel_size"],
@@ -117,15 +102,15 @@ class LLM:
         self.pooling_task: str = spec.task
         self.report: Any = None
         absent = f"{tokenizer_folder.name} has no tokenizer files"
-        absent = "skip_tokenizer_init was set" if skip_tokenizer_init else absent
+        absent = "skip_tokenizer_init was set" if args["skip_tokenizer_init"] else absent
         self.tokenizer = Tokenizer(
-            vocabulary,
+            files.vocabulary,
             max_length=spec.max_length,
             vocab_size=spec.vocab_size,
             token_types=spec.token_types,
             lower=lower_cases(tokenizer_folder),
             prefix=default_prompt(folder) if self.pooling_task == "embed" else "",
-            frame=None if known is None else known.frame,
+            frame=None if files.recipe is None else files.recipe.frame,
             absent=f"Texts cannot be read because {absent}; pass token ids, or name a tokenizer=….",
         )
         self._pairs = pair_reading(spec, folder, args["chat_template"], framed=self.tokenizer.frame is not None)

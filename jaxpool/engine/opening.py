@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import jax
 
+from jaxpool.checkpoints.adapters import adapt
 from jaxpool.checkpoints.cross_encoder import read_scoring
 from jaxpool.checkpoints.labels import config_field
 from jaxpool.checkpoints.spec import Spec, resolve
@@ -16,6 +17,7 @@ from jaxpool.engine import sharding
 from jaxpool.engine.buckets import Bucket, CostModel, essential, grid, on_demand
 from jaxpool.engine.compile_cache import enable_cache
 from jaxpool.engine.engine import Engine
+from jaxpool.engine.merging import merged
 from jaxpool.engine.packing import ahead_grid, packed_grid, pays
 from jaxpool.engine.prior import learned, prior
 from jaxpool.engine.programs import Programs, abstract
@@ -25,10 +27,13 @@ from jaxpool.params import PoolerConfig
 from jaxpool_conversions.families import Family
 from jaxpool_conversions.heads import FROM_2_WAY_SOFTMAX, NO_POST_PROCESSING, find_head, find_vocabulary
 from jaxpool_conversions.load import load
+from jaxpool_conversions.peft_folder import PeftAdapter
 from jaxpool_conversions.reader import Reader
 from jaxpool_conversions.rules import HeadSource
 
 logger = logging.getLogger(__name__)
+
+STORED = "An adapter is merged before a store is written: jaxpool convert --lora ADAPTER CHECKPOINT STORE."
 
 TOKEN_BUDGET = {"cpu": 1024, "gpu": 32768, "tpu": 16384}
 """Platform -> most tokens of one batch on one device, padding included."""
@@ -56,6 +61,7 @@ def open_engine(
     compile: Literal["on_demand", "ahead", "behind"] = "on_demand",  # noqa: A002 - the name users know
     deterministic: bool = False,
     attention_backend: str | None = None,
+    merge_lora: PeftAdapter | None = None,
 ) -> Engine:
     """Opens a checkpoint (or a converted store).
 
@@ -71,6 +77,7 @@ def open_engine(
             the weights load, and never again; ``behind`` returns when its `essential` part is compiled, and compiles
             the rest in the background.
         attention_backend: as in ``LLM``.
+        merge_lora: an adapter whose changes the weights are opened with.
         deterministic: whether a text's scores must not depend on its neighbours, bit for bit: nothing is packed.
 
     Raises:
@@ -79,9 +86,14 @@ def open_engine(
     enable_cache()
     platform = {"cuda": "gpu", "rocm": "gpu"}.get(jax.default_backend(), jax.default_backend())
     stored = (folder / "jaxpool.json").is_file()  # what `jaxpool convert` writes beside the arrays
+    if stored and merge_lora is not None:
+        raise ValidationError(STORED, parameter="merge_lora")
     reader = None if stored else Reader(folder)
     programs: Programs | None = None
     try:
+        if reader is not None and merge_lora is not None:
+            adapt(config, merge_lora)
+            reader.replace(merge_lora.replaced, merge_lora.folder)
         spec = resolve(
             config,
             lambda family, labels, width: head_source(folder, reader, family, config, labels, width, tokenizer),
@@ -137,6 +149,8 @@ def open_engine(
             for module in spec.modules:
                 reader.attach(module)
             arrays = load(reader, spec.family.table, spec.source, targets)
+            if merge_lora is not None:
+                arrays = merged(arrays, merge_lora, spec.family.table)
     except BaseException:
         if programs is not None:
             programs.close()  # what waits to be compiled is for nobody
