@@ -23,7 +23,7 @@ from jaxpool.outputs import (
     PoolingRequestOutput,
     ScoringRequestOutput,
 )
-from jaxpool.params import Adapters, Params, PoolingParams, broadcast
+from jaxpool.params import Adapters, Params, PoolingParams, broadcast, per_prompt
 from jaxpool.text import scoring
 from jaxpool.text.prompts import Prompts, split
 from jaxpool.text.tokenizer import Tokenizer
@@ -33,6 +33,7 @@ from jaxpool.views import EngineView, ModelConfig, VllmConfig
 from jaxpool.zero_shot.options import CandidateLabels, Question
 
 if TYPE_CHECKING:
+    from jaxpool.engine.adapters import Loaded
     from jaxpool.engine.engine import Engine
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class LLM:
         files = read_model(model, args)
         folder, tokenizer_folder, config = files.folder, files.tokenizer_folder, files.config
 
-        from jaxpool.engine.opening import open_engine
+        from jaxpool.engine.opening import open_engine, room_of
 
         self.engine: Engine = open_engine(
             folder,
@@ -87,6 +88,8 @@ class LLM:
             convert=files.convert,
             pooler_config=files.pooler,
             merge_lora=files.adapter,
+            room=room_of(args),
+            find_adapter=files.find_adapter,
             dtype=args["dtype"],
             max_model_len=args["max_model_len"],
             tensor_parallel_size=args["tensor_parallel_size"],
@@ -146,7 +149,7 @@ class LLM:
                 an error where there are none.
             pooling_params: for all prompts, or one per prompt.
             use_tqdm: whether to show a progress bar, or what to make one with.
-            lora_request: must be None; adapters are not supported yet.
+            lora_request: an adapter for all prompts, or one or None for each; it answers with labels of its own.
             tokenization_kwargs: truncation and padding; see ``jaxpool.text.prompts.Options``.
             **options: what becomes of texts that are longer than the model reads: ``long_text`` ("error", "truncate"
                 or "window"), ``window``, ``overlap``, ``aggregate``, see ``jaxpool.text.windows.LongText``; or labels
@@ -168,14 +171,18 @@ class LLM:
         if question is not None:
             if long_text:
                 raise ValidationError(f"{min(long_text)} has no meaning with candidate_labels: texts are read whole.")
-            params = broadcast(pooling_params, prompts := split(prompts), "classify", lora_request)
+            params = broadcast(pooling_params, prompts := split(prompts), "classify")
+            per_prompt(lora_request, len(prompts), enabled=False)
             return self._judged(question, prompts, params, use_tqdm, tokenization_kwargs)
         task = tasks.check("classify", self.pooling_task, self.supported_tasks)
-        params = broadcast(pooling_params, prompts := split(prompts), task, lora_request)
-        outputs = self._run(prompts, params, use_tqdm, tokenization_kwargs, long_text, "classify")
+        params = broadcast(pooling_params, prompts := split(prompts), task)
+        adapters = self._adapters(lora_request, len(prompts))
+        outputs = self._run(prompts, params, use_tqdm, tokenization_kwargs, long_text, "classify", adapters)
+        spec = self.engine.spec
+        meant = [(spec.labels, spec.problem) if a is None else (a.answers.labels, a.answers.problem) for a in adapters]
         return [
-            ClassificationRequestOutput.from_base(output, self.labels, self._threshold(self._activated(one)))
-            for output, one in zip(outputs, params)
+            ClassificationRequestOutput.from_base(output, labels, self._threshold(problem, self._activated(one)))
+            for output, one, (labels, problem) in zip(outputs, params, meant)
         ]
 
     def encode(
@@ -206,8 +213,9 @@ class LLM:
         """
         task = tasks.check(pooling_task, self.pooling_task, self.supported_tasks)
         steps = self.engine.spec.steps
-        params = broadcast(pooling_params, prompts := split(prompts), task, lora_request, steps)
-        return self._run(prompts, params, use_tqdm, tokenization_kwargs, long_text, "encode")
+        params = broadcast(pooling_params, prompts := split(prompts), task, steps)
+        adapters = self._adapters(lora_request, len(prompts))
+        return self._run(prompts, params, use_tqdm, tokenization_kwargs, long_text, "encode", adapters)
 
     def score(
         self,
@@ -243,16 +251,20 @@ class LLM:
         first, second = scoring.sides(self.tokenizer, data_1, data_2, options)
         if self.pooling_task in scoring.BY_LIKENESS:
             texts = [*first, *second]
-            params = broadcast(pooling_params, texts, self.pooling_task, lora_request)
-            outputs = self._run(texts, params, use_tqdm, tokenization_kwargs, long_text, "score")
+            params = broadcast(pooling_params, texts, self.pooling_task)
+            adapters = self._adapters(lora_request, len(texts))
+            outputs = self._run(texts, params, use_tqdm, tokenization_kwargs, long_text, "score", adapters)
             sides = scoring.matched(outputs[: len(first)], second), outputs[len(first) :]
             pad = getattr(self.tokenizer.vocabulary, "pad_token_id", None)
             return [ScoringRequestOutput.of_embeddings(one, two, pad) for one, two in zip(*sides)]
         reading = self.reads_pairs(chat_template)
         prompts = reading.prompts(self.tokenizer, first, second, options)
-        params = broadcast(pooling_params, prompts, "classify", lora_request)
+        params = broadcast(pooling_params, prompts, "classify")
+        adapters = self._adapters(lora_request, len(prompts))
+        for adapter in filter(None, adapters):
+            scoring.check(self.pooling_task, len(adapter.answers.labels))
         tokenization = reading.tokenization(tokenization_kwargs, options)
-        outputs = self._run(prompts, params, use_tqdm, tokenization, long_text, "score")
+        outputs = self._run(prompts, params, use_tqdm, tokenization, long_text, "score", adapters)
         return [ScoringRequestOutput.from_base(output) for output in outputs]
 
     def reads_pairs(self, template: str | None = None) -> scoring.PairReading:
@@ -287,8 +299,9 @@ class LLM:
             ValidationError: as ``classify`` does, and where the model serves no embeddings.
         """
         task = tasks.check("embed", self.pooling_task, self.supported_tasks)
-        params = broadcast(pooling_params, prompts := split(prompts), task, lora_request)
-        outputs = self._run(prompts, params, use_tqdm, tokenization_kwargs, long_text, "embed")
+        params = broadcast(pooling_params, prompts := split(prompts), task)
+        adapters = self._adapters(lora_request, len(prompts))
+        outputs = self._run(prompts, params, use_tqdm, tokenization_kwargs, long_text, "embed", adapters)
         return [EmbeddingRequestOutput.from_base(output) for output in outputs]
 
     def generate(self, *_args: Any, **_kwargs: Any) -> list[Any]:
@@ -359,11 +372,17 @@ class LLM:
     def _activated(self, params: PoolingParams) -> bool:
         return self.engine.spec.use_activation if params.use_activation is None else params.use_activation
 
-    def _threshold(self, activated: bool) -> float | None:
+    def _threshold(self, problem: str, activated: bool) -> float | None:
         """What an entry must exceed for its label to hold: a probability of one half, or a logit of 0."""
-        if self.engine.spec.problem != "multi":
+        if problem != "multi":
             return None
         return 0.5 if activated else 0.0
+
+    def _adapters(self, asked: Adapters, count: int) -> list[Loaded | None]:
+        """The adapter of each prompt, loaded."""
+        self._check_open()
+        wanted = per_prompt(asked, count, enabled=self.engine.adapters is not None)
+        return [None] * count if self.engine.adapters is None else self.engine.adapters.of(wanted)
 
     def _run(
         self,
@@ -373,7 +392,8 @@ class LLM:
         tokenization_kwargs: dict[str, Any] | None,
         long_text: LongTextOptions,
         caller: str,
+        adapters: Sequence[Loaded | None] = (),
     ) -> list[PoolingRequestOutput[PoolingOutput]]:
         self._check_open()
         call = offline.Call(self.engine, self.tokenizer, self._name, self._ids, use_tqdm, caller)
-        return call.run(prompts, params, tokenization_kwargs, long_text)
+        return call.run(prompts, params, tokenization_kwargs, long_text, adapters)

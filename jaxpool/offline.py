@@ -14,6 +14,7 @@ from jaxpool.text.tokenizer import Tokenizer
 from jaxpool.text.windows import LongText, LongTextOptions
 
 if TYPE_CHECKING:
+    from jaxpool.engine.adapters import Loaded
     from jaxpool.engine.engine import Engine, Row
 
 
@@ -42,8 +43,9 @@ class Call:
         params: Sequence[PoolingParams],
         tokenization_kwargs: dict[str, Any] | None,
         long_text: LongTextOptions,
+        adapters: Sequence[Loaded | None] = (),
     ) -> list[PoolingRequestOutput[PoolingOutput]]:
-        """Outputs in the order of ``prompts``; errors as ``LLM.classify``."""
+        """Outputs in the order of ``prompts``; errors as ``LLM.classify``. ``adapters`` are one a prompt, or none."""
         from jaxpool.engine import postprocess
         from jaxpool.engine.engine import Row
         from jaxpool.engine.progress import bar_of
@@ -62,9 +64,10 @@ class Call:
 
         def parts() -> Iterator[list[Row]]:
             for part in in_parts(len(prompts), tokenise):
-                wanted, before = activated[len(texts) : len(texts) + len(part)], len(rows)
-                for text, one in zip(part, wanted):
-                    rows.extend(Row(window.ids, window.types, one) for window in text.windows)
+                done, before = len(texts), len(rows)
+                for number, text in enumerate(part, done):
+                    how = activated[number], adapters[number] if adapters else None
+                    rows.extend(Row(window.ids, window.types, *how) for window in text.windows)
                 texts.extend(part)
                 yield rows[before:]
 

@@ -85,7 +85,7 @@ def changes(adapter: PeftAdapter, table: Table, targets: Shapes) -> Changes:
     problems = [("tensors that the model has no place for", strays), ("tensors of another shape", misshapen)]
     if strays or misshapen:
         said = "; ".join(f"{len(names)} {kind}: {listed(sorted(names))}" for kind, names in problems if names)
-        raise WeightsError(f"the adapter {adapter.folder} does not fit this model: {said}. Was it made for another one?")
+        raise WeightsError(f"the adapter {adapter.folder} does not fit this model: {said}. Is it for another one?")
     return found
 
 
@@ -114,7 +114,7 @@ def _add(
     pair = _pair(*source, rule.steps)
     if len(shape) < 2 or pair is None or _shape(*pair) != shape[len(place) :]:
         made = [*source[0].shape[:-1], source[1].shape[-1]]
-        return f"{update.name} {made}, where {path} has {list(shape[len(place):])}"
+        return f"{update.name} {made}, where {path} has {list(shape[len(place) :])}"
     if path not in found.factors:
         lead, (n_in, n_out) = shape[:-2], shape[-2:]
         found.factors[path] = Factors(

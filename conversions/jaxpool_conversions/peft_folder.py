@@ -112,9 +112,11 @@ def read_peft(folder: str | Path) -> PeftAdapter:
         if not np.isfinite(values).all():
             raise WeightsError(f"tensor {name} of {folder} holds NaN or infinite values; the adapter is damaged")
         found = _PARTS.fullmatch(plain)
+        if ".original_module." in plain:
+            continue  # of a module that was trained whole: what it was before
         if found is not None:
             parts.setdefault(found["module"], {})[_part(found)] = values
-        elif "lora_" in plain or "token_adapter" in plain or "original_module" in plain:
+        elif "lora_" in plain or "token_adapter" in plain:
             raise WeightsError(f"tensor {name} of {folder} is of a kind of adapter that jaxpool does not know")
         else:
             saved = plain.replace(".modules_to_save.default.", ".").replace(".modules_to_save.", ".")
@@ -248,9 +250,7 @@ def _read_tensors(folder: Path) -> dict[str, np.ndarray]:
     file = torch_file(path) if path.suffix == ".bin" else SafetensorsFile(path)
     try:
         return {
-            name: np.asarray(
-                file.read(name, tuple(slice(0, size) for size in file.shape(name))), np.float32
-            )
+            name: np.asarray(file.read(name, tuple(slice(0, size) for size in file.shape(name))), np.float32)
             for name in file.names()
         }
     finally:
@@ -266,7 +266,8 @@ def _check_saved(
     """
 
     def within(module: str, name: str) -> bool:
-        return f".{module}." in f".{name}"
+        # As PEFT finds them, by the end of their names: classifier means pre_classifier, too.
+        return f"{module}." in name
 
     biases = config.get("bias", "none") != "none"
     strays = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +33,7 @@ class ModelFiles:
         recipe: of a published model, or None.
         convert, pooler: as given, or as the recipe has them.
         adapter: what is merged into the weights, or None.
+        find_adapter: reads another one, of a folder or hub id.
     """
 
     folder: Path
@@ -43,6 +44,7 @@ class ModelFiles:
     convert: str
     pooler: PoolerConfig
     adapter: PeftAdapter | None
+    find_adapter: Callable[[str], PeftAdapter]
 
 
 def read_model(model: str | os.PathLike[str] | None, args: Mapping[str, Any]) -> ModelFiles:
@@ -73,9 +75,16 @@ def read_model(model: str | os.PathLike[str] | None, args: Mapping[str, Any]) ->
     known = recipes.find(args["recipe"], model, folder, overridden=overridden)
     if known is not None:
         convert, pooler = recipes.apply(known, config, vocabulary, convert, pooler)
-    adapter = None
-    if args["merge_lora"] is not None:
-        from jaxpool.checkpoints.adapters import open_adapter  # imports JAX
 
-        adapter = open_adapter(args["merge_lora"], **hub)
-    return ModelFiles(folder, tokenizer_folder, config, vocabulary, known, convert, pooler, adapter)
+    def found(path: str) -> PeftAdapter:
+        return find_adapter(path, **hub)
+
+    adapter = None if args["merge_lora"] is None else found(args["merge_lora"])
+    return ModelFiles(folder, tokenizer_folder, config, vocabulary, known, convert, pooler, adapter, found)
+
+
+def find_adapter(path: str | os.PathLike[str], **hub: Any) -> PeftAdapter:
+    """As ``adapters.open_adapter``, which brings JAX."""
+    from jaxpool.checkpoints.adapters import open_adapter
+
+    return open_adapter(path, **hub)

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxpool.checkpoints.spec import Spec
 from jaxpool.engine import feeding
+from jaxpool.engine.adapters import Adapters, Loaded
 from jaxpool.engine.buckets import Bucket, CostModel
 from jaxpool.engine.costs import Costs
 from jaxpool.engine.packing import fits
@@ -33,11 +34,13 @@ class Row:
         ids: token ids, at least one, all below the vocabulary size.
         types: segment types of the same length, or None for all zeros.
         activated: whether scores are wanted after the activation (probabilities) or before it.
+        adapter: the one that it is computed with, or None; holding it keeps its slot.
     """
 
     ids: Sequence[int] | np.ndarray
     types: Sequence[int] | np.ndarray | None = None
     activated: bool = True
+    adapter: Loaded | None = None
 
 
 FORKED = (
@@ -50,7 +53,10 @@ NOT_PICKLED = (
 )
 
 Results = np.ndarray | list[np.ndarray]
-"""float32 ``[rows, labels]``; for tasks of tokens one ``[tokens, labels]`` per row. Embeddings: width for labels."""
+"""float32 ``[rows, labels]``; for tasks of tokens one ``[tokens, labels]`` per row. Embeddings: width for labels.
+
+With adapters one array per row: each has labels of its own.
+"""
 
 
 class _Work(NamedTuple):
@@ -82,6 +88,7 @@ class Engine:
         programs: the compiled executables.
         tokens, slots: computed by ``run`` so far: real tokens, and places for tokens, padding included.
         leaves: the parameters, for programs of other kinds; none once it is closed.
+        adapters: where a model has room for some.
     """
 
     def __init__(
@@ -91,17 +98,18 @@ class Engine:
         leaves: list[jax.Array],
         buckets: tuple[Bucket, ...],
         costs: Costs,
+        adapters: Adapters | None = None,
     ) -> None:
         self.spec, self.programs, self.buckets, self.costs = spec, programs, buckets, costs
         self.planner, self._process = feeding.Planner(buckets, programs.shares_cores), os.getpid()
         self.tokens = self.slots = 0
-        self.leaves = leaves
+        self.leaves, self.adapters = leaves, adapters
         self._todo: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         running: queue.Queue[_Running | None] = queue.Queue(maxsize=1)
         self._threads = [
             # The threads hold no reference to the engine: it can be collected, which stops them.
             threading.Thread(target=_dispatch, args=(self._todo, running, programs, leaves, spec), daemon=True),
-            threading.Thread(target=_fetch, args=(running, programs, costs), daemon=True),
+            threading.Thread(target=_fetch, args=(running, programs, costs, adapters), daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -213,14 +221,14 @@ class Engine:
                 values[text] = one
 
         feeding.run(self, parts, found, progress, total)
-        if self.spec.per_token:
+        if self.spec.per_token or self.adapters is not None:
             return values
         return np.stack(values) if values else np.empty((0, self.spec.num_labels), np.float32)
 
     def close(self) -> None:
         """Finishes what was submitted, then stops the threads. Safe to call twice."""
         self._stop()
-        self.leaves = []
+        self.leaves.clear()  # in place: others hold the list, too
 
 
 def _stop(
@@ -259,6 +267,7 @@ def _dispatch(
                 work.bucket,
                 bool(spec.token_types),
                 work.places,
+                [0 if row.adapter is None else row.adapter.slot for row in work.rows] if programs.adapted else None,
             )
             arrays = placed(inputs, programs.input_sharding)
             programs.ensure((work.bucket,))  # a wait for the compiler is no part of what the batch takes
@@ -275,7 +284,7 @@ def _is_ready(out: Any) -> bool:
     return bool(out.is_ready())  # of every jax.Array, and not declared
 
 
-def _fetch(running: queue.Queue[_Running | None], programs: Programs, costs: Costs) -> None:
+def _fetch(running: queue.Queue[_Running | None], programs: Programs, costs: Costs, adapters: Adapters | None) -> None:
     """Waits for results and hands them over, padding cut off; never starts anything."""
     free, known, disturbed = 0.0, True, False
     while (item := running.get()) is not None:
@@ -293,8 +302,12 @@ def _fetch(running: queue.Queue[_Running | None], programs: Programs, costs: Cos
             free, known, disturbed = done, not late, programs.busy
             if values.ndim == 3:
                 starts = zip(work.rows, where[:, 0], where[:, 2])
-                work.future.set_result([values[row, at : at + len(one.ids)].copy() for one, row, at in starts])
+                results: Any = [values[row, at : at + len(one.ids)].copy() for one, row, at in starts]
             else:
-                work.future.set_result(values[where[:, 0] * work.bucket.segments + where[:, 1]])
+                results = values[where[:, 0] * work.bucket.segments + where[:, 1]]
+            if adapters is not None:
+                each = zip(work.rows, results)
+                results = [adapters.answer(row.adapter, one, activated=row.activated) for row, one in each]
+            work.future.set_result(results)
         except BaseException as error:
             work.future.set_exception(error)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 
-from jaxpool.checkpoints.adapters import adapt
+from jaxpool.checkpoints.adapters import adapt, open_adapter
 from jaxpool.checkpoints.cross_encoder import read_scoring
 from jaxpool.checkpoints.labels import config_field
 from jaxpool.checkpoints.spec import Spec, resolve
 from jaxpool.engine import sharding
+from jaxpool.engine.adapters import Adapters, room_for, with_slots
 from jaxpool.engine.buckets import Bucket, CostModel, essential, grid, on_demand
 from jaxpool.engine.compile_cache import enable_cache
 from jaxpool.engine.engine import Engine
@@ -22,6 +25,7 @@ from jaxpool.engine.packing import ahead_grid, packed_grid, pays
 from jaxpool.engine.prior import learned, prior
 from jaxpool.engine.programs import Programs, abstract
 from jaxpool.errors import ConfigError, MissingHeadError, ValidationError
+from jaxpool.models.low_rank import AdapterSizes
 from jaxpool.ops.kernels import Implementation, available
 from jaxpool.params import PoolerConfig
 from jaxpool_conversions.families import Family
@@ -62,6 +66,8 @@ def open_engine(
     deterministic: bool = False,
     attention_backend: str | None = None,
     merge_lora: PeftAdapter | None = None,
+    room: Callable[[int], AdapterSizes] | None = None,
+    find_adapter: Callable[[str], PeftAdapter] = open_adapter,
 ) -> Engine:
     """Opens a checkpoint (or a converted store).
 
@@ -78,6 +84,8 @@ def open_engine(
             the rest in the background.
         attention_backend: as in ``LLM``.
         merge_lora: an adapter whose changes the weights are opened with.
+        room: sizes of the room for adapters, of the model's number of labels; None for no room.
+        find_adapter: reads an adapter by its path or hub id.
         deterministic: whether a text's scores must not depend on its neighbours, bit for bit: nothing is packed.
 
     Raises:
@@ -115,8 +123,16 @@ def open_engine(
                 '{"classifier_from_token": [...], "method": "no_post_processing"}.',
                 parameter="compile",
             )
+        if spec.language is not None and room is not None:
+            raise ValidationError(
+                "Adapters need a model with a head of its own, or one made with convert='classify'; this is a language "
+                "model.",
+                parameter="enable_lora",
+            )
         mesh = _mesh(spec, tensor_parallel_size, data_parallel_size, platform)
-        model = abstract(spec, _implementation(platform, attention_backend))
+        sizes = None if room is None else room(spec.num_labels)
+        at = _implementation(platform, attention_backend)
+        model = abstract(spec, at, sizes)
         programs = Programs(model, spec, mesh)
         budget = max_num_batched_tokens or TOKEN_BUDGET.get(platform, 8192) * mesh.shape["data"]
         if compile not in ("on_demand", "ahead", "behind"):
@@ -134,11 +150,11 @@ def open_engine(
             ahead=compile != "on_demand",
             packs=packs,
         )
-        costs = learned(assumed, spec, mesh, buckets)
+        costs = learned(assumed, spec, mesh, buckets, sizes)
         programs.noted = lambda bucket, seconds, key, found: costs.compiled(bucket, seconds, key, found=found)
         if compile != "on_demand":
             programs.start([*essential(buckets), *buckets])
-        targets = sharding.targets(model, mesh)
+        targets = sharding.targets(model if sizes is None else abstract(spec, at), mesh)
         if reader is None:
             from jaxpool_conversions.store import (
                 open_store,
@@ -149,6 +165,7 @@ def open_engine(
             for module in spec.modules:
                 reader.attach(module)
             arrays = load(reader, spec.family.table, spec.source, targets)
+            arrays = {path: arrays[path] for path in targets}
             if merge_lora is not None:
                 arrays = merged(arrays, merge_lora, spec.family.table)
     except BaseException:
@@ -158,7 +175,13 @@ def open_engine(
     finally:
         if reader is not None:
             reader.close()
-    engine = Engine(spec, programs, [arrays[path] for path in targets], buckets, costs)
+    adapters: Adapters | None = None
+    leaves = list(arrays.values())
+    if sizes is not None:
+        arrays = with_slots(arrays, sharding.targets(model, mesh))
+        leaves = list(arrays.values())
+        adapters = Adapters(spec, leaves, list(arrays), sizes, find_adapter)
+    engine = Engine(spec, programs, leaves, buckets, costs, adapters)
     if compile != "on_demand":
         try:
             engine.warm(essential(buckets) if compile == "behind" else None)
@@ -166,6 +189,22 @@ def open_engine(
             engine.close()
             raise
     return engine
+
+
+def room_of(args: Mapping[str, Any]) -> Callable[[int], AdapterSizes] | None:
+    """What the arguments of ``LLM`` say of room for adapters, for ``open_engine``.
+
+    Raises:
+        ValidationError: of ``enable_lora`` together with ``merge_lora``.
+    """
+    if not args["enable_lora"]:
+        return None
+    if args["merge_lora"] is not None:
+        raise ValidationError(
+            "Adapters are trained on a model as it was, so none can be served beside one with merge_lora.",
+            parameter="merge_lora",
+        )
+    return partial(room_for, args["max_loras"], args["max_lora_rank"], args["max_lora_cls_labels"])
 
 
 def _implementation(platform: str, wanted: str | None) -> Implementation:

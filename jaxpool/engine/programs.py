@@ -9,6 +9,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +24,7 @@ from jaxpool.engine.compile_cache import noting
 from jaxpool.engine.daemon_threads import DaemonThreads
 from jaxpool.errors import EngineError
 from jaxpool.models.classifier import Classifier
+from jaxpool.models.low_rank import AdapterSizes, chosen
 from jaxpool.ops.kernels import ANYWHERE, Implementation
 from jaxpool.ops.layout import Layout
 from jaxpool.ops.pooling import activate, calibrate, pool, pooled_index
@@ -43,6 +45,7 @@ class Inputs(NamedTuple):
         activated: bool ``[B, M]``; whether the text wants the activation.
         starts: int32 ``[B, M]``, where in its row each text begins; None if padded: at 0.
         segments: int32 ``[B, T]``, the text that a token belongs to, from 1, 0 for padding; None if padded.
+        slots: int32 ``[B, M]``, the adapter of each text, from 1, 0 for none; None for a model without adapters.
     """
 
     ids: Any
@@ -51,6 +54,7 @@ class Inputs(NamedTuple):
     activated: Any
     starts: Any = None
     segments: Any = None
+    slots: Any = None
 
     @property
     def layout(self) -> Layout:
@@ -60,10 +64,15 @@ class Inputs(NamedTuple):
         return Layout.packed(self.segments, self.starts, self.lengths)
 
 
-def abstract(spec: Spec, at: Implementation = ANYWHERE) -> Classifier:
-    """The classifier of ``spec`` with shapes and dtypes in place of weights, for devices as ``at`` says."""
-    dtype = jnp.dtype(spec.dtype)
-    return jax.eval_shape(lambda: Classifier(spec.family.backbone, spec.config, spec.head, dtype, at))
+def abstract(spec: Spec, at: Implementation = ANYWHERE, adapters: AdapterSizes | None = None) -> Classifier:
+    """The classifier of ``spec`` with shapes and dtypes in place of weights, for devices as ``at`` says.
+
+    With room for ``adapters``, whose heads have a bias, and labels enough for theirs and the model's own.
+    """
+    dtype, head = jnp.dtype(spec.dtype), spec.head
+    if adapters is not None and head.labels:
+        head = replace(head, labels=max(head.labels, adapters.labels), bias=True)
+    return jax.eval_shape(lambda: Classifier(spec.family.backbone, spec.config, head, dtype, at, adapters))
 
 
 def logits(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
@@ -76,15 +85,22 @@ def logits(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
     layout = inputs.layout
     at = (pooled_index(layout, spec.pooling, _marks(inputs, spec)),) if picks else ()
     # On accelerators float32 matmuls are rounded to bfloat16 or TF32 passes unless this is said.
-    with jax.default_matmul_precision("float32" if spec.dtype == "float32" else "default"):
+    with (
+        jax.default_matmul_precision("float32" if spec.dtype == "float32" else "default"),
+        chosen(inputs.slots, layout),
+    ):
         hidden_BTD = model.backbone(inputs.ids, inputs.types, layout, *at)
+    of_texts = of_tokens = None
+    if inputs.slots is not None:
+        of_texts = inputs.slots.reshape(-1)
+        of_tokens = jnp.broadcast_to(layout.spread(inputs.slots[..., None])[..., 0], inputs.ids.shape)
     if picks:
-        return model.head(hidden_BTD.reshape(-1, hidden_BTD.shape[-1]))
+        return model.answered(hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), of_texts)
     if spec.per_token:
-        return model.head(hidden_BTD, last_only=spec.last_only)
+        return model.answered(hidden_BTD, of_tokens, last_only=spec.last_only)
     if spec.late:
-        return pooled(model.head(hidden_BTD), inputs, spec)
-    return model.head(pooled(hidden_BTD, inputs, spec))
+        return pooled(model.answered(hidden_BTD, of_tokens), inputs, spec)
+    return model.answered(pooled(hidden_BTD, inputs, spec), of_texts)
 
 
 def pooled(values_BTD: jax.Array, inputs: Inputs, spec: Spec) -> jax.Array:
@@ -101,7 +117,10 @@ def _marks(inputs: Inputs, spec: Spec) -> jax.Array | None:
 
 
 def scores(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
-    """What leaves the device, shaped as ``logits``: calibrated, and activated in the rows that want it."""
+    """What leaves the device, shaped as ``logits``: calibrated, and activated in the rows that want it.
+
+    With adapters nothing is activated here: what becomes of logits, and how many there are, differs from text to text.
+    """
     values = logits(model, inputs, spec)
     if spec.columns is not None:
         values = values[..., np.array(spec.columns)]
@@ -109,6 +128,8 @@ def scores(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
         values = spec.softcap * jnp.tanh(values / spec.softcap)
     if spec.num_labels:
         values = calibrate(values, spec.logit_mean, spec.logit_sigma)
+    if inputs.slots is not None:
+        return values
     wanted = inputs.activated.reshape(-1, 1)
     if spec.per_token:
         wanted = inputs.layout.spread(inputs.activated)[:, :, None]
@@ -119,6 +140,7 @@ class Programs:
     """The executables of one model, compiled on demand or ahead, each once.
 
     Attributes:
+        adapted: whether texts may have adapters.
         compiles: programs compiled (or taken from the persistent cache) so far.
         noted: called with each bucket whose program is there, the seconds that took, its key in the cache on disk (or
             None), and whether it was found there.
@@ -128,7 +150,7 @@ class Programs:
         leaves, treedef = jax.tree.flatten(model)
         self._leaves = list(sharding.targets(model, mesh).values())
         assert len(leaves) == len(self._leaves)
-        self._types, self.mesh = bool(spec.token_types), mesh
+        self._types, self.mesh, self.adapted = bool(spec.token_types), mesh, model.adapters is not None
         self._one: dict[Bucket, Future[Any]] = {}
         self._lock = threading.Lock()
         self._pool: DaemonThreads | None = None
@@ -153,7 +175,8 @@ class Programs:
 
     def lower(self, bucket: Bucket) -> jax.stages.Lowered:
         """The program of one bucket before compilation (for inspection, or for a device that is not here)."""
-        inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), empty(bucket, self._types))
+        batch = empty(bucket, self._types, self.adapted)
+        inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
         # Operations that divide their own work (``ops/moe.py``) ask for the mesh.
         with jax.set_mesh(self.mesh):
             return self._run.lower(self._leaves, inputs)
@@ -247,14 +270,15 @@ class Programs:
                 self._pool.shutdown(cancel_futures=True)
 
 
-def empty(bucket: Bucket, with_types: bool) -> Inputs:
+def empty(bucket: Bucket, with_types: bool, with_slots: bool = False) -> Inputs:
     """A batch without texts, in numpy arrays."""
     tokens, texts = (bucket.rows, bucket.length), (bucket.rows, bucket.segments)
     ids, types = np.zeros(tokens, np.int32), np.zeros(tokens, np.int32) if with_types else None
+    slots = np.zeros(texts, np.int32) if with_slots else None
     if bucket.segments == 1:
-        return Inputs(ids, types, np.ones(texts, np.int32), np.zeros(texts, np.bool_))
+        return Inputs(ids, types, np.ones(texts, np.int32), np.zeros(texts, np.bool_), slots=slots)
     lengths, starts = np.zeros(texts, np.int32), np.zeros(texts, np.int32)
-    return Inputs(ids, types, lengths, np.zeros(texts, np.bool_), starts, np.zeros(tokens, np.int32))
+    return Inputs(ids, types, lengths, np.zeros(texts, np.bool_), starts, np.zeros(tokens, np.int32), slots)
 
 
 def fill(
@@ -264,6 +288,7 @@ def fill(
     bucket: Bucket,
     with_types: bool,
     places: Sequence[int] | np.ndarray | None = None,
+    slots: Sequence[int] | None = None,
 ) -> tuple[Inputs, np.ndarray]:
     """One batch of texts.
 
@@ -274,11 +299,12 @@ def fill(
         bucket: the shape.
         with_types: whether the backbone reads token types.
         places: the row of each text; None: each has its own. The caller sees to it that they fit.
+        slots: the adapter of each text, from 1, 0 for none; None for a model without adapters.
 
     Returns:
         the batch, and int64 ``[texts, 3]``: row, place among the row's texts and first token of each text.
     """
-    inputs = empty(bucket, with_types)
+    inputs = empty(bucket, with_types, slots is not None)
     where = np.zeros((len(texts), 3), np.int64)
     used, filled = [0] * bucket.rows, [0] * bucket.rows
     for i, ids in enumerate(texts):
@@ -294,6 +320,8 @@ def fill(
             inputs.segments[row, start : filled[row]] = segment + 1
     inputs.lengths[where[:, 0], where[:, 1]] = [len(ids) for ids in texts]
     inputs.activated[where[:, 0], where[:, 1]] = activated
+    if inputs.slots is not None:
+        inputs.slots[where[:, 0], where[:, 1]] = slots
     if inputs.starts is not None:
         inputs.starts[where[:, 0], where[:, 1]] = where[:, 2]
     return inputs, where

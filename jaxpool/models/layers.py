@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxpool.models.low_rank import room
 from jaxpool.ops.pooling import gelu
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -76,11 +77,18 @@ class Linear(nnx.Module):
         self.kernel = param((d_in, d_out), axes, dtype, units=units)
         # A bias lies along the output; its units matter only when the output is the sharded side.
         self.bias = param((d_out,), axes[1:], dtype, units=units) if bias else None
+        self.low_rank = room((d_in, d_out), axes, dtype, units)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """``[..., in] -> [..., out]`` in the dtype of ``x``."""
-        y = x @ self.kernel[...]
-        return y if self.bias is None else y + self.bias[...]
+        return self.added(x, x @ self.kernel[...])
+
+    def added(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        """What is added to ``y = x @ kernel``: the bias, and each text's adapter."""
+        bias = None if self.bias is None else self.bias[...]
+        if self.low_rank is not None:
+            return self.low_rank(x, y, bias)
+        return y if bias is None else y + bias
 
 
 class LayerNorm(nnx.Module):
@@ -121,10 +129,13 @@ class Embedding(nnx.Module):
 
     def __init__(self, rows: int, width: int, dtype: jnp.dtype, *, axis: str | None = None) -> None:
         self.table = param((rows, width), (axis, "embed"), dtype)
+        # Adapters know no embeddings but those of tokens.
+        self.low_rank = room((rows, width), (axis, "embed"), dtype) if axis == "vocab" else None
 
     def __call__(self, index: jax.Array) -> jax.Array:
         """Integer ``[...] -> [..., width]``; indices are checked on the host, before they get here."""
-        return jnp.take(self.table[...], index, axis=0, mode="clip")
+        y = jnp.take(self.table[...], index, axis=0, mode="clip")
+        return y if self.low_rank is None else self.low_rank.of_table(index, y)
 
 
 def stacked(build: Callable[[], Module], count: int) -> Module:

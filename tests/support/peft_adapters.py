@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +26,8 @@ def save(base: Path, folder: Path, *, seed: int = 0, task_type: str | None = "SE
     from peft import LoraConfig, get_peft_model
 
     model = _model(base, settings.pop("num_labels", None))
-    # Dropout would be no part of the answers, and parameters cannot have it.
-    wrapped = get_peft_model(model, LoraConfig(task_type=task_type, **settings))
+    with _quiet():
+        wrapped = get_peft_model(model, LoraConfig(task_type=task_type, **settings))
     torch.manual_seed(seed)
     with torch.no_grad():
         for name, weight in wrapped.named_parameters():
@@ -32,8 +35,17 @@ def save(base: Path, folder: Path, *, seed: int = 0, task_type: str | None = "SE
                 weight.copy_(torch.randn(weight.shape) * 0.15)
             elif weight.requires_grad:
                 weight.mul_(1 + 0.3 * torch.rand(weight.shape))
-    wrapped.save_pretrained(folder)
+    with _quiet():
+        wrapped.save_pretrained(folder)
     return folder
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without PEFT's warnings about transformers and about itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def torch_logits(base: Path, adapter: Path, ids: list[list[int]], num_labels: int | None = None) -> np.ndarray:
@@ -41,7 +53,8 @@ def torch_logits(base: Path, adapter: Path, ids: list[list[int]], num_labels: in
     import torch
     from peft import PeftModel
 
-    model = PeftModel.from_pretrained(_model(base, num_labels), adapter).eval()
+    with _quiet():
+        model = PeftModel.from_pretrained(_model(base, num_labels), adapter).eval()
     with torch.no_grad():
         out = [model(input_ids=torch.tensor([row]), attention_mask=torch.ones(1, len(row))).logits[0] for row in ids]
     return torch.stack(out).float().numpy()
