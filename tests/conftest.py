@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-# Before anyone imports jax. Nearly all the time of the tests is compiling, half of it LLVM optimising loops that run once;
-# without that the maths is the same. `JAXPOOL_TEST_OPTIMISED=1` compiles as users do.
+# Before anyone imports jax. Nearly all the time of the tests is compiling, and half of that was LLVM optimising loops
+# that run once; without it the maths is the same. `JAXPOOL_TEST_OPTIMISED=1` compiles as users do.
 flags = [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=8"]
 if not os.environ.get("JAXPOOL_TEST_OPTIMISED"):
     flags.append("--xla_backend_optimization_level=0")
