@@ -50,9 +50,9 @@ ARROWS = {
     "bench commands jaxpool_conversions",
     "jaxpool_conversions": "errors jaxpool_conversions",
     "jaxpool_conversions.families": "errors ops models jaxpool_conversions",
-    "jaxpool_serving": "errors params outputs text ops.host_activations engine.engine engine.buckets "
-    "engine.daemon_threads engine.packing engine.postprocess engine_args llm checkpoints.digest commands.options "
-    "commands.vllm_options bench.texts jaxpool_serving",
+    "jaxpool_serving": "errors params outputs text ops.host_activations engine.engine engine.adapters engine.buckets "
+    "engine.daemon_threads engine.packing engine.postprocess engine_args llm checkpoints.adapters checkpoints.digest "
+    "checkpoints.spec commands.options commands.vllm_options bench.texts jaxpool_serving",
     "jaxpool_serving.batching": "errors engine.engine engine.buckets engine.packing jaxpool_serving.batching",
     "jaxpool_serving.schemas": "errors params text.scoring text.windows jaxpool_serving.schemas",
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import threading
+import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -24,13 +25,14 @@ from jaxpool.models.low_rank import AdapterSizes
 from jaxpool.ops.host_activations import activate
 from jaxpool.params import LoRARequest
 from jaxpool_conversions.accounting import listed
-from jaxpool_conversions.low_rank import Changes, changes
+from jaxpool_conversions.low_rank import changes
 from jaxpool_conversions.peft_folder import PeftAdapter
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Sizes that ``max_lora_rank`` may have (vLLM's): programs are compiled for few of them."""
 
-_PARTS = ("a", "b", "stretch", "bias")
+PATIENCE, POLL = 60.0, 0.005
+"""Seconds that loading waits for a slot, and between two looks at them."""
 
 
 def room_for(max_loras: int, max_lora_rank: int, max_labels: int | None, own: int) -> AdapterSizes:
@@ -121,25 +123,53 @@ class Adapters:
             return [None if one is None else self._held[one.lora_int_id][1] for one in requests]
 
     def _hold(self, number: int, request: LoRARequest, keep: Any) -> None:
-        known = self._held.pop(number, None)
-        if known is not None:
-            same = (known[0].lora_name, known[0].lora_path) == (request.lora_name, request.lora_path)
-            if same and not request.load_inplace:
-                self._held[number] = known
-                return
-            if not request.load_inplace:
-                self._held[number] = known
+        known = self._held.get(number)
+        if known is not None and not request.load_inplace:
+            if (known[0].lora_name, known[0].lora_path) != (request.lora_name, request.lora_path):
                 raise ValidationError(
                     f"The id {number} is that of the adapter {known[0].lora_name!r} from {known[0].lora_path}; give "
                     f"{request.lora_name!r} another one, or load_inplace=True to replace it.",
                     parameter="lora_int_id",
                 )
+            self._held[number] = self._held.pop(number)
+            return
         adapter = self._opened(request.lora_path)
-        self._check(adapter)
-        known = None  # its slot may be wanted
+        values = self._values(adapter)  # what does not fit is refused before anything gives way
+        known = None  # nobody else may hold what gives way
+        self._held.pop(number, None)
         while len(self._held) >= self.sizes.slots:
             del self._held[next(other for other in self._held if other not in keep)]
-        self._held[number] = (request, self._load(request, adapter))
+        self._held[number] = (request, self._load(request, adapter, values))
+
+    def add(self, name: str, path: str, *, replace: bool = False) -> Loaded:
+        """Loads an adapter under a name, to stay until it is dropped.
+
+        Args:
+            name: what requests call it.
+            path: folder or hub id.
+            replace: whether one of that name is replaced; texts that wait for it still get it.
+
+        Raises:
+            ValidationError: the name is taken, there is no room, or the adapter does not fit.
+            CheckpointError: or one of its kin: it cannot be read.
+        """
+        with self._lock:
+            ids = {request.lora_name: number for number, (request, _) in self._held.items()}
+            if name in ids and not replace:
+                raise ValidationError(
+                    f"The lora adapter '{name}' has already been loaded. If you want to load the adapter in place, set "
+                    "'load_inplace' to True.",
+                    parameter="lora_name",
+                )
+            if name not in ids and len(ids) >= self.sizes.slots:
+                raise ValidationError(
+                    f"There is room for {self.sizes.slots} adapters, and {', '.join(ids)} take it; unload one, or "
+                    "start with more max_loras.",
+                    parameter="max_loras",
+                )
+            number = ids.get(name, max(ids.values(), default=0) + 1)
+            self._hold(number, LoRARequest(name, number, path, load_inplace=replace), keep=set(ids.values()))
+            return self._held[number][1]
 
     def drop(self, name: str) -> bool:
         """Lets go of the adapter of this name; whether there was one. Texts that wait for it still get it."""
@@ -173,15 +203,9 @@ class Adapters:
                     parameter=name,
                 )
 
-    def _load(self, request: LoRARequest, adapter: PeftAdapter) -> Loaded:
+    def _load(self, request: LoRARequest, adapter: PeftAdapter, values: dict[str, np.ndarray]) -> Loaded:
         """Writes an adapter into a free slot."""
-        shapes = {path: self._shape(path) for path in self._index if ".low_rank." not in path}
-        found = changes(adapter, self.spec.family.table, shapes)
-        values = self._values(found, adapter)
-        if not self._free:
-            gc.collect()  # a text whose request failed may be held by a traceback
-        if not self._free:
-            raise EngineError("All slots for adapters are taken by texts that wait to be computed; try again.")
+        self._wait_for_slot()
         slot = self._free.pop()
         meant = answers(adapter, self.spec.family.table, self.own)
         loaded = Loaded(request.lora_name, request.lora_path, slot, meant)
@@ -192,8 +216,21 @@ class Adapters:
             self._leaves[self._index[path]] = leaf
         return loaded
 
-    def _values(self, found: Changes, adapter: PeftAdapter) -> dict[str, np.ndarray]:
+    def _wait_for_slot(self) -> None:
+        """Returns when texts that wait for an adapter that gave way have been computed."""
+        for turn in range(round(PATIENCE / POLL)):
+            if self._free:
+                return
+            if turn == 1:
+                gc.collect()  # one that failed may be held by a traceback
+            time.sleep(POLL)
+        raise EngineError("All slots for adapters are taken by texts that wait to be computed; try again.")
+
+    def _values(self, adapter: PeftAdapter) -> dict[str, np.ndarray]:
         """What goes into one slot of every parameter that has slots."""
+        self._check(adapter)
+        shapes = {path: self._shape(path) for path in self._index if ".low_rank." not in path}
+        found = changes(adapter, self.spec.family.table, shapes)
         values: dict[str, np.ndarray] = {}
         for path in self._slotted:
             leaf = self._leaves[self._index[path]]

@@ -258,6 +258,7 @@ def _dispatch(
     """Fills, places and starts batches; never waits for a result."""
     while (work := todo.get()) is not None:
         if not work.future.set_running_or_notify_cancel():
+            work = None
             continue
         try:
             inputs, where = fill(
@@ -277,6 +278,7 @@ def _dispatch(
             running.put(_Running(work, where, out, started, took))
         except BaseException as error:
             work.future.set_exception(error)
+        work = None  # as in _fetch
     running.put(None)
 
 
@@ -300,14 +302,19 @@ def _fetch(running: queue.Queue[_Running | None], programs: Programs, costs: Cos
             if took is not None:
                 costs.ran(work.bucket, took, disturbed=disturbed or programs.busy)
             free, known, disturbed = done, not late, programs.busy
-            if values.ndim == 3:
-                starts = zip(work.rows, where[:, 0], where[:, 2])
-                results: Any = [values[row, at : at + len(one.ids)].copy() for one, row, at in starts]
-            else:
-                results = values[where[:, 0] * work.bucket.segments + where[:, 1]]
-            if adapters is not None:
-                each = zip(work.rows, results)
-                results = [adapters.answer(row.adapter, one, activated=row.activated) for row, one in each]
-            work.future.set_result(results)
+            work.future.set_result(_results(work, where, values, adapters))
         except BaseException as error:
             work.future.set_exception(error)
+        item = work = None  # type: ignore[assignment]  # what waits for the next batch must not hold an adapter's slot
+
+
+def _results(work: _Work, where: np.ndarray, values: np.ndarray, adapters: Adapters | None) -> Any:
+    """``Results`` of the rows of a batch, of what its program made."""
+    if values.ndim == 3:
+        starts = zip(work.rows, where[:, 0], where[:, 2])
+        found: Any = [values[row, at : at + len(one.ids)].copy() for one, row, at in starts]
+    else:
+        found = values[where[:, 0] * work.bucket.segments + where[:, 1]]
+    if adapters is None:
+        return found
+    return [adapters.answer(row.adapter, one, activated=row.activated) for row, one in zip(work.rows, found)]

@@ -16,6 +16,9 @@ from aiohttp import web
 from jaxpool_serving.options import Options
 
 if TYPE_CHECKING:
+    from jaxpool.checkpoints.adapters import Answers
+    from jaxpool.checkpoints.spec import Spec
+    from jaxpool.engine.adapters import Loaded
     from jaxpool.llm import LLM
     from jaxpool_serving.batching.batcher import Batcher
     from jaxpool_serving.chat_rendering import Renderers
@@ -74,11 +77,20 @@ class ServedModel:
         name: what requests say in ``model`` and responses carry.
         llm: the model.
         batcher: its queue.
+        adapter: what it answers with, where a request named one; ``name`` is the adapter's then.
+        base: the model's own name where ``name`` is an adapter's.
     """
 
     name: str
     llm: LLM
     batcher: Batcher
+    adapter: Loaded | None = None
+    base: str | None = None
+
+    @property
+    def answers(self) -> Spec | Answers:
+        """What has its ``labels``, its ``activation`` and its ``problem``."""
+        return self.llm.engine.spec if self.adapter is None else self.adapter.answers
 
 
 OPTIONS = web.AppKey("OPTIONS", Options)

@@ -19,6 +19,7 @@ from jaxpool_serving.schemas.errors import RequestError
 from jaxpool_serving.state import OPTIONS, TOKENIZER_THREADS
 
 if TYPE_CHECKING:
+    from jaxpool.engine.adapters import Loaded
     from jaxpool.engine.engine import Row
     from jaxpool.llm import LLM
 
@@ -82,11 +83,11 @@ async def tokenise(
     return texts
 
 
-def rows_of(texts: Sequence[Windowed], activated: bool) -> list[Row]:
+def rows_of(texts: Sequence[Windowed], activated: bool, adapter: Loaded | None = None) -> list[Row]:
     """What is computed for texts: a row for every window; ``activated``: scores are wanted after the activation."""
     from jaxpool.engine.engine import Row
 
-    return [Row(one.ids, one.types, activated) for text in texts for one in text.windows]
+    return [Row(one.ids, one.types, activated, adapter) for text in texts for one in text.windows]
 
 
 def _pieces(sizes: Sequence[int]) -> Iterable[tuple[int, int]]:

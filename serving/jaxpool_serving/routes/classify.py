@@ -48,10 +48,10 @@ async def classify(request: web.Request) -> web.Response:
     scores = await compute(request, model, replace(job, activated=activated and not body.return_logits))
     values, logits = scores.values, scores.values if body.return_logits else None
     if activated and body.return_logits:
-        values = activate(values, spec.activation)
+        values = activate(values, model.answers.activation)
     name = request_id(request, body)
     return web.json_response(
-        classify_response(name, model.name, spec.labels, values, scores.tokens, body, logits),
+        classify_response(name, model.name, model.answers.labels, values, scores.tokens, body, logits),
     )
 
 
@@ -70,7 +70,7 @@ async def predict(request: web.Request) -> web.Response:
     model = find_classifier(request.app, body.model)
     job = Job(body.prompts(), body.tokenization(), False if body.raw_scores else None)
     scores = await compute(request, model, job)
-    answer = top_labels(model.llm.labels, np.asarray(scores.values))
+    answer = top_labels(model.answers.labels, np.asarray(scores.values))
     return web.json_response(answer if body.is_batch else answer[0])
 
 
@@ -83,7 +83,7 @@ async def inference(request: web.Request) -> web.Response:
     scores = await compute(request, model, Job(body.prompts(), {}, None if function is None else False))
     values = np.asarray(scores.values)
     top_k = body.parameters.top_k if body.parameters else None
-    return web.json_response(top_labels(model.llm.labels, activate(values, ACTIVATIONS[function]), top_k))
+    return web.json_response(top_labels(model.answers.labels, activate(values, ACTIVATIONS[function]), top_k))
 
 
 @routes.post("/pooling")

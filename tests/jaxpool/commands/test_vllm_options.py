@@ -66,8 +66,6 @@ def test_a_command_line_of_vllms() -> None:
         ["--quantization", "fp8"],
         ["-q", "awq"],
         ["--load-format", "dummy"],
-        ["--enable-lora"],
-        ["--lora-modules", "a=b"],
         ["--pipeline_parallel_size", "2"],
         ["--root-path", "/x"],
         ["--speculative-config.method", "ngram"],
