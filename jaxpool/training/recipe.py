@@ -34,7 +34,7 @@ class Recipe:
         contrast_rate: peak of the learning rate of these steps.
         epochs: most passes over the data.
         batch_size: texts per step.
-        learning_rate: peak of the schedule; None is 5e-5, and ten times as much for an adapter.
+        learning_rate: peak of the schedule; None is 5e-5, and 2e-4 for an adapter.
         schedule: how the rate falls after warm-up, down to zero.
         warmup: share of all steps in which the rate rises.
         weight_decay: AdamW's (Loshchilov and Hutter 2017, arXiv:1711.05101), on matrices only.
@@ -92,7 +92,7 @@ class Recipe:
     @property
     def rate(self) -> float:
         """Peak of the learning rate."""
-        return self.learning_rate or (5e-5 if self.lora is None else 5e-4)
+        return self.learning_rate or (5e-5 if self.lora is None else 2e-4)
 
     def settled(self, texts: int, counts: dict[str, int]) -> Recipe:
         """The recipe with nothing left to decide.
