@@ -79,7 +79,8 @@ class EngineArgs(VllmArgs, total=False):
     ]
     skip_tokenizer_init: Annotated[bool, Argument(False, "load none; prompts are token ids then", option=False)]
     trust_remote_code: Annotated[bool, Argument(False, "accepted; a checkpoint's own code is never run", option=False)]
-    tensor_parallel_size: Annotated[int, Argument(1, "devices per copy")]
+    tensor_parallel_size: Annotated[int, Argument(1, "devices that share every layer of a copy")]
+    pipeline_parallel_size: Annotated[int, Argument(1, "groups of such devices that share the layers of a copy")]
     data_parallel_size: Annotated[int | None, Argument(None, "copies", "as many as the devices allow")]
     dtype: Annotated[
         str,
@@ -147,6 +148,19 @@ class EngineArgs(VllmArgs, total=False):
             "scores do not depend on the texts computed beside a text, bit for bit; slower",
             python="else short prompts may share a row of a batch, and scores differ by rounding, 1e-6 in float32",
         ),
+    ]
+    enable_prefix_caching: Annotated[
+        bool | None,
+        Argument(
+            None,
+            "compute what texts begin with alike once; for causal models",
+            "where the model allows it",
+            python="never with deterministic",
+        ),
+    ]
+    kv_cache_memory_bytes: Annotated[
+        int | None,
+        Argument(None, "most bytes that is kept of shared beginnings, on each device", "a tenth of what is free"),
     ]
     attention_backend: Annotated[
         str | None,

@@ -69,11 +69,7 @@ class LLM:
     Use it as a context manager, or call ``close``, to free the device; else garbage collection does it.
     """
 
-    def __init__(
-        self,
-        model: str | os.PathLike[str] | None = None,
-        **engine_args: Unpack[EngineArgs],
-    ) -> None:
+    def __init__(self, model: str | os.PathLike[str] | None = None, **engine_args: Unpack[EngineArgs]) -> None:
         args = with_defaults(engine_args)
         files = read_model(model, args)
         folder, tokenizer_folder, config = files.folder, files.tokenizer_folder, files.config
@@ -93,11 +89,14 @@ class LLM:
             dtype=args["dtype"],
             max_model_len=args["max_model_len"],
             tensor_parallel_size=args["tensor_parallel_size"],
+            pipeline_parallel_size=args["pipeline_parallel_size"],
             data_parallel_size=args["data_parallel_size"],
             max_num_batched_tokens=args["max_num_batched_tokens"],
             compile=args["compile"],
             deterministic=args["deterministic"],
             attention_backend=args["attention_backend"],
+            enable_prefix_caching=args["enable_prefix_caching"],
+            kv_cache_memory_bytes=args["kv_cache_memory_bytes"],
         )
         spec = self.engine.spec
         self.labels: tuple[str, ...] = spec.labels

@@ -66,8 +66,10 @@ class Call:
             for part in in_parts(len(prompts), tokenise):
                 done, before = len(texts), len(rows)
                 for number, text in enumerate(part, done):
-                    how = activated[number], adapters[number] if adapters else None
-                    rows.extend(Row(window.ids, window.types, *how) for window in text.windows)
+                    own = adapters[number] if adapters else None
+                    rows.extend(
+                        Row(window.ids, window.types, activated[number], adapter=own) for window in text.windows
+                    )
                 texts.extend(part)
                 yield rows[before:]
 

@@ -32,6 +32,8 @@ ARROWS = {
     "engine.buckets": "",  # numpy alone
     "engine.packing": "engine.buckets",
     "engine.costs": "engine.buckets",
+    "engine.beginnings": "",  # numpy alone
+    "engine.prefix_store": "engine.beginnings",
     "engine.chips": "",
     "views": "",
     "zero_shot": "errors params outputs text ops models checkpoints engine zero_shot",
@@ -51,8 +53,8 @@ ARROWS = {
     "jaxpool_conversions": "errors jaxpool_conversions",
     "jaxpool_conversions.families": "errors ops models jaxpool_conversions",
     "jaxpool_serving": "errors params outputs text ops.host_activations engine.engine engine.adapters engine.buckets "
-    "engine.daemon_threads engine.packing engine.postprocess engine_args llm checkpoints.adapters checkpoints.digest "
-    "checkpoints.spec commands.options commands.vllm_options bench.texts jaxpool_serving",
+    "engine.daemon_threads engine.packing engine.postprocess engine.prefixes engine_args llm checkpoints.adapters "
+    "checkpoints.digest checkpoints.spec commands.options commands.vllm_options bench.texts jaxpool_serving",
     "jaxpool_serving.batching": "errors engine.engine engine.buckets engine.packing jaxpool_serving.batching",
     "jaxpool_serving.schemas": "errors params text.scoring text.windows jaxpool_serving.schemas",
 }

@@ -6,9 +6,9 @@ that the CPU backend adopts it without a copy, and files are read in pieces of t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
@@ -33,9 +33,25 @@ _FLOATS = tuple(np.dtype(t) for t in (np.float64, np.float32, np.float16, ml_dty
 _EXPONENT = {np.dtype(np.float16): 0x7C00, np.dtype(ml_dtypes.bfloat16): 0x7F80}
 
 
+Place = Callable[[str, Any, Callable[[Any], np.ndarray]], Any]
+"""Puts a parameter (path, target, what reads a slice of it) onto devices; not necessarily as one array."""
+
+
+def place(_path: str, target: jax.ShapeDtypeStruct, read: Callable[[Any], np.ndarray]) -> jax.Array:
+    """A parameter as one array, where its target says; without a sharding on the first device."""
+    import jax
+
+    first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    return jax.make_array_from_callback(target.shape, target.sharding or first, read)
+
+
 def load(
-    reader: Reader, table: Table, head: HeadSource, targets: Mapping[str, jax.ShapeDtypeStruct]
-) -> dict[str, jax.Array]:
+    reader: Reader,
+    table: Table,
+    head: HeadSource,
+    targets: Mapping[str, jax.ShapeDtypeStruct],
+    place: Place = place,
+) -> dict[str, Any]:
     """Load every parameter.
 
     Args:
@@ -45,9 +61,10 @@ def load(
             (``[width, labels]``) and ``head.out.bias`` (zeros if the checkpoint has none). ``NO_HEAD`` for a model
             without one.
         targets: shape, dtype and sharding of each parameter, by dotted path. No sharding: the first device.
+        place: puts each on its devices.
 
     Returns:
-        The parameters, in the order of ``targets``.
+        What ``place`` made of the parameters, in the order of ``targets``.
 
     Raises:
         WeightsError: tensors and parameters do not match one to one, or a tensor is not finite, not a float,
@@ -63,14 +80,13 @@ def load(
     for name in sorted(used | {name for name in (head.weight, head.bias) if name}):
         _refuse_unless_float(name, reader.dtype(name))
 
-    first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    leaves: dict[str, jax.Array] = {}
+    leaves: dict[str, Any] = {}
     previous = None
     for path, target in targets.items():
         slices = _Slices(reader, path, target, accounts.fills.get(path), head)
-        leaf = jax.make_array_from_callback(target.shape, target.sharding or first, slices)
+        leaf = place(path, target, slices)
         if previous is not None:
-            previous.block_until_ready()  # at most two parameters wait in host memory for their transfer
+            jax.block_until_ready(previous)  # at most two parameters wait in host memory for their transfer
         leaves[path] = previous = leaf
     return leaves
 

@@ -24,6 +24,8 @@ import ml_dtypes
 import numpy as np
 
 from jaxpool.errors import CheckpointError
+from jaxpool_conversions.load import Place
+from jaxpool_conversions.load import place as _whole
 from jaxpool_conversions.output_folder import copy_companions, is_companion, new_folder
 from jaxpool_conversions.reader import Index
 from jaxpool_conversions.rules import HeadSource, Table
@@ -120,8 +122,11 @@ def read_head(folder: str | Path) -> HeadSource:
 
 
 def open_store(
-    folder: str | Path, targets: Mapping[str, jax.ShapeDtypeStruct], table: Table | None = None
-) -> dict[str, jax.Array]:
+    folder: str | Path,
+    targets: Mapping[str, jax.ShapeDtypeStruct],
+    table: Table | None = None,
+    place: Place = _whole,
+) -> dict[str, Any]:
     """Put the parameters of a store onto devices.
 
     Args:
@@ -130,12 +135,11 @@ def open_store(
             :func:`~jaxpool_conversions.load.load`. A dtype other than the stored one is cast to.
         table: the family's rules of today; a store whose ``meta`` has the fingerprint of others under ``table`` is
             refused.
+        place: as for :func:`~jaxpool_conversions.load.load`.
 
     Raises:
         CheckpointError: the store is damaged, incomplete, or holds other parameters than ``targets``.
     """
-    import jax
-
     folder = Path(folder)
     manifest = read_manifest(folder)
     made_by = manifest.get("meta", {}).get("table")
@@ -150,17 +154,20 @@ def open_store(
             f"{folder} does not hold the parameters of this model: {len(differing)} differ, the first is {path} "
             f"(stored {stored.get(path, 'not')}, needed {wanted.get(path, 'not')}); {_REMEDY}"
         )
-    first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     mapped = {path: _map(folder / _PARAMS / path, shape) for path, shape in wanted.items()} if _plain(folder) else {}
 
-    def place(values: np.ndarray, target: jax.ShapeDtypeStruct) -> jax.Array:
+    def put(path: str, values: np.ndarray) -> Any:
         def slice_of(index: Index | None) -> np.ndarray:
-            return values[index or ...].astype(target.dtype, copy=False)
+            return values[index or ...].astype(targets[path].dtype, copy=False)
 
-        return jax.make_array_from_callback(target.shape, target.sharding or first, slice_of)
+        return place(path, targets[path], slice_of)
 
-    placed = {path: place(values, targets[path]) for path, values in mapped.items() if values is not None}
-    return placed if len(placed) == len(targets) else _restore(folder, targets, first)
+    placed = {path: put(path, values) for path, values in mapped.items() if values is not None}
+    if len(placed) == len(targets):
+        return placed
+    if place is not _whole:
+        raise CheckpointError(f"{folder} is laid out in chunks, which only whole models are read from; {_REMEDY}")
+    return _restore(folder, targets)
 
 
 def _plain(folder: Path) -> bool:
@@ -199,13 +206,12 @@ def _map(folder: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     return np.frombuffer(pages, dtype).reshape(shape)
 
 
-def _restore(
-    folder: Path, targets: Mapping[str, jax.ShapeDtypeStruct], first: jax.sharding.Sharding
-) -> dict[str, jax.Array]:
+def _restore(folder: Path, targets: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:
     """Have Orbax restore a store whose parameters are cut into chunks or compressed."""
     import jax
     import orbax.checkpoint as ocp
 
+    first = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     item = {
         path: jax.ShapeDtypeStruct(target.shape, target.dtype, sharding=target.sharding or first)
         for path, target in targets.items()

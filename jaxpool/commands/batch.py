@@ -20,7 +20,8 @@ from jaxpool.commands.options import engine_options, long_text_options, long_tex
 from jaxpool.errors import JaxpoolError
 
 _ARGUMENTS = ("revision", "dtype", "convert", "hf_overrides", "max_model_len")
-MODEL = {name: engine_options()[name] for name in (*_ARGUMENTS, "max_num_batched_tokens", "tensor_parallel_size")}
+_DEVICES = ("tensor_parallel_size", "pipeline_parallel_size")
+MODEL = {name: engine_options()[name] for name in (*_ARGUMENTS, "max_num_batched_tokens", *_DEVICES)}
 MODEL["convert"] = replace(
     MODEL["convert"], about="classify: make a classifier of a language model", choices=("auto", "classify")
 )
@@ -87,7 +88,7 @@ def main(args: argparse.Namespace) -> int:
     planned.open()
     options = {
         "max_num_batched_tokens": args.max_num_batched_tokens,
-        "tensor_parallel_size": args.tensor_parallel_size,
+        **{name: getattr(args, name) for name in _DEVICES},
     }
     if args.mesh == "global":
         return _together(args, planned, share, options)

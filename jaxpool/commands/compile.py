@@ -34,7 +34,10 @@ MIX = 4096  # texts of the usual mix that the figures at the end are for
 
 MODEL = {
     name: engine_options()[name]
-    for name in ("revision", "dtype", "convert", "hf_overrides", "max_model_len", "tensor_parallel_size")
+    for name in (
+        *("revision", "dtype", "convert", "hf_overrides", "max_model_len"),
+        *("tensor_parallel_size", "pipeline_parallel_size"),
+    )
 }
 """Argument of a model -> its option, of those that programs depend on."""
 
@@ -87,6 +90,7 @@ def main(args: argparse.Namespace) -> int:
         config,
         topology,
         tensor_parallel_size=args.tensor_parallel_size,
+        pipeline_parallel_size=args.pipeline_parallel_size,
         dtype=args.dtype,
         convert=args.convert,
         max_model_len=args.max_model_len,
@@ -101,6 +105,7 @@ def main(args: argparse.Namespace) -> int:
         "mesh": dict(model.mesh.shape),
         "dtype": model.spec.dtype,
         "weight_bytes": model.weight_bytes,
+        "stages": [[stage.first, stage.end] for stage in model.stages],
         "programs": [_figures(one) for one in found],
         "refused": refused,
     }
@@ -174,6 +179,7 @@ def _figures(one: Forecast) -> dict[str, Any]:
         "collectives": dict(one.counts.collectives),
         "kernels": dict(one.counts.kernels) or {"xla": 1},
         "unknown_loops": one.counts.unknown_loops,
+        "stages": [_figures(stage) for stage in one.stages],
     }
 
 
@@ -202,11 +208,37 @@ def _print(model: Model, found: Sequence[Forecast]) -> None:
                 one.bound,
                 f"{one.share_of_peak:.0%}",
                 f"{one.texts_per_second:,.0f}",
-                ", ".join(f"{n} {name}" for name, n in one.counts.collectives.items()) or "none",
+                _collectives(one),
                 ", ".join(one.counts.kernels) or "xla",
             )
         )
     print(table(head, rows))
+    if model.stages:
+        print("Of these the slowest stage counts, as all of them work at once:")
+        print(table(("shape", "stage", "layers", "weights", "memory", "ms", "collectives"), _stages(model, found)))
+
+
+def _collectives(one: Forecast) -> str:
+    from jaxpool.forecast.tpu import UNREAD
+
+    found = ", ".join(f"{n} {name}" for name, n in one.counts.collectives.items())
+    return "?" if UNREAD in one.counts.kernels else found or "none"
+
+
+def _stages(model: Model, found: Sequence[Forecast]) -> list[tuple[str, ...]]:
+    return [
+        (
+            f"{one.bucket.rows}x{one.bucket.length}",
+            str(number),
+            f"from {stage.first}" if stage.end is None else f"{stage.first} to {stage.end - 1}",
+            f"{weights / 1e9:.2f} GB",
+            f"{its.memory / model.topology.chip.memory:.0%}",
+            f"{its.seconds * 1e3:.2f}",
+            _collectives(its),
+        )
+        for one in found
+        for number, (stage, weights, its) in enumerate(zip(model.stages, model.stage_bytes, one.stages))
+    ]
 
 
 def _mix(model: Model, found: Sequence[Forecast], args: argparse.Namespace) -> dict[str, float]:

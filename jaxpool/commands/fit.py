@@ -12,6 +12,16 @@ from jaxpool.training.fit import KINDS, fit
 from jaxpool.training.recipe import FEW, Recipe
 
 
+class _OneDevice(argparse.Action):
+    """Refuses what only a finished model can be spread by."""
+
+    def __call__(self, parser: argparse.ArgumentParser, _args: Any, _values: Any, option: str | None = None) -> None:
+        parser.error(
+            f"argument {option}: training runs on one device; give it where the trained model is used: jaxpool "
+            "classify, batch or serve"
+        )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of ``jaxpool fit``."""
     from_recipe = argparse.SUPPRESS  # absent means: what Recipe says
@@ -35,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="what labels mean: one a text, several a text, or a number (default: auto, as they look)",
     )
+    add("--pipeline-parallel-size", "--tensor-parallel-size", action=_OneDevice, help=argparse.SUPPRESS)
     add("--resume", action="store_true", help="go on where an interrupted training of the same kind stood")
     frozen = parser.add_mutually_exclusive_group()
     for what, note in (

@@ -50,6 +50,8 @@ def _reading(argument: Argument) -> dict[str, Any]:
     kinds = get_args(argument.kind) or (argument.kind,)
     if argument.kind is bool:
         return {"action": "store_true"}
+    if bool in kinds:  # --this and --no-this, or neither
+        return {"action": argparse.BooleanOptionalAction}
     if get_origin(argument.kind) is Literal or argument.choices:
         return {"choices": argument.choices or kinds, "metavar": argument.metavar or "HOW"}
     if int in kinds:

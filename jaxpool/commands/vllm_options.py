@@ -38,7 +38,6 @@ SERVER: dict[str, tuple[type, Ignored | Refused]] = {
     "enable_log_outputs": (bool, Ignored(OWN_LOG)),
     "enable_offline_docs": (bool, Ignored("/docs needs nothing from elsewhere")),
     "enable_per_request_metrics": (bool, Ignored("see /metrics")),
-    "enable_prompt_tokens_details": (bool, Ignored("nothing is cached, so there are no details")),
     "enable_scale_out": (bool, Ignored(ONE_APP)),
     "enable_server_load_tracking": (bool, Ignored("/load is always served")),
     "enable_ssl_refresh": (bool, Ignored("SIGHUP reads the certificates again")),

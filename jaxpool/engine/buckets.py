@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +21,15 @@ _FRONTIER = 16  # partial plans kept per length: within 1 % of keeping all, at a
 class Bucket:
     """The shape of a batch: ``rows`` of ``length`` tokens each, with up to ``segments`` texts in a row.
 
-    With one text per row it is padded, with several packed: texts follow one another.
+    With one text per row it is padded, with several packed: texts follow one another. With none it computes what texts
+    begin with, for others that have places for a ``prefix`` of so many tokens, which all their texts share and their
+    rows do not hold.
     """
 
     rows: int
     length: int
     segments: int = 1
+    prefix: int = 0
 
     @property
     def tokens(self) -> int:
@@ -73,7 +77,8 @@ class CostModel:
 
     def formula(self, bucket: Bucket) -> float:
         """What ``seconds`` is before anything is known."""
-        per_row = bucket.length * self.flops_per_token + bucket.length**2 * self.flops_per_token_pair
+        pairs = bucket.length * (bucket.prefix + bucket.length)
+        per_row = bucket.length * self.flops_per_token + pairs * self.flops_per_token_pair
         slower = self.spill if bucket.tokens > self.fast_tokens else 1.0
         return self.seconds_per_call + slower * bucket.rows * per_row / self.flops_per_second
 
@@ -88,11 +93,13 @@ class Batch:
     """One call: the texts ``rows`` (int64 indices into the caller's list).
 
     ``places`` are their rows in a packed bucket, int64; None: each text has a row of its own, in this order.
+    ``beginning`` is what they share and their rows do not hold; None for nothing.
     """
 
     bucket: Bucket
     rows: np.ndarray
     places: np.ndarray | None = None
+    beginning: Any = None
 
 
 def grid(

@@ -20,7 +20,7 @@ import numpy as np
 
 from jaxpool.engine.buckets import Bucket, CostModel
 
-FORMAT = 1
+FORMAT = 2
 """Raise it when the content of the file changes."""
 
 SAMPLES = 8
@@ -207,14 +207,18 @@ def _parsed(content: bytes | None) -> dict[str, Any]:
             for name in times:
                 times[name] = [float(one) for one in data[name] if _sane(one)][-SAMPLES:]
             for *shape, value in data["runs"][:MOST_ENTRIES]:
-                if len(shape) == size and all(type(n) is int and n > 0 for n in shape) and _sane(value):
+                if len(shape) == size and _is_shape(shape) and _sane(value):
                     runs[Bucket(*shape)] = float(value)
             for *shape, value in data["keys"][:MOST_ENTRIES]:
-                if len(shape) == size and all(type(n) is int and n > 0 for n in shape) and isinstance(value, str):
+                if len(shape) == size and _is_shape(shape) and isinstance(value, str):
                     keys[Bucket(*shape)] = value
     except (ValueError, TypeError, KeyError, AttributeError):
         return {"runs": {}, "keys": {}, "compiles": [], "loads": []}
     return {"runs": runs, "keys": keys, **times}
+
+
+def _is_shape(numbers: list[Any]) -> bool:
+    return all(type(n) is int and n >= 0 for n in numbers) and min(numbers[:2]) > 0
 
 
 def _sane(value: Any) -> bool:

@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,11 +18,13 @@ import numpy as np
 from jaxpool.checkpoints.spec import Spec
 from jaxpool.engine import feeding
 from jaxpool.engine.adapters import Adapters, Loaded
+from jaxpool.engine.batches import fill
+from jaxpool.engine.beginnings import Beginning
 from jaxpool.engine.buckets import Bucket, CostModel
 from jaxpool.engine.costs import Costs
 from jaxpool.engine.packing import fits
-from jaxpool.engine.programs import Programs, fill
-from jaxpool.engine.sharding import placed
+from jaxpool.engine.prefixes import Prefixes
+from jaxpool.engine.programs import Programs
 from jaxpool.errors import EngineError
 
 
@@ -34,12 +36,16 @@ class Row:
         ids: token ids, at least one, all below the vocabulary size.
         types: segment types of the same length, or None for all zeros.
         activated: whether scores are wanted after the activation (probabilities) or before it.
+        tenant: whose it is: what is computed of a text's beginning serves only texts of an equal one.
+        beginning: what it begins with, and its batch computes only what follows.
         adapter: the one that it is computed with, or None; holding it keeps its slot.
     """
 
     ids: Sequence[int] | np.ndarray
     types: Sequence[int] | np.ndarray | None = None
     activated: bool = True
+    tenant: Hashable = None
+    beginning: Beginning | None = None
     adapter: Loaded | None = None
 
 
@@ -65,6 +71,20 @@ class _Work(NamedTuple):
     places: np.ndarray | None
     future: Future[Any]
 
+    @property
+    def beginning(self) -> Beginning | None:
+        return self.rows[0].beginning if self.rows else None
+
+    @property
+    def begun(self) -> int:
+        return self.beginning.length if self.beginning is not None else 0
+
+    def fits(self) -> bool:
+        alike = all(row.beginning is self.beginning or row.beginning == self.beginning for row in self.rows)
+        places = self.begun <= self.bucket.prefix and (self.begun > 0) == (self.bucket.prefix > 0)
+        lengths = [len(row.ids) - self.begun for row in self.rows]
+        return alike and places and min(lengths, default=0) > 0 and fits(lengths, self.bucket, self.places)
+
 
 class _Running(NamedTuple):
     work: _Work
@@ -78,7 +98,8 @@ class Engine:
     """Computes batches of rows. ``loading.open_engine`` makes one from a checkpoint.
 
     Two batches are in flight: while the device computes one, the dispatch thread pads and places the next; the fetch
-    thread waits for results. A batch that fails fails its own future and nobody else's.
+    thread waits for results. In a pipeline every stage has one, and the next is placed. A batch that fails fails its
+    own future and nobody else's.
 
     Attributes:
         spec: what the model is.
@@ -89,6 +110,7 @@ class Engine:
         tokens, slots: computed by ``run`` so far: real tokens, and places for tokens, padding included.
         leaves: the parameters, for programs of other kinds; none once it is closed.
         adapters: where a model has room for some.
+        prefixes: shared beginnings of texts, computed once; None where the model, or the user, has none of it.
     """
 
     def __init__(
@@ -98,17 +120,20 @@ class Engine:
         leaves: list[jax.Array],
         buckets: tuple[Bucket, ...],
         costs: Costs,
+        prefixes: Prefixes | None = None,
         adapters: Adapters | None = None,
     ) -> None:
         self.spec, self.programs, self.buckets, self.costs = spec, programs, buckets, costs
         self.planner, self._process = feeding.Planner(buckets, programs.shares_cores), os.getpid()
         self.tokens = self.slots = 0
-        self.leaves, self.adapters = leaves, adapters
+        self.leaves, self.prefixes, self.adapters = leaves, prefixes, adapters
         self._todo: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
-        running: queue.Queue[_Running | None] = queue.Queue(maxsize=1)
+        running: queue.Queue[_Running | None] = queue.Queue(maxsize=programs.depth)
         self._threads = [
             # The threads hold no reference to the engine: it can be collected, which stops them.
-            threading.Thread(target=_dispatch, args=(self._todo, running, programs, leaves, spec), daemon=True),
+            threading.Thread(
+                target=_dispatch, args=(self._todo, running, programs, leaves, spec, prefixes), daemon=True
+            ),
             threading.Thread(target=_fetch, args=(running, programs, costs, adapters), daemon=True),
         ]
         for thread in self._threads:
@@ -149,6 +174,8 @@ class Engine:
         From then on nothing waits for a compile, and none can begin; the others become ``usable`` one by one.
         """
         self.programs.start(self.buckets)
+        if self.prefixes is not None:
+            self.programs.start(self.prefixes.buckets)
         self.programs.seal()
         self.programs.ensure(self.buckets if first is None else first)
 
@@ -164,8 +191,8 @@ class Engine:
         """Queues one batch.
 
         Args:
-            rows: texts that fit into the bucket.
-            bucket: one of ``buckets``.
+            rows: texts that fit into the bucket, of one and the same ``beginning``.
+            bucket: one of ``buckets``; or of ``prefixes``, with places for the beginning.
             places: for packed buckets: int ``[rows]``, the row of the bucket that each text goes to. None: each text
                 has a row of its own.
 
@@ -180,10 +207,12 @@ class Engine:
         self.check_process()
         if not self._stop.alive:
             future.set_exception(EngineError("the engine is closed"))
-        elif not fits([len(row.ids) for row in rows], bucket, places):
-            future.set_exception(EngineError(f"{len(rows)} rows do not fit {bucket}"))
         else:
-            self._todo.put(_Work(rows, bucket, places, future))
+            work = _Work(rows, bucket, places, future)
+            if work.fits():
+                self._todo.put(work)
+            else:
+                future.set_exception(EngineError(f"{len(rows)} rows do not fit {bucket}"))
         return future
 
     def run(self, rows: Sequence[Row], progress: Callable[[int], object] | None = None) -> Any:
@@ -229,6 +258,8 @@ class Engine:
         """Finishes what was submitted, then stops the threads. Safe to call twice."""
         self._stop()
         self.leaves.clear()  # in place: others hold the list, too
+        if self.prefixes is not None:
+            self.prefixes.store.clear()
 
 
 def _stop(
@@ -254,6 +285,7 @@ def _dispatch(
     programs: Programs,
     leaves: list[jax.Array],
     spec: Spec,
+    prefixes: Prefixes | None,
 ) -> None:
     """Fills, places and starts batches; never waits for a result."""
     while (work := todo.get()) is not None:
@@ -261,8 +293,9 @@ def _dispatch(
             work = None
             continue
         try:
+            begun = work.begun
             inputs, where = fill(
-                [np.asarray(row.ids, np.int32) for row in work.rows],
+                [np.asarray(row.ids[begun:], np.int32) for row in work.rows],
                 [None if row.types is None else np.asarray(row.types, np.int32) for row in work.rows],
                 [row.activated for row in work.rows],
                 work.bucket,
@@ -270,7 +303,11 @@ def _dispatch(
                 work.places,
                 [0 if row.adapter is None else row.adapter.slot for row in work.rows] if programs.adapted else None,
             )
-            arrays = placed(inputs, programs.input_sharding)
+            arrays = programs.place(inputs)
+            if work.beginning is not None and prefixes is not None:
+                past, known = prefixes.computed(work.beginning, leaves)
+                prefixes.saved += begun * (len(work.rows) - (not known))
+                arrays = arrays._replace(past=past)
             programs.ensure((work.bucket,))  # a wait for the compiler is no part of what the batch takes
             started = time.perf_counter()
             out = programs(work.bucket, leaves, arrays)
@@ -298,7 +335,8 @@ def _fetch(running: queue.Queue[_Running | None], programs: Programs, costs: Cos
             done = time.perf_counter()
             # A batch has the device from when it was started, or from when the one before it was done.
             if took is None and not late and (known or started > free):
-                took = done - max(started, free)
+                # Alone in a pipeline it passed stage after stage; others follow it at the pace of one.
+                took = (done - started) / programs.depth if started > free else done - free
             if took is not None:
                 costs.ran(work.bucket, took, disturbed=disturbed or programs.busy)
             free, known, disturbed = done, not late, programs.busy

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,8 +64,11 @@ class Planner:
         self, lengths: np.ndarray, cost: CostModel, ready: frozenset[Bucket], *, sealed: bool, few: bool
     ) -> list[Batch]:
         """The batches of this call, of which those that are not ``ready`` are waited for."""
-        prices = replace(cost, plans_per_program=NOW_ALONE if few else 1.0)
-        return plan(lengths, self.buckets, prices, ready, sealed)
+        return plan(lengths, self.buckets, self.prices(cost, few=few), ready, sealed)
+
+    def prices(self, cost: CostModel, *, few: bool) -> CostModel:
+        """What a call pays, compiles included; ``few`` if it is of few texts."""
+        return replace(cost, plans_per_program=NOW_ALONE if few else 1.0)
 
     def behind(
         self, lengths: np.ndarray, cost: CostModel, batches: Sequence[Batch], ready: frozenset[Bucket], *, few: bool
@@ -118,9 +122,12 @@ def run(
     again: set[int] = set()
 
     def send(batch: Batch) -> None:
-        engine.tokens += int(rows.lengths[batch.rows].sum())
+        engine.tokens += int(rows.lengths[batch.rows].sum()) - len(batch.rows) * _begun(batch)
         engine.slots += batch.bucket.tokens
-        flying.append((batch, engine.submit([rows.all[i] for i in batch.rows], batch.bucket, batch.places)))
+        texts = [rows.all[i] for i in batch.rows]
+        if batch.beginning is not None:
+            texts = [replace(row, beginning=batch.beginning) for row in texts]
+        flying.append((batch, engine.submit(texts, batch.bucket, batch.places)))
 
     more, known, arrived = True, 0, False
     try:
@@ -141,7 +148,7 @@ def run(
                 found(batch.rows, results)
                 suspects = batch.rows[doubtful(results, batch.places)]
                 for start in range(0, len(suspects), batch.bucket.rows):
-                    send(Batch(batch.bucket, suspects[start : start + batch.bucket.rows]))
+                    send(replace(batch, rows=suspects[start : start + batch.bucket.rows], places=None))
                 if progress is not None and again.isdisjoint(batch.rows.tolist()):
                     progress(len(batch.rows))
                 again.update(suspects.tolist())
@@ -171,15 +178,23 @@ class _Rows:
         left = np.concatenate([*(batch.rows for batch in waiting), self.held])
         lengths, few = self.lengths[left], not more and len(self.all) <= ALONE
         planner, programs, cost = engine.planner, engine.programs, engine.cost
-        planned = planner.now(lengths, cost, ready, sealed=programs.sealed, few=few)
+        plain = partial(planner.now, cost=cost, ready=ready, sealed=programs.sealed, few=few)
+        if engine.prefixes is None:
+            planned = plain(lengths)
+        else:
+            texts, prices = [self.all[i] for i in left], planner.prices(cost, few=few)
+            planned = engine.prefixes.plan(texts, lengths, prices, ready, plain, sealed=programs.sealed)
         full = [not more or _is_full(batch, lengths) for batch in planned]
         batches = [batch for batch, whole in zip(planned, full) if whole]
         held = [left[batch.rows] for batch, whole in zip(planned, full) if not whole]
         self.held = np.concatenate([np.empty(0, np.int64), *held])
         if not programs.sealed:
             # All begin to compile now; a batch waits for its own program only.
+            shared = dict.fromkeys(batch.beginning for batch in batches if batch.beginning is not None)
+            if engine.prefixes is not None:
+                programs.start(engine.prefixes.program(one) for one in shared if one not in engine.prefixes.store)
             programs.start(dict.fromkeys(batch.bucket for batch in batches))
-            if arrived and not more:
+            if arrived and not more and not shared:
                 programs.start(planner.behind(self.lengths, cost, planned, ready, few=few))
         return deque(replace(batch, rows=left[batch.rows]) for batch in batches)
 
@@ -188,4 +203,9 @@ def _is_full(batch: Batch, lengths: np.ndarray) -> bool:
     """Whether no text that is to come could be added: no row is left, or where they are packed, hardly a token."""
     if batch.places is None:
         return bool(batch.rows.size == batch.bucket.rows)
-    return bool(lengths[batch.rows].sum() >= FILLED * batch.bucket.tokens)
+    return bool(lengths[batch.rows].sum() - len(batch.rows) * _begun(batch) >= FILLED * batch.bucket.tokens)
+
+
+def _begun(batch: Batch) -> int:
+    """Tokens of each text that its row does not hold."""
+    return 0 if batch.beginning is None else int(batch.beginning.length)

@@ -15,13 +15,14 @@ from jaxpool.checkpoints.adapters import adapt, open_adapter
 from jaxpool.checkpoints.cross_encoder import read_scoring
 from jaxpool.checkpoints.labels import config_field
 from jaxpool.checkpoints.spec import Spec, resolve
-from jaxpool.engine import sharding
+from jaxpool.engine import prefixes, sharding
 from jaxpool.engine.adapters import Adapters, room_for, with_slots
 from jaxpool.engine.buckets import Bucket, CostModel, essential, grid, on_demand
 from jaxpool.engine.compile_cache import enable_cache
 from jaxpool.engine.engine import Engine
 from jaxpool.engine.merging import merged
 from jaxpool.engine.packing import ahead_grid, packed_grid, pays
+from jaxpool.engine.pipeline import Pipeline
 from jaxpool.engine.prior import learned, prior
 from jaxpool.engine.programs import Programs, abstract
 from jaxpool.errors import ConfigError, MissingHeadError, ValidationError
@@ -37,6 +38,10 @@ from jaxpool_conversions.rules import HeadSource
 
 logger = logging.getLogger(__name__)
 
+IN_STAGES = (
+    "Adapters are not for models in stages (pipeline_parallel_size) yet; convert with the adapter first: "
+    "jaxpool convert --lora ADAPTER CHECKPOINT STORE."
+)
 STORED = "An adapter is merged before a store is written: jaxpool convert --lora ADAPTER CHECKPOINT STORE."
 
 TOKEN_BUDGET = {"cpu": 1024, "gpu": 32768, "tpu": 16384}
@@ -60,6 +65,7 @@ def open_engine(
     dtype: str = "auto",
     max_model_len: int | None = None,
     tensor_parallel_size: int = 1,
+    pipeline_parallel_size: int | None = 1,
     data_parallel_size: int | None = None,
     max_num_batched_tokens: int | None = None,
     compile: Literal["on_demand", "ahead", "behind"] = "on_demand",  # noqa: A002 - the name users know
@@ -68,6 +74,8 @@ def open_engine(
     merge_lora: PeftAdapter | None = None,
     room: Callable[[int], AdapterSizes] | None = None,
     find_adapter: Callable[[str], PeftAdapter] = open_adapter,
+    enable_prefix_caching: bool | None = None,
+    kv_cache_memory_bytes: int | None = None,
 ) -> Engine:
     """Opens a checkpoint (or a converted store).
 
@@ -76,7 +84,8 @@ def open_engine(
         config: its transformers config, overrides applied.
         tokenizer: transformers tokenizer; needed only to look up ``classifier_from_token``.
         runner, convert, pooler_config, dtype, max_model_len: as in ``LLM``.
-        tensor_parallel_size: devices that share one copy of the weights.
+        tensor_parallel_size: devices that share every layer.
+        pipeline_parallel_size: stages, groups of such devices that share the layers of one copy of the weights.
         data_parallel_size: copies; None for all devices that are left (on the CPU: one).
         max_num_batched_tokens: most tokens of one batch, padding included; None for the platform's default.
         compile: ``on_demand`` compiles a program when a plan first needs it; ``ahead`` compiles a whole grid while
@@ -86,7 +95,11 @@ def open_engine(
         merge_lora: an adapter whose changes the weights are opened with.
         room: sizes of the room for adapters, of the model's number of labels; None for no room.
         find_adapter: reads an adapter by its path or hub id.
-        deterministic: whether a text's scores must not depend on its neighbours, bit for bit: nothing is packed.
+        deterministic: whether a text's scores must not depend on its neighbours, bit for bit: nothing is packed, and no
+            beginning shared.
+        enable_prefix_caching: whether to compute what texts begin with alike once; None: where the model allows it.
+            Never in stages.
+        kv_cache_memory_bytes: most bytes of that on each device; None for a share of what is free.
 
     Raises:
         CheckpointError and its kin, ValidationError: each in words.
@@ -129,11 +142,25 @@ def open_engine(
                 "model.",
                 parameter="enable_lora",
             )
-        mesh = _mesh(spec, tensor_parallel_size, data_parallel_size, platform)
-        sizes = None if room is None else room(spec.num_labels)
-        at = _implementation(platform, attention_backend)
+        stages = 1 if pipeline_parallel_size is None else pipeline_parallel_size
+        if spec.language is not None and stages != 1:
+            raise ValidationError(
+                f"pipeline_parallel_size={stages} is for models with a head of their own; make a "
+                "classifier of this language model (convert='classify'), or use tensor_parallel_size.",
+                parameter="pipeline_parallel_size",
+            )
+        if stages != 1 and (room is not None or merge_lora is not None):
+            raise ValidationError(IN_STAGES, parameter="pipeline_parallel_size")
+        mesh = _mesh(spec, tensor_parallel_size, data_parallel_size, platform, stages)
+        sizes, at = None if room is None else room(spec.num_labels), _implementation(platform, attention_backend)
         model = abstract(spec, at, sizes)
-        programs = Programs(model, spec, mesh)
+        if mesh.shape["model"] > 1 and (whole := sharding.undivided(model, mesh)):
+            logger.warning(
+                "every device holds all of %s: tensor_parallel_size=%d does not divide them",
+                ", ".join(whole),
+                mesh.shape["model"],
+            )
+        programs = (Programs if stages == 1 else Pipeline)(model, spec, mesh)
         budget = max_num_batched_tokens or TOKEN_BUDGET.get(platform, 8192) * mesh.shape["data"]
         if compile not in ("on_demand", "ahead", "behind"):
             raise ValidationError(
@@ -150,7 +177,14 @@ def open_engine(
             ahead=compile != "on_demand",
             packs=packs,
         )
-        costs = learned(assumed, spec, mesh, buckets, sizes)
+        shapes: dict[int, tuple[Bucket, ...]] = {}
+        # A stage would have to keep what its own layers note, and each adapter has beginnings of its own.
+        shares = enable_prefix_caching is not False and not deterministic and stages == 1 and room is None
+        if shares and prefixes.suits(spec):
+            shapes = prefixes.menus(spec.max_length, budget, mesh.shape["data"], ahead=compile != "on_demand")
+        costs = learned(
+            assumed, spec, mesh, (*buckets, *(bucket for menu in shapes.values() for bucket in menu)), sizes
+        )
         programs.noted = lambda bucket, seconds, key, found: costs.compiled(bucket, seconds, key, found=found)
         if compile != "on_demand":
             programs.start([*essential(buckets), *buckets])
@@ -160,11 +194,11 @@ def open_engine(
                 open_store,
             )  # imports Orbax, a second that others need not wait
 
-            arrays = open_store(folder, targets, spec.family.table)
+            arrays = open_store(folder, targets, spec.family.table, programs.place_leaf)
         else:
             for module in spec.modules:
                 reader.attach(module)
-            arrays = load(reader, spec.family.table, spec.source, targets)
+            arrays = load(reader, spec.family.table, spec.source, targets, programs.place_leaf)
             arrays = {path: arrays[path] for path in targets}
             if merge_lora is not None:
                 arrays = merged(arrays, merge_lora, spec.family.table)
@@ -176,12 +210,14 @@ def open_engine(
         if reader is not None:
             reader.close()
     adapters: Adapters | None = None
-    leaves = list(arrays.values())
-    if sizes is not None:
+    shared = prefixes.Prefixes(spec, programs, shapes, kv_cache_memory_bytes) if shapes else None
+    if sizes is None:
+        leaves = programs.ordered({path: arrays[path] for path in targets})
+    else:
         arrays = with_slots(arrays, sharding.targets(model, mesh))
         leaves = list(arrays.values())
         adapters = Adapters(spec, leaves, list(arrays), sizes, find_adapter)
-    engine = Engine(spec, programs, leaves, buckets, costs, adapters)
+    engine = Engine(spec, programs, leaves, buckets, costs, shared, adapters)
     if compile != "on_demand":
         try:
             engine.warm(essential(buckets) if compile == "behind" else None)
@@ -247,16 +283,23 @@ def menu(
     return packed if pays(packed, padded, cost) else padded
 
 
-def _mesh(spec: Spec, model: int, data: int | None, platform: str) -> jax.sharding.Mesh:
+def _mesh(spec: Spec, model: int, data: int | None, platform: str, stages: int = 1) -> jax.sharding.Mesh:
     heads = spec.config.heads
     if model > 0 and heads % model:
         raise ValidationError(
-            f"Total number of attention heads ({heads}) must be divisible by tensor parallel size ({model}).",
+            f"Total number of attention heads ({heads}) must be divisible by tensor parallel size ({model}). "
+            f"Sizes that would work: {', '.join(map(str, sharding.divisors(heads)))}.",
             parameter="tensor_parallel_size",
         )
     if data is None:
-        data = 1 if platform == "cpu" else max(1, len(jax.devices()) // max(model, 1))
-    return sharding.make_mesh(data, model)
+        data = 1 if platform == "cpu" else max(1, len(jax.devices()) // max(model * stages, 1))
+    if stages != 1 and jax.process_count() > 1:
+        raise ValidationError(
+            "pipeline_parallel_size is for the devices of one process; this one shares a mesh with "
+            f"{jax.process_count() - 1} others.",
+            parameter="pipeline_parallel_size",
+        )
+    return sharding.make_mesh(data, model, stages=stages)
 
 
 def head_source(

@@ -226,7 +226,7 @@ def plan(
     if full and sizes.max() <= max((b.length for b in padded if not sealed or b in compiled), default=0):
         # Rows ran out of places before they ran out of tokens: that was not priced.
         other = plan_padded(sizes, padded, cost, compiled, sealed)
-        return min(other, batches, key=lambda one: _seconds(one, cost, compiled))
+        return min(other, batches, key=lambda one: seconds(one, cost, compiled))
     return batches
 
 
@@ -259,7 +259,7 @@ def _choose(
             return 0.0
         if longer.max() > holds:
             return float("inf")
-        return _seconds(plan_padded(longer, padded, cost, compiled, sealed), cost, compiled)
+        return seconds(plan_padded(longer, padded, cost, compiled, sealed), cost, compiled)
 
     @cache
     def least(above: int) -> float:
@@ -284,7 +284,7 @@ def _choose(
     return best[1]
 
 
-def _seconds(batches: Sequence[Batch], cost: CostModel, compiled: frozenset[Bucket]) -> float:
+def seconds(batches: Sequence[Batch], cost: CostModel, compiled: frozenset[Bucket]) -> float:
     """What a plan costs, with its compiles."""
     new = {batch.bucket for batch in batches} - compiled
     return sum(cost.seconds(batch.bucket) for batch in batches) + sum(map(cost.charge, new))

@@ -44,7 +44,7 @@ def prior(spec: Spec, mesh: jax.sharding.Mesh) -> CostModel:
         flops_per_token=per_token,
         flops_per_token_pair=spec.config.flops_per_pair * SCORE_PRICE.get(device.platform, 1.0),
         flops_per_second=chip.flops(spec.dtype) * mesh.size,
-        seconds_per_call=chip.call + weight_bytes / mesh.shape["model"] / chip.bandwidth,
+        seconds_per_call=chip.call + weight_bytes / (mesh.size // mesh.shape["data"]) / chip.bandwidth,
         seconds_per_compile=chip.compile,
         fast_tokens=fast_tokens(spec.config, chip, itemsize) * mesh.shape["data"],
         spill=SPILL,

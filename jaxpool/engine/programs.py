@@ -7,10 +7,11 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
 from dataclasses import replace
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from jaxpool.checkpoints.spec import Spec
 from jaxpool.engine import sharding
+from jaxpool.engine.batches import Inputs, Past, shapes
 from jaxpool.engine.buckets import Bucket
 from jaxpool.engine.compile_cache import noting
 from jaxpool.engine.daemon_threads import DaemonThreads
@@ -26,42 +28,13 @@ from jaxpool.errors import EngineError
 from jaxpool.models.classifier import Classifier
 from jaxpool.models.low_rank import AdapterSizes, chosen
 from jaxpool.ops.kernels import ANYWHERE, Implementation
-from jaxpool.ops.layout import Layout
 from jaxpool.ops.pooling import activate, calibrate, pool, pooled_index
+from jaxpool_conversions.load import Place, place
 
 logger = logging.getLogger(__name__)
 
 STACK_BYTES = 64 << 20
 """Stack of a compiling thread: XLA recurses deeply, and the default of secondary threads can overflow."""
-
-
-class Inputs(NamedTuple):
-    """One batch; B rows, T tokens, M texts of a row: 1 where padded.
-
-    Attributes:
-        ids: int32 ``[B, T]``.
-        types: int32 ``[B, T]`` token types, or None for backbones without them.
-        lengths: int32 ``[B, M]`` tokens of each text; where there is none 1 if padded, 0 if packed.
-        activated: bool ``[B, M]``; whether the text wants the activation.
-        starts: int32 ``[B, M]``, where in its row each text begins; None if padded: at 0.
-        segments: int32 ``[B, T]``, the text that a token belongs to, from 1, 0 for padding; None if padded.
-        slots: int32 ``[B, M]``, the adapter of each text, from 1, 0 for none; None for a model without adapters.
-    """
-
-    ids: Any
-    types: Any
-    lengths: Any
-    activated: Any
-    starts: Any = None
-    segments: Any = None
-    slots: Any = None
-
-    @property
-    def layout(self) -> Layout:
-        """Where the texts lie."""
-        if self.segments is None:
-            return Layout.padded(self.lengths[:, 0], self.ids.shape[1])
-        return Layout.packed(self.segments, self.starts, self.lengths)
 
 
 def abstract(spec: Spec, at: Implementation = ANYWHERE, adapters: AdapterSizes | None = None) -> Classifier:
@@ -84,11 +57,7 @@ def logits(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
     picks = getattr(model.backbone, "picks", False) and not spec.per_token and spec.pooling != "MEAN"
     layout = inputs.layout
     at = (pooled_index(layout, spec.pooling, _marks(inputs, spec)),) if picks else ()
-    # On accelerators float32 matmuls are rounded to bfloat16 or TF32 passes unless this is said.
-    with (
-        jax.default_matmul_precision("float32" if spec.dtype == "float32" else "default"),
-        chosen(inputs.slots, layout),
-    ):
+    with _precision(spec), chosen(inputs.slots, layout):
         hidden_BTD = model.backbone(inputs.ids, inputs.types, layout, *at)
     of_texts = of_tokens = None
     if inputs.slots is not None:
@@ -101,6 +70,11 @@ def logits(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
     if spec.late:
         return pooled(model.answered(hidden_BTD, of_tokens), inputs, spec)
     return model.answered(pooled(hidden_BTD, inputs, spec), of_texts)
+
+
+def _precision(spec: Spec) -> Any:
+    """On accelerators float32 matmuls are rounded to bfloat16 or TF32 passes unless this is said."""
+    return jax.default_matmul_precision("float32" if spec.dtype == "float32" else "default")
 
 
 def pooled(values_BTD: jax.Array, inputs: Inputs, spec: Spec) -> jax.Array:
@@ -142,9 +116,13 @@ class Programs:
     Attributes:
         adapted: whether texts may have adapters.
         compiles: programs compiled (or taken from the persistent cache) so far.
+        depth: stages that a batch passes one after another, each on devices of its own.
         noted: called with each bucket whose program is there, the seconds that took, its key in the cache on disk (or
             None), and whether it was found there.
     """
+
+    depth = 1
+    place_leaf: Place = staticmethod(place)
 
     def __init__(self, model: Classifier, spec: Spec, mesh: Mesh) -> None:
         leaves, treedef = jax.tree.flatten(model)
@@ -162,24 +140,67 @@ class Programs:
         def run(leaves: list[jax.Array], inputs: Inputs) -> jax.Array:
             return scores(jax.tree.unflatten(treedef, leaves), inputs, spec)
 
-        self._run = jax.jit(
-            run,
-            in_shardings=([leaf.sharding for leaf in self._leaves], self.input_sharding),
-            out_shardings=sharding.whole(mesh),
-        )
+        def note(leaves: list[jax.Array], inputs: Inputs) -> Any:
+            layout = inputs.layout.noting()
+            with _precision(spec):
+                jax.tree.unflatten(treedef, leaves).backbone(inputs.ids, inputs.types, layout)
+            assert layout.notes is not None
+            return layout.notes["layers"]
+
+        self._note, self._jit = note, partial(jax.jit, run, out_shardings=sharding.whole(mesh))
+        self._placed = [leaf.sharding for leaf in self._leaves]
+        self._run = self._jit(in_shardings=(self._placed, self.input_sharding))
 
     @property
     def input_sharding(self) -> NamedSharding:
         """Where every input lives: rows spread over the mesh."""
         return sharding.rows(self.mesh)
 
+    def place(self, inputs: Inputs) -> Any:
+        """A batch in numpy arrays, on the devices, as the programs take it."""
+        return sharding.placed(inputs, self.input_sharding)
+
+    def ordered(self, arrays: Mapping[str, Any]) -> list[jax.Array]:
+        """The leaves that programs take, of what ``place_leaf`` made of every parameter, in the model's order."""
+        return list(arrays.values())
+
     def lower(self, bucket: Bucket) -> jax.stages.Lowered:
         """The program of one bucket before compilation (for inspection, or for a device that is not here)."""
-        batch = empty(bucket, self._types, self.adapted)
-        inputs = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+        inputs, run = shapes(bucket, self._types, self.adapted), self._run
         # Operations that divide their own work (``ops/moe.py``) ask for the mesh.
         with jax.set_mesh(self.mesh):
-            return self._run.lower(self._leaves, inputs)
+            if not bucket.segments:
+                placed = self._noted(bucket)[1]
+                run = jax.jit(self._note, in_shardings=(self._placed, self.input_sharding), out_shardings=placed)
+            elif bucket.prefix:
+                notes, placed = self._noted(self.beginning(bucket.prefix))
+                shards = jax.tree.map(lambda _: self.input_sharding, inputs)
+                shards = shards._replace(past=Past(bucket.prefix, sharding.whole(self.mesh), placed))
+                run = self._jit(in_shardings=(self._placed, shards))
+                inputs = inputs._replace(past=Past(bucket.prefix, jax.ShapeDtypeStruct((), np.int32), notes))
+            return run.lower(self._leaves, inputs)
+
+    def beginning(self, reach: int) -> Bucket:
+        """The program that computes beginnings of at most so many tokens; of its rows the first one counts."""
+        return Bucket(self.mesh.shape["data"], reach, segments=0)
+
+    def noted_bytes(self, reach: int) -> int:
+        """What is kept of a beginning with so many places, on each device."""
+        with jax.set_mesh(self.mesh):
+            notes, placed = self._noted(self.beginning(reach))
+        return sharding.bytes_of(notes, placed)
+
+    def _noted(self, bucket: Bucket) -> tuple[Any, Any]:
+        """Shapes and shardings of what layers note of a beginning."""
+        notes = jax.eval_shape(self._note, self._leaves, shapes(bucket, self._types))
+        return notes, jax.tree.map(lambda leaf: sharding.noted(leaf, self.mesh), notes)
+
+    def lowered(self, bucket: Bucket) -> list[jax.stages.Lowered]:
+        """As ``lower``, of every stage."""
+        return [self.lower(bucket)]
+
+    def _build(self, bucket: Bucket) -> Any:
+        return self.lower(bucket).compile()
 
     def start(self, buckets: Iterable[Bucket]) -> list[Future[Any]]:
         """Begins to compile what is missing, in background threads; one future per bucket.
@@ -207,7 +228,7 @@ class Programs:
             self._busy += 1
         try:
             with noting() as note:
-                executable = self.lower(bucket).compile()
+                executable = self._build(bucket)
         finally:
             with self._lock:
                 self._busy -= 1
@@ -259,8 +280,8 @@ class Programs:
         """Buckets whose program exists."""
         return self._ready
 
-    def __call__(self, bucket: Bucket, leaves: list[jax.Array], inputs: Inputs) -> jax.Array:
-        """Runs one batch; returns at once with what ``scores`` is still computing."""
+    def __call__(self, bucket: Bucket, leaves: list[jax.Array], inputs: Any) -> Any:
+        """Runs a batch from ``place``; returns at once with what ``scores`` is still computing, or what layers note."""
         return self.start((bucket,))[0].result()(leaves, inputs)
 
     def close(self) -> None:
@@ -268,71 +289,3 @@ class Programs:
         with self._lock:
             if self._pool is not None:
                 self._pool.shutdown(cancel_futures=True)
-
-
-def empty(bucket: Bucket, with_types: bool, with_slots: bool = False) -> Inputs:
-    """A batch without texts, in numpy arrays."""
-    tokens, texts = (bucket.rows, bucket.length), (bucket.rows, bucket.segments)
-    ids, types = np.zeros(tokens, np.int32), np.zeros(tokens, np.int32) if with_types else None
-    slots = np.zeros(texts, np.int32) if with_slots else None
-    if bucket.segments == 1:
-        return Inputs(ids, types, np.ones(texts, np.int32), np.zeros(texts, np.bool_), slots=slots)
-    lengths, starts = np.zeros(texts, np.int32), np.zeros(texts, np.int32)
-    return Inputs(ids, types, lengths, np.zeros(texts, np.bool_), starts, np.zeros(tokens, np.int32), slots)
-
-
-def fill(
-    texts: Sequence[np.ndarray],
-    types: Sequence[np.ndarray | None],
-    activated: Sequence[bool],
-    bucket: Bucket,
-    with_types: bool,
-    places: Sequence[int] | np.ndarray | None = None,
-    slots: Sequence[int] | None = None,
-) -> tuple[Inputs, np.ndarray]:
-    """One batch of texts.
-
-    Args:
-        texts: token ids of each.
-        types: token types of each, or None for zeros.
-        activated: whether each wants the activation.
-        bucket: the shape.
-        with_types: whether the backbone reads token types.
-        places: the row of each text; None: each has its own. The caller sees to it that they fit.
-        slots: the adapter of each text, from 1, 0 for none; None for a model without adapters.
-
-    Returns:
-        the batch, and int64 ``[texts, 3]``: row, place among the row's texts and first token of each text.
-    """
-    inputs = empty(bucket, with_types, slots is not None)
-    where = np.zeros((len(texts), 3), np.int64)
-    used, filled = [0] * bucket.rows, [0] * bucket.rows
-    for i, ids in enumerate(texts):
-        row = i if places is None else int(places[i])
-        segment, start = used[row], filled[row]
-        used[row], filled[row] = segment + 1, start + len(ids)
-        where[i] = row, segment, start
-        inputs.ids[row, start : filled[row]] = ids
-        kinds = types[i]
-        if inputs.types is not None and kinds is not None:
-            inputs.types[row, start : filled[row]] = kinds
-        if inputs.segments is not None:
-            inputs.segments[row, start : filled[row]] = segment + 1
-    inputs.lengths[where[:, 0], where[:, 1]] = [len(ids) for ids in texts]
-    inputs.activated[where[:, 0], where[:, 1]] = activated
-    if inputs.slots is not None:
-        inputs.slots[where[:, 0], where[:, 1]] = slots
-    if inputs.starts is not None:
-        inputs.starts[where[:, 0], where[:, 1]] = where[:, 2]
-    return inputs, where
-
-
-def pad(
-    rows: Sequence[np.ndarray],
-    types: Sequence[np.ndarray | None],
-    activated: Sequence[bool],
-    bucket: Bucket,
-    with_types: bool,
-) -> Inputs:
-    """As ``fill``, one text to a row."""
-    return fill(rows, types, activated, bucket, with_types)[0]

@@ -22,6 +22,9 @@ BITS = {"pred": 8, "s4": 4, "u4": 4, "s8": 8, "u8": 8, "s16": 16, "u16": 16, "bf
         "u32": 32, "f32": 32, "s64": 64, "u64": 64, "f64": 64, "f8e4m3fn": 8, "f8e5m2": 8}  # fmt: skip
 
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_END = re.compile(
+    r"^\}(?:$|,? *execution_thread=|\s*//)"
+)  # lines of a kernel's own configuration begin with it as well
 _LINE = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
 _SHAPE = re.compile(r"(\w+)\[([\d,]*)\](?:\{([\d,]*)(?::([^}]*))?\})?")
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
@@ -85,7 +88,7 @@ def _parsed(text: str) -> tuple[Computations, str | None]:
         if (head := _HEAD.match(line)) is not None:
             inside = computations.setdefault(head[2], {})
             entry = head[2] if head[1] else entry
-        elif line.startswith("}"):
+        elif _END.match(line) is not None:
             inside = None
         elif inside is not None and (found := _LINE.match(line)) is not None:
             arguments, rest = _closed(found[4])

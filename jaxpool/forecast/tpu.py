@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -15,6 +16,7 @@ from jaxpool.checkpoints.spec import Spec, resolve
 from jaxpool.engine import sharding
 from jaxpool.engine.buckets import Bucket
 from jaxpool.engine.chips import Chip, chip_of
+from jaxpool.engine.pipeline import Pipeline
 from jaxpool.engine.programs import Programs, abstract
 from jaxpool.errors import ValidationError
 from jaxpool.forecast.hlo import Counts, count
@@ -29,20 +31,24 @@ QUIET = {
 }
 """Environment that libtpu needs where there is no TPU; set before it is loaded."""
 
+UNREAD = "HLO unread"
+"""In place of a kernel: the figures are the model's own, cycles and collectives are not known."""
+
 LABELS = 2
 """Labels of a model whose config does not say: the head weighs next to nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """One program on one chip.
+    """One program on one chip; of a pipeline the slowest stage's, in which its devices wait for nobody.
 
     Attributes:
         bucket: its shape, all devices together.
-        memory: bytes it needs on each: weights, inputs, results, temporary.
+        memory: bytes it needs on each: weights, inputs, results, temporary; of stages the most.
         counts: per device.
         chip: what runs it.
         dtype: of its products.
+        stages: those of a pipeline, in order; empty for one program.
     """
 
     bucket: Bucket
@@ -50,6 +56,7 @@ class Forecast:
     counts: Counts
     chip: Chip
     dtype: str
+    stages: tuple[Forecast, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -63,7 +70,7 @@ class Forecast:
             "products": self.counts.flops / self.chip.peak_of(self.dtype),
             "memory": self.counts.bytes / self.chip.bandwidth,
         }
-        if self.chip.hertz:
+        if self.chip.hertz and UNREAD not in self.counts.kernels:
             times["cycles"] = self.counts.cycles / self.chip.hertz
         return times
 
@@ -128,7 +135,8 @@ class Model:
     Args:
         config: its transformers config, overrides applied.
         topology: where.
-        tensor_parallel_size: devices that share one copy of the weights.
+        tensor_parallel_size: devices that share every layer.
+        pipeline_parallel_size: groups of such devices that share the layers of one copy of the weights.
         dtype, convert, max_model_len: as in ``LLM``.
 
     Raises:
@@ -141,6 +149,7 @@ class Model:
         topology: Topology,
         *,
         tensor_parallel_size: int = 1,
+        pipeline_parallel_size: int = 1,
         dtype: str = "auto",
         convert: str = "auto",
         max_model_len: int | None = None,
@@ -154,17 +163,30 @@ class Model:
             dtype=dtype,
             max_model_len=max_model_len,
         )
-        devices = topology.devices
-        if len(devices) % tensor_parallel_size or self.spec.config.heads % tensor_parallel_size:
+        devices, heads = topology.devices, self.spec.config.heads
+        shared = tensor_parallel_size * pipeline_parallel_size
+        if min(tensor_parallel_size, pipeline_parallel_size) < 1 or len(devices) % shared:
             raise ValidationError(
-                f"tensor_parallel_size={tensor_parallel_size} must divide the {len(devices)} devices of "
-                f"{topology.name} and the model's {self.spec.config.heads} heads.",
+                f"tensor_parallel_size={tensor_parallel_size} times pipeline_parallel_size={pipeline_parallel_size} "
+                f"must divide the {len(devices)} devices of {topology.name}."
+            )
+        if heads % tensor_parallel_size:
+            raise ValidationError(
+                f"tensor_parallel_size={tensor_parallel_size} must divide the model's {heads} heads. Sizes that would "
+                f"work: {', '.join(str(size) for size in sharding.divisors(heads) if len(devices) % size == 0)}.",
                 parameter="tensor_parallel_size",
             )
-        self.mesh = sharding.make_mesh(len(devices) // tensor_parallel_size, tensor_parallel_size, devices)
+        # Stages are alike, and libtpu 0.0.52 fails on the first host of several alone: all are compiled for the last.
+        its = list(devices[-(len(devices) // pipeline_parallel_size) :])
+        self.mesh = sharding.make_mesh(
+            len(devices) // shared, tensor_parallel_size, its * pipeline_parallel_size, stages=pipeline_parallel_size
+        )
         model = abstract(self.spec, Implementation("tpu"))
-        self._programs = Programs(model, self.spec, self.mesh)
-        self.weight_bytes = sum(_device_bytes(leaf) for leaf in sharding.targets(model, self.mesh).values())
+        self._programs = (Programs if pipeline_parallel_size == 1 else Pipeline)(model, self.spec, self.mesh)
+        self.stages = self._programs.stages if isinstance(self._programs, Pipeline) else ()
+        held = [stage.leaves for stage in self.stages] or [sharding.targets(model, self.mesh)]
+        self.stage_bytes = [sum(map(_device_bytes, leaves.values())) for leaves in held]
+        self.weight_bytes = max(self.stage_bytes)
 
     def check_weights(self) -> None:
         """Raise ValidationError where the weights alone are too much for a chip."""
@@ -172,20 +194,46 @@ class Model:
         if self.weight_bytes > chip.memory:
             raise ValidationError(
                 f"The weights take {self.weight_bytes / 1e9:.1f} GB on each chip, and a {chip.name} has "
-                f"{chip.memory / 1e9:.1f} GB. Share them among more chips (--tensor-parallel-size)."
+                f"{chip.memory / 1e9:.1f} GB. Share them among more chips (--tensor-parallel-size, "
+                "--pipeline-parallel-size)."
             )
 
     def forecast(self, bucket: Bucket) -> Forecast | None:
         """What one program takes; None where the compiler finds no room for it."""
+        found: list[Forecast] = []
+        known: dict[Any, Forecast | None] = {}
+        for number, lowered in enumerate(self._programs.lowered(bucket)):
+            alike = self._alike(number)  # the same program on other devices is the same forecast
+            if alike not in known:
+                known[alike] = self._compiled(lowered, bucket, number)
+            one = known[alike]
+            if one is None:
+                return None
+            found.append(one)
+        if len(found) == 1:
+            return found[0]
+        slowest = max(found, key=lambda stage: stage.seconds)
+        return replace(slowest, memory=max(stage.memory for stage in found), stages=tuple(found))
+
+    def _alike(self, number: int) -> Any:
+        if not self.stages:
+            return number
+        stage = self.stages[number]
+        return stage.first == 0, stage.end is None, tuple((path, leaf.shape) for path, leaf in stage.leaves.items())
+
+    def _compiled(self, lowered: jax.stages.Lowered, bucket: Bucket, number: int) -> Forecast | None:
         try:
-            compiled = self._programs.lower(bucket).compile()
+            compiled = lowered.compile()
         except jax.errors.JaxRuntimeError as error:
             if "RESOURCE_EXHAUSTED" in str(error):
                 return None
             raise
-        about, text = compiled.memory_analysis(), compiled.as_text()
+        about = compiled.memory_analysis()
         assert about is not None
-        assert text is not None
+        try:
+            counts = count(compiled.as_text() or "")
+        except jax.errors.JaxRuntimeError:  # some programs of v5p this compiler makes and cannot print
+            counts = self._assumed(bucket, number, about.argument_size_in_bytes)
         memory = (
             about.argument_size_in_bytes
             + about.output_size_in_bytes
@@ -193,7 +241,18 @@ class Model:
             + about.temp_size_in_bytes
             + about.generated_code_size_in_bytes
         )
-        return Forecast(bucket, memory, count(text), self.topology.chip, self.spec.dtype)
+        return Forecast(bucket, memory, counts, self.topology.chip, self.spec.dtype)
+
+    def _assumed(self, bucket: Bucket, number: int, read: float) -> Counts:
+        """What a program takes by the model's own formula, where its HLO cannot be had: products, and its inputs."""
+        config = self.spec.config
+        flops = bucket.tokens * (config.flops_per_token + bucket.length * config.flops_per_pair)
+        if isinstance(self._programs, Pipeline):
+            per_layer = self._programs.layer_flops()
+            stage = self.stages[number]
+            flops = sum(per_layer[stage.first : stage.end]) / sum(per_layer) * flops
+        per_stage = self.mesh.size // max(1, len(self.stages))
+        return Counts(flops=flops / per_stage, bytes=read, kernels=Counter({UNREAD: 1}))
 
     def largest(self, bucket: Bucket) -> Forecast | None:
         """The most rows (this many, halved and halved again) that do fit at this length."""

@@ -7,7 +7,7 @@ Shape letters as in ``layers.py``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import jax
@@ -149,10 +149,23 @@ class DecoderConfig:
         bare = (self.first_bare and depth == 0 for depth in range(self.layers))
         return tuple(map(LayerKind, mlps, self.windows or (None,) * self.layers, ropes, bare))
 
+    def continues(self, max_length: int) -> bool:
+        """Whether texts of at most so many tokens can go on from what was computed of their beginning alone.
+
+        Not where rotary positions are scaled by a text's whole length.
+        """
+        by_length = [rope for rope in self.ropes if rope.kind in ("dynamic", "longrope")]
+        return self.causal and all(max_length <= rope.original_length for rope in by_length)
+
+    @property
+    def layer_flops(self) -> tuple[float, ...]:
+        """Matrix-multiplication FLOPs of one token through each layer, without attention scores."""
+        return tuple(self.attention.flops_per_token + kind.mlp.flops_per_token for kind in self.kinds)
+
     @property
     def flops_per_token(self) -> float:
-        """Matrix-multiplication FLOPs of one token through all layers, without attention scores."""
-        return self.layers * self.attention.flops_per_token + sum(kind.mlp.flops_per_token for kind in self.kinds)
+        """Those of all layers."""
+        return sum(self.layer_flops)
 
     @property
     def flops_per_pair(self) -> float:
@@ -214,12 +227,12 @@ class Layer(nnx.Module):
         return (h_BTD if c.residual_from_norm else x_BTD) + self._mlp(h_BTD, real_BT)
 
     def _attend(self, x_BTD: jax.Array, context: Context, at: jax.Array | None) -> jax.Array:
-        window, rope, n_tokens = self.kind.window, self.kind.rope, x_BTD.shape[1]
+        window, rope, n_tokens = self.kind.window, self.kind.rope, context.layout.reach + x_BTD.shape[1]
         y_BTD = self.attention(
             x_BTD,
             context.layout,
             None if rope is None else context.rotations[rope],
-            # One at least as long as the row hides nothing.
+            # One at least as long as every text hides nothing.
             window if window is not None and window < n_tokens else None,
             context.bias_HTS,
             at,
@@ -269,8 +282,9 @@ class Decoder(nnx.Module):
         x_BTD = scan_groups(
             self.layers,
             self._embed(ids_BT, types_BT, layout),
-            lambda layer, x, _: layer(x, context),
-            last=None if at is None else lambda layer, x, _: layer(x, context, at),
+            layout,
+            lambda layer, x, own: layer(x, replace(context, layout=own)),
+            last=None if at is None else lambda layer, x, own: layer(x, replace(context, layout=own), at),
         )
         x_BTD = _normed(self.norm, x_BTD)
         return x_BTD if self.project_out is None else self.project_out(x_BTD)

@@ -118,10 +118,19 @@ class JambaConfig:
     norm_eps: float
     kinds: tuple[LayerConfig, ...]
 
+    def continues(self, max_length: int) -> bool:
+        """As that of `DecoderConfig`: always."""
+        return True
+
+    @property
+    def layer_flops(self) -> tuple[float, ...]:
+        """FLOPs of one token through each layer, without attention scores."""
+        return tuple(kind.mixer.flops_per_token + kind.mlp.flops_per_token for kind in self.kinds)
+
     @property
     def flops_per_token(self) -> float:
-        """FLOPs of one token through all layers, without attention scores."""
-        return sum(kind.mixer.flops_per_token + kind.mlp.flops_per_token for kind in self.kinds)
+        """Those of all layers."""
+        return sum(self.layer_flops)
 
     @property
     def flops_per_pair(self) -> float:
@@ -159,4 +168,5 @@ class Jamba(nnx.Module):
 
     def __call__(self, ids_BT: jax.Array, types_BT: jax.Array | None, layout: Layout) -> jax.Array:
         """Hidden states ``[B, T, D]`` of int32 token ids; ``types_BT`` is not used."""
-        return self.norm(scan_groups(self.layers, self.tokens(ids_BT), lambda layer, x, _: layer(x, layout)))
+        x_BTD = scan_groups(self.layers, self.tokens(ids_BT), layout, lambda layer, x, own: layer(x, own))
+        return self.norm(x_BTD)

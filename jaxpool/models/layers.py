@@ -19,6 +19,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxpool.models.low_rank import room
+from jaxpool.models.parts import enter, leave
+from jaxpool.ops.devices import whole_vectors
 from jaxpool.ops.pooling import gelu
 
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
@@ -128,14 +130,15 @@ class Embedding(nnx.Module):
     """A table of ``rows`` vectors, looked up by index."""
 
     def __init__(self, rows: int, width: int, dtype: jnp.dtype, *, axis: str | None = None) -> None:
-        self.table = param((rows, width), (axis, "embed"), dtype)
+        self.table, self.axis = param((rows, width), (axis, "embed"), dtype), axis
         # Adapters know no embeddings but those of tokens.
         self.low_rank = room((rows, width), (axis, "embed"), dtype) if axis == "vocab" else None
 
     def __call__(self, index: jax.Array) -> jax.Array:
         """Integer ``[...] -> [..., width]``; indices are checked on the host, before they get here."""
-        y = jnp.take(self.table[...], index, axis=0, mode="clip")
-        return y if self.low_rank is None else self.low_rank.of_table(index, y)
+        x = jnp.take(self.table[...], index, axis=0, mode="clip")
+        x = whole_vectors(x, len(self.table)) if self.axis else x
+        return x if self.low_rank is None else self.low_rank.of_table(index, x)
 
 
 def stacked(build: Callable[[], Module], count: int) -> Module:
@@ -161,14 +164,30 @@ def scan_layers(
             windows, say).
         order: which of ``layers`` runs at each depth, where depths share weights (ALBERT); None: each once, in turn.
         last: the last layer's computation where it differs from ``run``: it may return another shape.
+
+    Under a ``parts.Part`` only its layers run, ``layers`` (unless depths share them) holding no others.
     """
+    depth = len(order) if order else len(jax.tree.leaves(layers)[0])
+    part, x = enter(layers, depth, x, shared=order is not None)
+    last = last if part.end is None else None
+    return leave(part, _scan(layers, x, run, part.of(per_layer), part.of(order), last))
+
+
+def _scan(
+    layers: nnx.Module,
+    x: jax.Array,
+    run: Callable[..., jax.Array],
+    per_layer: jax.Array | None,
+    order: tuple[int, ...] | None,
+    last: Callable[..., jax.Array] | None = None,
+) -> jax.Array:
     if last is not None:
         order = order or tuple(range(len(jax.tree.leaves(layers)[0])))
         *firsts, final = order
         if firsts:
             rest = jax.tree.map(lambda v: v[:-1], per_layer)
             # By index: a stack cut short would be copied.
-            x = scan_layers(layers, x, run, rest, tuple(firsts))
+            x = _scan(layers, x, run, rest, tuple(firsts))
         values = jax.tree.map(lambda v: v[-1], per_layer)
         return last(jax.tree.map(lambda leaf: leaf[final], layers), x, values)
     if order is not None:

@@ -30,15 +30,20 @@ class Alibi:
 def biases(alibi: Alibi, layout: Layout) -> jax.Array:
     """What is added to the score of each key: float32 ``[H, 1, S]``, ``[B, H, 1, S]`` where packed.
 
-    It counts positions from the text's first key, not from the query: a softmax does not see the difference.
+    It counts positions from the text's first key, not from the query: a softmax does not see the difference. Behind a
+    shared beginning its P keys are the first of the S.
     """
     slopes = np.asarray(alibi.slopes, np.float32)
     if alibi.bfloat16:
         slopes = slopes.astype(ml_dtypes.bfloat16).astype(np.float32)
-    bias_HS = slopes[:, None] * np.arange(layout.width, dtype=np.float32)
+    bias_HS = slopes[:, None] * np.arange(layout.reach + layout.width, dtype=np.float32)
     if alibi.bfloat16:
         bias_HS = bias_HS.astype(ml_dtypes.bfloat16).astype(np.float32)
     bias = jnp.asarray(bias_HS * np.float32(alibi.scale))
-    if layout.position_BT is None:
+    if layout.position_BT is None and not layout.reach:
         return bias[:, None]
-    return jnp.moveaxis(bias[:, layout.position], 0, 1)[:, :, None]
+    own, past = bias[:, layout.position], bias[:, : layout.reach]
+    if layout.position_BT is None:
+        return jnp.concatenate([past, own], axis=-1)[:, None]
+    own = jnp.moveaxis(own, 0, 1)
+    return jnp.concatenate([jnp.broadcast_to(past, (*own.shape[:2], layout.reach)), own], axis=-1)[:, :, None]

@@ -1,7 +1,7 @@
 """Attention behind one function; ``kernels.py`` says which kernel computes it.
 
 Shape letters: B rows, T queries, S keys (= T unless queries are picked), H query heads, K key/value heads, G = H / K,
-h size of one head, N distances.
+h size of one head, N distances, P keys of a shared beginning.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxpool.ops.devices import per_query_head
 from jaxpool.ops.kernels import ANYWHERE, QUERY_BLOCK, Call, Implementation, choose
 from jaxpool.ops.layout import Layout
 
@@ -42,6 +43,21 @@ Bias = jax.Array | ByDistance | None
 """What is added to scores: float32 ``[H, T, S]`` or ``[B, H, T, S]``, T perhaps 1; or by distance."""
 
 
+class Past(NamedTuple):
+    """Keys and values of a beginning that all texts of a batch share: no row has a copy (arXiv:2402.05099).
+
+    Attributes:
+        k, v: ``[P, K, h]``.
+        seen: bool ``[1, T, P]`` or ``[B, T, P]``, T perhaps 1.
+        bias: as ``Bias``, of these keys; None for none.
+    """
+
+    k: jax.Array
+    v: jax.Array
+    seen: jax.Array
+    bias: jax.Array | None
+
+
 def attend(
     q_BTHh: jax.Array,
     k_BSKh: jax.Array,
@@ -60,6 +76,9 @@ def attend(
 ) -> jax.Array:
     """Scaled dot-product attention within each text, with grouped key/value heads.
 
+    Where texts have a shared beginning that is not in their rows, what ``layout.past`` holds of it is seen as well.
+    Where ``layout.notes`` asks for it, keys and values of the first row are left there.
+
     Args:
         q_BTHh: queries; H must be a multiple of K.
         k_BSKh: keys.
@@ -71,7 +90,8 @@ def attend(
         window: a query sees keys less than this many positions away (before, and after unless causal); None for
             no limit. May be a traced scalar, so that layers of different windows share one program.
         landmarks: so many first keys of a text are seen whatever the window.
-        bias_HTS: added to the scores after scaling (relative positions, ALiBi), see ``Bias``.
+        bias_HTS: added to the scores after scaling (relative positions, ALiBi), see ``Bias``; behind a shared beginning
+            its P keys come first.
         softcap: scores become ``softcap * tanh(score / softcap)`` before the bias; None for no cap.
         sinks_H: per head, the score of a key without value: attention that goes nowhere (gpt-oss).
         queries: index in its row of each query, int32 ``[B, T]``, if they are a few of the row's tokens; None: all.
@@ -80,6 +100,9 @@ def attend(
     Returns:
         ``[B, T, H, h]``, h that of the values, in the dtype of the queries.
     """
+    k_BSKh, v_BSKh = (per_query_head(y, q_BTHh.shape[2]) for y in (k_BSKh, v_BSKh))
+    if layout.notes is not None:
+        layout.notes.update(keys=k_BSKh[0], values=v_BSKh[0])
     call = Call(
         queries=q_BTHh.shape[1],
         keys=k_BSKh.shape[1],
@@ -89,6 +112,7 @@ def attend(
         bits=8 * q_BTHh.dtype.itemsize,
         packed=layout.is_packed,
         branched=layout.until_BT is not None,
+        past=layout.reach,
         causal=causal,
         window=window if window is None or isinstance(window, int) else 0,
         plain=bias_HTS is None and not landmarks,
@@ -108,14 +132,18 @@ def attend(
             return _cudnn(q_BTHh, k_BSKh, v_BSKh, layout, causal=causal, window=window, scale=scale)
     seen = partial(visible, layout, causal=causal, window=window, landmarks=landmarks)
     score = partial(_dense, scale=scale, softcap=softcap, sinks_H=sinks_H)
+    past_bias = None
+    if layout.reach and isinstance(bias_HTS, jax.Array):
+        past_bias, bias_HTS = jnp.split(bias_HTS, (layout.reach,), axis=-1)
+    past = partial(_past, layout, window, past_bias) if layout.reach else lambda _: None
     if kernel == "dense":
         if isinstance(bias_HTS, ByDistance):
             bias_HTS = bias_HTS.of(jnp.arange(call.keys) if queries is None else queries, jnp.arange(call.keys))
         elif bias_HTS is not None and queries is not None and bias_HTS.shape[-2] > 1:
             bias_HTS = jnp.moveaxis(bias_HTS[:, queries], 0, 1)
-        return score(q_BTHh, k_BSKh, v_BSKh, seen(queries), bias_HTS)
+        return score(q_BTHh, k_BSKh, v_BSKh, seen(queries), bias_HTS, past(queries))
     reach = (window - 1, 0 if causal else window - 1) if isinstance(window, int) and not landmarks else None
-    return _blocks(q_BTHh, k_BSKh, v_BSKh, reach, seen, bias_HTS, score)
+    return _blocks(q_BTHh, k_BSKh, v_BSKh, reach, seen, bias_HTS, past, score)
 
 
 def _cudnn(
@@ -148,6 +176,7 @@ def _blocks(
     reach: tuple[int, int] | None,
     seen: Any,
     bias_HTS: Bias,
+    past: Any,
     score: Any,
 ) -> jax.Array:
     """One block of queries after another, each with the keys between ``reach`` tokens before and after it."""
@@ -171,7 +200,8 @@ def _blocks(
         elif bias is not None:
             bias = jax.lax.dynamic_slice_in_dim(bias, first, n_keys, axis=bias.ndim - 1)
             bias = bias[..., query_t, :] if bias.shape[-2] > 1 else bias
-        return score(jax.lax.dynamic_slice_in_dim(q_BTHh, start, size, axis=1), k, v, seen(query_t, keys=key_s), bias)
+        q = jax.lax.dynamic_slice_in_dim(q_BTHh, start, size, axis=1)
+        return score(q, k, v, seen(query_t, keys=key_s), bias, past(query_t))
 
     blocks_NBtHh = jax.lax.map(block, jnp.arange(n_blocks))
     return jnp.moveaxis(blocks_NBtHh, 0, 1).reshape(*q_BTHh.shape[:-1], v_BSKh.shape[-1])[:, :n_tokens]
@@ -183,6 +213,7 @@ def _dense(
     v_BSKh: jax.Array,
     seen_BTS: jax.Array,
     bias: jax.Array | None,
+    past: Past | None,
     *,
     scale: float,
     softcap: float | None,
@@ -198,12 +229,18 @@ def _dense(
     q = q_BTHh.transpose(0, 2, 1, 3).reshape(n_rows, *heads, n_queries, size)
     k_BKSh, v_BKSh = (y.transpose(0, 2, 1, 3) for y in (k_BSKh, v_BSKh))
     g = "g" * (len(heads) - 1)
-    scores = jnp.einsum(f"bk{g}th,bksh->bk{g}ts", q, k_BKSh, preferred_element_type=jnp.float32) * scale
-    if softcap is not None:
-        scores = softcap * jnp.tanh(scores / softcap)
-    if bias is not None:
-        scores += bias.reshape(*bias.shape[:-3], *heads, *bias.shape[-2:])
-    scores = jnp.where(seen_BTS.reshape(len(seen_BTS), *(1,) * len(heads), *seen_BTS.shape[1:]), scores, NEVER)
+
+    def scored(keys: str, k: jax.Array, bias: jax.Array | None, seen_BTS: jax.Array) -> jax.Array:
+        scores = jnp.einsum(f"bk{g}th,{keys}->bk{g}ts", q, k, preferred_element_type=jnp.float32) * scale
+        if softcap is not None:
+            scores = softcap * jnp.tanh(scores / softcap)
+        if bias is not None:
+            scores += bias.reshape(*bias.shape[:-3], *heads, *bias.shape[-2:])
+        return jnp.where(seen_BTS.reshape(len(seen_BTS), *(1,) * len(heads), *seen_BTS.shape[1:]), scores, NEVER)
+
+    scores = scored("bksh", k_BKSh, bias, seen_BTS)
+    if past is not None:  # one product for the queries of all rows, and one softmax over both
+        scores = jnp.concatenate([scored("skh", past.k, past.bias, past.seen), scores], axis=-1)
     if sinks_H is None:
         weights = jax.nn.softmax(scores, axis=-1)
     else:
@@ -211,8 +248,27 @@ def _dense(
         best = jnp.maximum(scores.max(-1, keepdims=True), sinks)
         weights = jnp.exp(scores - best)
         weights /= weights.sum(-1, keepdims=True) + jnp.exp(sinks - best)
-    y = jnp.einsum(f"bk{g}ts,bksh->bk{g}th", weights.astype(q_BTHh.dtype), v_BKSh)
+    weights = weights.astype(q_BTHh.dtype)
+    n_past = 0 if past is None else len(past.v)
+    y = jnp.einsum(f"bk{g}ts,bksh->bk{g}th", weights[..., n_past:], v_BKSh)
+    if past is not None:
+        y += jnp.einsum(f"bk{g}ts,skh->bk{g}th", weights[..., :n_past], past.v)
     return y.reshape(n_rows, n_heads, n_queries, -1).transpose(0, 2, 1, 3)
+
+
+def _past(layout: Layout, window: Window, bias: jax.Array | None, queries: jax.Array | None) -> Past:
+    """What queries, at ``[T]`` or ``[B, T]`` of their rows, see of the texts' shared beginning."""
+    key_P, position = jnp.arange(layout.reach), layout.position
+    seen_P = key_P < layout.before
+    if window is None:
+        seen_BTP = seen_P[None, None, :]
+    else:
+        if queries is not None:
+            each = queries.ndim == position.ndim == 2
+            position = layout.at(position, queries) if each else position[..., queries]
+        seen_BTP = seen_P & (position[..., :, None] - key_P < window)
+        seen_BTP = seen_BTP if seen_BTP.ndim == 3 else seen_BTP[None]
+    return Past(layout.past["keys"], layout.past["values"], seen_BTP, bias)
 
 
 def visible(

@@ -54,6 +54,7 @@ class Call(NamedTuple):
         sinks: whether heads may attend to nothing.
         softcap: whether scores are capped.
         branched: whether rows end in a tree of continuations.
+        past: keys of a shared beginning that no row holds.
     """
 
     queries: int
@@ -69,6 +70,7 @@ class Call(NamedTuple):
     sinks: bool
     softcap: bool
     branched: bool = False
+    past: int = 0
 
 
 class Kernel(NamedTuple):
@@ -94,7 +96,7 @@ def _always(*_: object) -> bool:
 
 def _splash(call: Call, _: Implementation) -> bool:
     whole = not call.picked and call.queries == call.keys and call.keys % 128 == 0
-    return whole and call.plain and call.window != 0 and not call.branched
+    return whole and call.plain and call.window != 0 and not call.branched and not call.past
 
 
 def _cudnn(call: Call, at: Implementation) -> bool:
@@ -103,7 +105,7 @@ def _cudnn(call: Call, at: Implementation) -> bool:
     return (
         fits
         and call.head_size == call.value_size
-        and not (call.picked or call.branched)
+        and not (call.picked or call.branched or call.past)
         and call.plain
         and call.window != 0
         and not (call.sinks or call.softcap or (_needs_mask(call) and call.keys > 2 * QUERY_BLOCK))

@@ -3,12 +3,16 @@
 Every family asks a ``Layout`` what depends on that: positions, which tokens are real, who may see whom, what a
 convolution or a recurrence carries on, where a text is pooled. So none of them knows whether its rows are packed.
 
-Shape letters: B rows, T tokens of a row, M texts of a row (its segments), W taps of a convolution, N = B * M texts.
+Causal models may have computed before what all texts of a batch begin with: rows then hold what follows, and the layers
+read what they noted of the beginning.
+
+Shape letters: B rows, T tokens of a row, M texts of a row (its segments), W taps of a convolution, N = B * M texts,
+P places for tokens of a shared beginning.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -31,6 +35,10 @@ class Layout:
         position_BT: int32, place of a token in its text, 0 for padding. None where padded.
         until_BT: int32, where a row branches: the first index of its row that does not see this token any more. None
             where no row branches.
+        before: int32 scalar, tokens of the beginning that all texts share and no row holds; None where there is none.
+        past: what the layers noted of it, or what the layer noted that reads this; None where there is no beginning.
+        reach: P, of which the first ``before`` are real.
+        notes: where layers write what texts behind the first row's need to know of it; None: they need not.
     """
 
     width: int = field(metadata={"static": True})
@@ -39,6 +47,10 @@ class Layout:
     segment_BT: Any = None  # noqa: N815
     position_BT: Any = None  # noqa: N815
     until_BT: Any = None  # noqa: N815
+    before: Any = None
+    past: Any = None
+    reach: int = field(default=0, metadata={"static": True})
+    notes: dict[str, Any] | None = field(default=None, metadata={"static": True})
 
     @classmethod
     def padded(cls, lengths_B: jax.Array, width: int) -> Layout:
@@ -62,6 +74,18 @@ class Layout:
         """
         return cls(position_BT.shape[1], lengths_B[:, None], position_BT=position_BT, until_BT=until_BT)
 
+    def behind(self, before: jax.Array, past: Any, reach: int) -> Layout:
+        """The same rows, of texts whose first tokens are not in them; see the attributes."""
+        return replace(self, before=before, past=past, reach=reach)
+
+    def noting(self) -> Layout:
+        """The same rows, the first of which is a beginning that layers write ``notes`` of."""
+        return replace(self, notes={})
+
+    def of_layer(self, past: Any) -> Layout:
+        """What one layer sees: its own past, and room for its own notes."""
+        return replace(self, past=past, notes=None if self.notes is None else {})
+
     @property
     def is_packed(self) -> bool:
         """Whether rows hold several texts."""
@@ -76,7 +100,8 @@ class Layout:
     @property
     def position(self) -> jax.Array:
         """Place of every token in its text: int32 ``[T]``, or ``[B, T]`` where packed."""
-        return jnp.arange(self.width) if self.position_BT is None else self.position_BT
+        position = jnp.arange(self.width) if self.position_BT is None else self.position_BT
+        return position if self.before is None else position + self.before
 
     @property
     def real_BT(self) -> jax.Array:  # noqa: N802
@@ -160,12 +185,21 @@ class Layout:
 
         Zeros before a text's beginning.
         """
-        padded, n_tokens = jnp.pad(x_BTD, ((0, 0), (taps - 1, 0), (0, 0))), x_BTD.shape[1]
+        n_rows, n_tokens, width = x_BTD.shape
+        tail_WD = jnp.zeros((taps - 1, width), x_BTD.dtype) if self.past is None else self.past["tail"]
+        tail_BWD = jnp.broadcast_to(tail_WD, (n_rows, *tail_WD.shape))
+        padded = jnp.concatenate([tail_BWD, x_BTD], axis=1)
+        if self.notes is not None:
+            self.notes["tail"] = jax.lax.dynamic_slice_in_dim(padded[0], self.lengths_BM[0, 0], taps - 1)
         moved = [padded[:, tap : tap + n_tokens] for tap in range(taps)]
         if self.position_BT is None:
             return moved
-        position_BT1 = self.position_BT[:, :, None]
-        return [jnp.where(position_BT1 >= steps, x, 0) for steps, x in zip(reversed(range(taps)), moved)]
+        # Of a text that does not begin its row, what stands before it in the row is another's.
+        place_BT1 = self.position_BT[:, :, None]
+        return [
+            jnp.where(place_BT1 >= steps, x, 0 if self.past is None else _before(tail_WD, self.position_BT - steps))
+            for steps, x in zip(reversed(range(taps)), moved)
+        ]
 
     def neighbours(self, x_BTD: jax.Array, taps: int) -> jax.Array:
         """Each token with those around it, ``[B, T, W, D]``; zeros beyond the ends of its text. ``taps`` is odd."""
@@ -185,3 +219,8 @@ class Layout:
             return jnp.concatenate([first_BM, ids_BT[:, :-1]], axis=1)
         moved_BT = jnp.pad(ids_BT, ((0, 0), (1, 0)))[:, :-1]
         return jnp.where(self.position_BT == 0, self.spread(first_BM), moved_BT)
+
+
+def _before(tail_WD: jax.Array, place_BT: jax.Array) -> jax.Array:
+    """``[B, T, D]``: what stood at negative places, the last of which is -1."""
+    return tail_WD[jnp.clip(len(tail_WD) + place_BT, 0, len(tail_WD) - 1)]

@@ -9,8 +9,9 @@ import numpy as np
 
 from jaxpool.checkpoints.location import read_config
 from jaxpool.engine import programs, sharding
+from jaxpool.engine.batches import Inputs
 from jaxpool.engine.buckets import grid
-from jaxpool.engine.programs import Inputs, pooled
+from jaxpool.engine.programs import pooled
 from jaxpool.errors import CheckpointError
 from jaxpool.text.tokenizer import Tokenizer
 from jaxpool.text.vocabulary import lower_cases, read_tokenizer

@@ -19,8 +19,9 @@ from tqdm.auto import tqdm
 
 from jaxpool.checkpoints.spec import Spec
 from jaxpool.engine import sharding
+from jaxpool.engine.batches import Inputs, pad
 from jaxpool.engine.buckets import Bucket
-from jaxpool.engine.programs import Inputs, logits, pad, pooled
+from jaxpool.engine.programs import logits, pooled
 from jaxpool.errors import EngineError
 from jaxpool.models.classifier import Classifier
 from jaxpool.text.tokenizer import Encoded

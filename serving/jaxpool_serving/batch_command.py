@@ -32,7 +32,13 @@ its answer, and the others go on.
 MODEL = engine_options(without={"compile"})
 """Argument of a model -> its option."""
 
-SPEED = {"max_num_batched_tokens", "tensor_parallel_size", "data_parallel_size", "attention_backend"}
+SPEED = {
+    "max_num_batched_tokens",
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "data_parallel_size",
+    "attention_backend",
+}
 """Arguments that change how fast answers come, and not what they are: another run may go on with others."""
 
 

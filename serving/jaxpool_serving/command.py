@@ -72,6 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a JSON line per request; - for standard output, 'off' for none (default: -)",
     )
     watch("--enable-request-id-headers", action="store_true", help="send X-Request-Id with responses")
+    about = "tell in usage how many tokens were computed before"
+    watch("--enable-prompt-tokens-details", action="store_true", help=about)
     watch("--otlp-traces-endpoint", metavar="URL", help="OpenTelemetry collector that gets a span per request")
     add_limit_arguments(parser)
     add_vllm_arguments(parser)
@@ -97,6 +99,7 @@ def main(args: argparse.Namespace) -> int:
     options = Options(
         access_log=None if args.access_log == "off" else args.access_log,
         enable_request_id_headers=args.enable_request_id_headers,
+        enable_prompt_tokens_details=args.enable_prompt_tokens_details,
         otlp_traces_endpoint=args.otlp_traces_endpoint,
         allow_runtime_lora_updating=args.allow_runtime_lora_updating,
         **access_options(args),

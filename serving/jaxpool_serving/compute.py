@@ -38,6 +38,7 @@ class Job:
             configured.
         long_text: what becomes of texts that are longer than the model reads; see ``LongText``.
         dimensions: size that embeddings are cut to; None: as the model is configured.
+        salt: requests of another one do not share what is computed of their texts' beginnings.
     """
 
     prompts: Sequence[Any]
@@ -47,11 +48,13 @@ class Job:
     timeout: float | None = None
     long_text: Mapping[str, Any] = field(default_factory=dict)
     dimensions: int | None = None
+    salt: str | None = None
 
     @classmethod
     def of(cls, body: PoolingRequest, prompts: Sequence[Any]) -> Job:
         """What a request's body asks for."""
-        return cls(prompts, body.tokenization(), body.use_activation, body.priority, body.timeout)
+        salt = body.cache_salt
+        return cls(prompts, body.tokenization(), body.use_activation, body.priority, body.timeout, salt=salt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +64,12 @@ class Scores:
     Attributes:
         values: float32 ``[prompts, labels]``; for tasks of tokens a list of ``[tokens, labels]``.
         prompt_ids: token ids of each prompt, as they were computed.
+        cached: how many of them were not computed for this request; None: the server does not tell.
     """
 
     values: Any
     prompt_ids: Sequence[Sequence[int] | np.ndarray]
+    cached: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -103,7 +108,7 @@ async def _compute(request: web.Request, served: ServedModel, job: Job) -> Score
         threads = request.app[TOKENIZER_THREADS]
         long = LongText.of(job.long_text, spec.max_length)
         texts = await tokenise(served.llm, threads, job.prompts, sizes, job.tokenization, long)
-        rows = rows_of(texts, activated, served.adapter)
+        rows = rows_of(texts, activated, job.salt, served.adapter)
         if len(rows) > len(texts) and len(rows) > options.max_windows_per_request:
             raise ValidationError(
                 f"This request's texts have {len(rows)} windows and the server takes at most "
@@ -120,7 +125,7 @@ async def _compute(request: web.Request, served: ServedModel, job: Job) -> Score
                 parameter="input",
             )
         room.holds(record.tokens, len(rows))
-        values, record.queue, record.device = await served.batcher.classify(rows, job.priority)
+        values, record.queue, record.device, cached = await served.batcher.classify(rows, job.priority)
     if long is not None and len(rows) > len(texts):
         how = long.aggregate_for(served.answers.problem == "multi")
         values = aggregate.of_texts(values, texts, how, per_token=spec.per_token)
@@ -130,7 +135,7 @@ async def _compute(request: web.Request, served: ServedModel, job: Job) -> Score
         )
 
         values = [select(spec, params, row, one) for row, one in zip(rows, values, strict=True)]
-    return Scores(values, [text.ids for text in texts])
+    return Scores(values, [text.ids for text in texts], cached if options.enable_prompt_tokens_details else None)
 
 
 def _check(job: Job, sizes: Sequence[int], app: web.Application, served: ServedModel) -> None:

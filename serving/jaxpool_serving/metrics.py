@@ -6,13 +6,18 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from jaxpool_serving.state import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
+
+    from prometheus_client.metrics_core import Metric
 
     from jaxpool.engine.buckets import Bucket
+    from jaxpool.engine.prefixes import Prefixes
     from jaxpool_serving.state import RequestRecord, ServedModel
 
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
@@ -74,6 +79,8 @@ class Metrics:
         at_ready = engine.begun
         self._times_of[name] = [(part, histogram.labels(name)) for part, histogram in self._times.items()]
         self._ready.labels(name).set(1)
+        if engine.prefixes is not None:
+            self.registry.register(_PrefixCache(name, engine.prefixes))
         self._queued_texts.labels(name).set_function(lambda: batcher.queued)
         self._queued_tokens.labels(name).set_function(lambda: batcher.waiting_tokens)
         self._compiles.labels(name).set_function(lambda: engine.begun - at_ready)
@@ -97,6 +104,28 @@ class Metrics:
         if record.model is not None and record.status == 200:
             for part, histogram in self._times_of[record.model]:
                 histogram.observe(getattr(record, part))
+
+
+class _PrefixCache(Collector):
+    """Shared beginnings of one model's texts, read off the store whenever somebody asks."""
+
+    def __init__(self, name: str, prefixes: Prefixes) -> None:
+        self._name, self._prefixes = name, prefixes
+
+    def collect(self) -> Iterator[Metric]:
+        """What ``/metrics`` shows of it."""
+        store, name = self._prefixes.store, self._name
+        for kind, called, about, value in (
+            (CounterMetricFamily, "hits", "Batches behind a beginning that was computed before.", store.hits),
+            (CounterMetricFamily, "misses", "Batches behind one that had to be computed.", store.misses),
+            (CounterMetricFamily, "evictions", "Beginnings that gave way to others.", store.evictions),
+            (CounterMetricFamily, "saved_tokens", "Tokens that were not computed again.", self._prefixes.saved),
+            (GaugeMetricFamily, "bytes", "Bytes that beginnings take on each device.", store.bytes),
+            (GaugeMetricFamily, "entries", "Beginnings that are kept.", len(store)),
+        ):
+            metric = kind(f"jaxpool_prefix_cache_{called}", about, labels=["model"])
+            metric.add_metric([name], value)
+            yield metric
 
 
 METRICS = web.AppKey("METRICS", Metrics)

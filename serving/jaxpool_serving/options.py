@@ -34,6 +34,7 @@ class Options:
         allowed_headers: headers they may send, ``*`` for any.
         allow_runtime_lora_updating: whether requests may load and unload adapters.
         enable_request_id_headers: whether responses carry ``X-Request-Id``.
+        enable_prompt_tokens_details: whether ``usage`` tells how many tokens came from shared beginnings.
         access_log: file to append to, ``-`` for standard output; None for no access log.
         otlp_traces_endpoint: URL of an OpenTelemetry collector that gets a span per request, or None.
         chat_template: Jinja template that goes before the tokenizer's own, or None.
@@ -67,6 +68,7 @@ class Options:
     allowed_headers: tuple[str, ...] = ("*",)
     allow_runtime_lora_updating: bool = False
     enable_request_id_headers: bool = False
+    enable_prompt_tokens_details: bool = False
     access_log: str | None = None
     otlp_traces_endpoint: str | None = None
     chat_template: str | None = None

@@ -83,11 +83,16 @@ async def tokenise(
     return texts
 
 
-def rows_of(texts: Sequence[Windowed], activated: bool, adapter: Loaded | None = None) -> list[Row]:
-    """What is computed for texts: a row for every window; ``activated``: scores are wanted after the activation."""
+def rows_of(
+    texts: Sequence[Windowed], activated: bool, salt: str | None = None, adapter: Loaded | None = None
+) -> list[Row]:
+    """What is computed for texts: a row for every window.
+
+    ``activated``: scores are wanted after the activation; ``salt``: of those who may share beginnings.
+    """
     from jaxpool.engine.engine import Row
 
-    return [Row(one.ids, one.types, activated, adapter) for text in texts for one in text.windows]
+    return [Row(one.ids, one.types, activated, salt, adapter=adapter) for text in texts for one in text.windows]
 
 
 def _pieces(sizes: Sequence[int]) -> Iterable[tuple[int, int]]:

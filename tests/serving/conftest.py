@@ -55,6 +55,7 @@ class TamperedEngine:
         self.spec, self.buckets, self.cost, self.adapters = engine.spec, engine.buckets, engine.cost, None
         self.batches: list[list[Row]] = []  # every batch that came in
         self.used: list[Bucket] = []  # and its bucket
+        self.prefixes = None  # of one that reads every text whole
         self.hold = False
         self._held: list[tuple[Future[np.ndarray], Sequence[Row], Bucket, np.ndarray | None]] = []
 

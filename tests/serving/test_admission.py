@@ -78,6 +78,7 @@ class Metronome:
     def __init__(self, engine: TamperedEngine) -> None:
         self.spec, self.cost = engine.spec, engine.cost
         self.buckets = self.usable = engine.buckets
+        self.prefixes = None
         self._free_at = 0.0
 
     def submit(self, rows: Sequence[Row], bucket: Bucket, places: np.ndarray | None = None) -> Future[np.ndarray]:

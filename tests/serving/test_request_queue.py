@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from concurrent.futures import Future
 
 import numpy as np
@@ -51,9 +52,9 @@ class QueueMachine(RuleBasedStateMachine):
     def take(self, most: int, data: st.DataObject) -> None:
         told: list[int] = []
 
-        def choose(lengths: np.ndarray) -> tuple[list[int], str]:
-            told.extend(lengths.tolist())
-            return [0, *(n for n in range(1, len(lengths)) if data.draw(st.booleans()) or n % 2)][:50], "bucket"
+        def choose(rows: Sequence[Row]) -> tuple[list[int], str]:
+            told.extend(len(row.ids) for row in rows)
+            return [0, *(n for n in range(1, len(rows)) if data.draw(st.booleans()) or n % 2)][:50], "bucket"
 
         found = self.queue.take(most, choose)
         if found is None:
@@ -68,7 +69,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule()
     def a_choice_fails(self) -> None:
-        def choose(lengths: np.ndarray) -> tuple[list[int], None]:
+        def choose(_rows: Sequence[Row]) -> tuple[list[int], None]:
             raise RuntimeError("boom")
 
         if self.model:
@@ -101,7 +102,7 @@ class QueueMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         drained = 0
-        while found := self.queue.take(256, lambda lengths: (range(len(lengths)), None)):
+        while found := self.queue.take(256, lambda rows: (range(len(rows)), None)):
             drained += len(found[0])
         assert drained == len(self.model)
         assert (len(self.queue), self.queue.tokens, self.queue.places) == (0, 0, 0)
@@ -116,7 +117,7 @@ def test_two_lists_of_600_and_a_drain_leave_nothing() -> None:
     for _ in range(2):
         queue.add([Row([5])] * 600, pending(rows=600))
     assert len(queue) == 1200
-    while queue.take(256, lambda lengths: (range(len(lengths)), None)):
+    while queue.take(256, lambda rows: (range(len(rows)), None)):
         pass
     assert len(queue) == 0
 

@@ -49,7 +49,7 @@ class Device:
         self.seconds, self.cost = seconds, cost
         self.buckets = self.usable = grid(128, 2048, per_octave=4, row_factor=4)
         self.spec = type("Spec", (), {"per_token": False})
-        self.free_at = 0.0
+        self.free_at, self.prefixes = 0.0, None
         self.computed: list[Row] = []
 
     def submit(self, rows: Sequence[Row], bucket: Bucket, places: None) -> Future[np.ndarray]:

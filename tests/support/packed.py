@@ -10,8 +10,8 @@ import numpy as np
 from parity_cases import CASES
 from transformers import AutoConfig
 
+from jaxpool.engine.batches import Inputs, fill
 from jaxpool.engine.buckets import Bucket
-from jaxpool.engine.programs import Inputs, fill
 from jaxpool.ops.kernels import ANYWHERE
 from jaxpool_conversions.families import find
 from jaxpool_conversions.families.config_fields import Fields

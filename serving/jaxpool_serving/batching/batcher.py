@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -37,11 +38,13 @@ class Computed(NamedTuple):
         values: float32 ``[rows, labels]``; for tasks of tokens a list of ``[tokens, labels]``.
         queue: seconds until the last row went to the device.
         device: seconds from then until the last result was back.
+        cached: tokens that were not computed for it, as those of ``PendingRequest``.
     """
 
     values: Any
     queue: float
     device: float
+    cached: int = 0
 
 
 class Batcher:
@@ -54,7 +57,7 @@ class Batcher:
         max_wait: seconds that a row waits for company while a slot is free.
         slots: batches handed to the engine at a time; 2 keeps the device busy while results are fetched.
         window: waiting rows looked at when a batch is formed.
-        on_batch: called with every batch that goes to the device: its bucket, its rows, and their tokens.
+        on_batch: called with every batch that goes to the device: its bucket, its rows, and the tokens it computes.
         clock: seconds from any origin, never going back.
 
     Attributes:
@@ -108,6 +111,9 @@ class Batcher:
         """
         answer = asyncio.get_running_loop().create_future()
         request = PendingRequest(answer, [NOTHING] * len(rows), len(rows), priority, arrived=self._clock())
+        if (prefixes := self.engine.prefixes) is not None:
+            cost = self.engine.cost
+            rows = [replace(row, beginning=prefixes.find(row, cost)) for row in rows]
         self._queue.add(rows, request)
         try:
             self._wake_up()
@@ -116,7 +122,7 @@ class Batcher:
         finally:
             self._queue.discard(request)
         found = values if self.engine.spec.per_token else np.stack(values)
-        return Computed(found, request.sent - request.arrived, self._clock() - request.sent)
+        return Computed(found, request.sent - request.arrived, self._clock() - request.sent, request.cached)
 
     async def close(self) -> None:
         """Wait until the batches in flight have come back (no new rows may arrive meanwhile)."""
@@ -157,11 +163,17 @@ class Batcher:
         taken = self._queue.take(self._window, self._chosen)
         return None if taken is None else (taken[0], *taken[1])
 
-    def _chosen(self, lengths: np.ndarray) -> tuple[np.ndarray, tuple[Bucket, np.ndarray | None]]:
+    def _chosen(self, waiting: Sequence[Row]) -> tuple[np.ndarray, tuple[Bucket, np.ndarray | None]]:
         """Which of the first rows go together, in the order of their turns, and how."""
-        rows, bucket, places = self._selection.best(lengths)
+        beginning, selection, begun = waiting[0].beginning, self._selection, 0
+        if beginning is not None and self.engine.prefixes is not None:
+            begun, ready = beginning.length, self.engine.programs.ready()
+            selection = BatchSelection(self.engine.prefixes.menu(begun, ready), self.engine.cost)
+        alike = np.array([i for i, row in enumerate(waiting) if row.beginning == beginning])
+        lengths = np.array([len(waiting[i].ids) - begun for i in alike])
+        rows, bucket, places = selection.best(lengths)
         in_turn = np.argsort(rows)
-        return rows[in_turn], (bucket, None if places is None else places[in_turn])
+        return alike[rows[in_turn]], (bucket, None if places is None else places[in_turn])
 
     async def _run(self, items: list[Item], bucket: Bucket, places: np.ndarray | None = None) -> None:
         """Compute a batch; whatever happens, no request of it is left without an answer."""
@@ -180,7 +192,11 @@ class Batcher:
             return
         items, places = [items[index] for index in wanted], None if places is None else places[wanted]
         started = self._clock()
-        tokens = sum(len(item.row.ids) for item in items)
+        beginning = items[0].row.beginning
+        begun = 0 if beginning is None else beginning.length
+        prefixes = self.engine.prefixes
+        known = prefixes is not None and beginning is not None and beginning in prefixes.store
+        tokens = sum(len(item.row.ids) - begun for item in items)
         if self._on_batch is not None:
             self._on_batch(bucket, len(items), tokens)
         for item in items:
@@ -188,8 +204,13 @@ class Batcher:
         try:
             values = await asyncio.wrap_future(self.engine.submit([item.row for item in items], bucket, places))
         except Exception as error:
-            if len(items) == 1:
+            if len(items) == 1 and beginning is None:
                 _fail(items, error)
+                return
+            if beginning is not None:  # which may be what failed
+                for item in items:
+                    item.row = replace(item.row, beginning=None)
+                    await self._compute([item], self._selection.smallest([len(item.row.ids)]))
                 return
             middle = (len(items) + 1) // 2
             for half in (slice(middle), slice(middle, None)):
@@ -200,6 +221,8 @@ class Batcher:
                     await self._compute(items[half], bucket, places[half])
             return
         self._throughput.landed(bucket, len(items), tokens, started, self._clock())
+        for item in items[0 if known else 1 :]:
+            item.request.cached += begun
         again = set(doubtful(values, places).tolist())
         for index, (item, value, sound) in enumerate(zip(items, values, _finite(values), strict=True)):
             if index not in again:

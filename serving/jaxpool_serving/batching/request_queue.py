@@ -32,6 +32,7 @@ class PendingRequest:
         priority: lower goes first.
         arrived: seconds on the batcher's clock, when its rows began to wait.
         sent: when the latest of them went to the device.
+        cached: tokens of its rows that were not computed for them: what they begin with had been before.
         waiting: number of a row -> the row, of those that wait for the device; kept by the queue.
     """
 
@@ -41,6 +42,7 @@ class PendingRequest:
     priority: int = 0
     arrived: float = 0.0
     sent: float = 0.0
+    cached: int = 0
     waiting: dict[int, Row] = field(default_factory=dict)
 
 
@@ -108,14 +110,14 @@ class RequestQueue:
         request.values = []
 
     def take(
-        self, most: int, choose: Callable[[np.ndarray], tuple[Iterable[int], Chosen]]
+        self, most: int, choose: Callable[[Sequence[Row]], tuple[Iterable[int], Chosen]]
     ) -> tuple[list[Item], Chosen] | None:
         """Take the rows of a batch out of the queue.
 
         Args:
             most: rows to choose from; they are the first ones.
-            choose: told int ``[rows]``, the tokens of each in the order of their turns, it returns which of them are
-                taken, number 0 among them, and anything else. If it fails, all stay.
+            choose: told the rows in the order of their turns, it returns which of them are taken, number 0 among them,
+                and anything else. If it fails, all stay.
 
         Returns:
             The rows in the order of their turns, and what else ``choose`` has said; None if nobody waits.
@@ -126,7 +128,7 @@ class RequestQueue:
             if not window:
                 return None
             rows = [request.waiting[index] for _, _, _, request, index in window]
-            numbers, chosen = choose(np.array([len(row.ids) for row in rows]))
+            numbers, chosen = choose(rows)
             taken = set(map(int, numbers))
         finally:
             for number, place in enumerate(window):

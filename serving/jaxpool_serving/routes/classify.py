@@ -51,7 +51,7 @@ async def classify(request: web.Request) -> web.Response:
         values = activate(values, model.answers.activation)
     name = request_id(request, body)
     return web.json_response(
-        classify_response(name, model.name, model.answers.labels, values, scores.tokens, body, logits),
+        classify_response(name, model.name, model.answers.labels, values, scores.tokens, body, logits, scores.cached),
     )
 
 

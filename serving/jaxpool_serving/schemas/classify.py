@@ -101,6 +101,7 @@ def classify_response(
     prompt_tokens: int,
     options: ClassifyOptions,
     logits: np.ndarray | None = None,
+    cached: int | None = None,
 ) -> dict[str, Any]:
     """The answer to one request, a `ClassifyResponse`.
 
@@ -112,6 +113,7 @@ def classify_response(
         prompt_tokens: of all texts.
         options: what more was asked for.
         logits: float32 ``[texts, labels]``, if they are to be told beside the probabilities.
+        cached: tokens that were computed before, if that is to be told.
     """
     return {
         "id": f"classify-{request_id}",
@@ -129,7 +131,7 @@ def classify_response(
             }
             for index, row in enumerate(values)
         ],
-        "usage": usage(prompt_tokens),
+        "usage": usage(prompt_tokens, cached),
     }
 
 

@@ -47,11 +47,18 @@ class PoolingRequest(UseActivation):
     # Accepted so that clients of vLLM need no change; what these ask for does not exist here.
     user: str | None = None
     mm_processor_kwargs: dict[str, Any] | None = None
+    # Only requests of the same one share what is computed of their texts' beginnings.
     cache_salt: str | None = None
 
     def tokenization(self) -> dict[str, Any]:
         """Options for the tokenizer, only those that were given."""
         return self.model_dump(include=set(TOKENIZATION), exclude_none=True)
+
+
+class PromptTokensDetails(TypedDict):
+    """Of the tokens of a request those that were computed before it came."""
+
+    cached_tokens: int
 
 
 class Usage(TypedDict):
@@ -60,17 +67,17 @@ class Usage(TypedDict):
     prompt_tokens: int
     total_tokens: int
     completion_tokens: int
-    prompt_tokens_details: None
+    prompt_tokens_details: PromptTokensDetails | None
     completion_tokens_details: None
 
 
-def usage(prompt_tokens: int) -> Usage:
-    """The ``usage`` of a response; nothing is ever generated."""
+def usage(prompt_tokens: int, cached: int | None = None) -> Usage:
+    """The ``usage`` of a response; nothing is ever generated. ``cached`` is told if it is given."""
     return {
         "prompt_tokens": prompt_tokens,
         "total_tokens": prompt_tokens,
         "completion_tokens": 0,
-        "prompt_tokens_details": None,
+        "prompt_tokens_details": None if cached is None else {"cached_tokens": cached},
         "completion_tokens_details": None,
     }
 

@@ -51,10 +51,11 @@ def test_a_command_line_of_vllms() -> None:
     assert _pooler(args).use_activation is False
     given = model_arguments(args, MODEL)
     expected = {"dtype": "half", "max_model_len": 512, "tokenizer": "other", "trust_remote_code": True}
+    expected["enable_prefix_caching"] = False
     assert {name: given[name] for name in expected} == expected
     ignored = without_effect(args)
     assert set(ignored) == {
-        *("--enable-prefix-caching", "--seed", "--gpu-memory-utilization", "--enforce-eager"),
+        *("--seed", "--gpu-memory-utilization", "--enforce-eager"),
         *("--disable-uvicorn-access-log", "--cpu-offload-gb", "--allowed-media-domains"),
     }
     assert all(ignored.values())
@@ -66,7 +67,6 @@ def test_a_command_line_of_vllms() -> None:
         ["--quantization", "fp8"],
         ["-q", "awq"],
         ["--load-format", "dummy"],
-        ["--pipeline_parallel_size", "2"],
         ["--root-path", "/x"],
         ["--speculative-config.method", "ngram"],
         ["--config", "file.yaml"],

@@ -20,6 +20,7 @@ from jaxpool.engine.buckets import Bucket
 from jaxpool.engine.compile_cache import enable_cache
 from jaxpool.engine.engine import Row
 from jaxpool.engine.opening import open_engine
+from jaxpool.engine.pipeline import Pipeline
 from jaxpool.engine.programs import Programs, abstract
 from jaxpool.errors import ValidationError
 from jaxpool.ops.attention import attend
@@ -46,8 +47,8 @@ Jamba scans four layers at once, and its three Mamba layers make step sizes from
 """
 
 
-def spec_of(model_type: str, platform: str) -> Spec:
-    config = AutoConfig.for_model(model_type, **SHAPES[model_type])
+def spec_of(model_type: str, platform: str, **shape: int) -> Spec:
+    config = AutoConfig.for_model(model_type, **{**SHAPES.get(model_type, SHAPES["qwen2"]), **shape})
     config.architectures = [f"{model_type}ForSequenceClassification"]
     return resolve(
         config, lambda family, labels, width: HeadSource("score.weight", None, labels or 2), platform=platform
@@ -88,7 +89,8 @@ def test_weights_are_really_split() -> None:
 
 def test_heads_that_do_not_divide_are_refused_or_replicated() -> None:
     config = AutoConfig.from_pretrained(MODELS / "gpt2-cls")
-    with pytest.raises(ValidationError, match=r"attention heads \(3\) must be divisible by tensor parallel size \(2\)"):
+    wanted = r"attention heads \(3\) must be divisible by tensor parallel size \(2\)\. Sizes that would work: 1, 3"
+    with pytest.raises(ValidationError, match=wanted):
         open_engine(MODELS / "gpt2-cls", config, tensor_parallel_size=2)
     with pytest.raises(ValidationError, match="asks for 16 devices; this machine has 8"):
         open_engine(MODELS / "qwen2-cls", AutoConfig.from_pretrained(MODELS / "qwen2-cls"), data_parallel_size=16)
@@ -96,6 +98,51 @@ def test_heads_that_do_not_divide_are_refused_or_replicated() -> None:
     targets = sharding.targets(abstract(spec_of("qwen2", "cpu")), sharding.make_mesh(2, 4))
     assert targets["backbone.layers.attention.key.kernel"].sharding.is_fully_replicated
     assert not targets["backbone.layers.attention.query.kernel"].sharding.is_fully_replicated
+
+
+UNEVEN = {
+    "vocabulary": ("bert", 4, {"vocab_size": 2046}),
+    "more devices than key heads": ("qwen2", 4, {}),
+    "key heads that do not fit devices": ("qwen2", 4, {"hidden_size": 384, "num_attention_heads": 12,
+                                                       "num_key_value_heads": 3}),
+    "experts": ("mixtral", 2, {"vocab_size": 2046, "num_hidden_layers": 2}),
+}  # fmt: skip
+"""What does not divide -> model, devices that share weights, its shape."""
+
+
+@pytest.mark.parametrize("case", UNEVEN)
+def test_what_does_not_divide_costs_no_gathering(case: str) -> None:
+    """Two sums of hidden states a layer, one for what the embedding looks up, and nothing else that large."""
+    model_type, devices, shape = UNEVEN[case]
+    spec = spec_of(model_type, "cpu", **shape)
+    mesh = sharding.make_mesh(1, devices)
+    hlo = Programs(abstract(spec), spec, mesh).lower(Bucket(8, 128)).compile().as_text()
+    # The scanned layer, then the last of pooled tokens alone.
+    large = {name: sizes.count((8, 128)) for name, sizes in collectives(hlo).items()}
+    tokens = {name: sizes.count((1024,)) for name, sizes in collectives(hlo).items()}
+    by_rows = spec.config.vocab % devices == 0
+    assert large["all-reduce"] + tokens["all-reduce"] == 2 + by_rows
+    assert sum(len(sizes) for name, sizes in collectives(hlo).items()) == 5
+    assert large["all-gather"] == (0 if by_rows else 1)
+
+
+def collectives(hlo: str) -> dict[str, list[tuple[int, ...]]]:
+    """Collective -> the shapes that its results have but for their last dimension."""
+    found: dict[str, list[tuple[int, ...]]] = {name: [] for name in ("all-reduce", "all-gather", "all-to-all")}
+    for sizes, name in re.findall(r"= \w+\[([\d,]+)\]\S* (all-reduce|all-gather|all-to-all)(?:-start)?\(", hlo):
+        found[name].append(tuple(map(int, sizes.split(",")))[:-1])
+    return found
+
+
+def test_vocabularies_that_do_not_divide_are_split_by_columns(caplog: pytest.LogCaptureFixture) -> None:
+    targets = sharding.targets(abstract(spec_of("bert", "cpu", vocab_size=2046)), sharding.make_mesh(1, 4))
+    assert targets["backbone.tokens.table"].sharding.shard_shape((2046, 256)) == (2046, 64)
+    model, mesh = abstract(spec_of("qwen2", "cpu", intermediate_size=1022)), sharding.make_mesh(1, 4)
+    layer = "backbone.layers."
+    assert {path.removeprefix(layer) for path in sharding.undivided(model, mesh)} == {
+        *(f"attention.{name}" for name in ("key.bias", "key.kernel", "value.bias", "value.kernel")),
+        *(f"mlp.{name}.kernel" for name in ("gate", "up", "down")),
+    }
 
 
 @pytest.fixture
@@ -184,3 +231,25 @@ def test_the_tpu_compiler_shards_2x2(model_type: str, monkeypatch: pytest.Monkey
     arguments = split.memory_analysis().argument_size_in_bytes
     assert per_device <= arguments < per_device * 1.1 + 64_000
     assert arguments < 0.6 * single.memory_analysis().argument_size_in_bytes
+
+
+@pytest.mark.usefixtures("_no_cache")
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu (the TPU compiler, no TPU)")
+def test_the_tpu_compiler_takes_stages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two stages of two devices: each holds its own weights, halved, and sums twice a layer; nothing is gathered."""
+    monkeypatch.setitem(os.environ, "TPU_SKIP_MDS_QUERY", "1")
+    monkeypatch.setitem(os.environ, "ALLOW_MULTIPLE_LIBTPU_LOAD", "true")
+    from jax.experimental import topologies
+
+    spec = spec_of("qwen2", "tpu")
+    devices = topologies.get_topology_desc(platform="tpu", topology_name="v5e:2x2").devices
+    mesh = sharding.make_mesh(1, 2, devices, stages=2)
+    pipeline = Pipeline(abstract(spec, Implementation("tpu")), spec, mesh)
+    for stage, lowered, sums in zip(pipeline.stages, pipeline.lowered(Bucket(8, 128)), (3, 4)):
+        compiled = lowered.compile()
+        hlo = compiled.as_text()
+        assert len(re.findall(r"= [^\n]* all-reduce(?:-start)?\(", hlo)) == sums, stage
+        assert not re.search(r"= [^\n]* all-(?:gather|to-all)(?:-start)?\(", hlo)
+        held = sum(np.prod(t.sharding.shard_shape(t.shape)) * t.dtype.itemsize for t in stage.leaves.values())
+        hidden = 8 * 128 * 256 * 2 if stage.first else 0
+        assert held + hidden <= compiled.memory_analysis().argument_size_in_bytes < 1.1 * (held + hidden) + 64_000

@@ -50,6 +50,9 @@ TPU = """HloModule m, is_scheduled=true
   %i = s32[]{:T(128)} get-tuple-element(%s), index=0
   %x = bf16[64,256]{1,0:T(8,128)(2,1)S(1)} get-tuple-element(%s), index=1
   %w = bf16[3,256,128]{2,1,0:T(8,128)(2,1)} get-tuple-element(%s), index=2
+  %c = bf16[64,256]{1,0:T(8,128)(2,1)S(1)} custom-call(%x), custom_call_target="other", kernel_metadata={{
+"xprof_metadata":"{block_q: 512}"
+}}, metadata={op_name="of several lines"}
   %y = bf16[64,128]{1,0:T(8,128)(2,1)} fusion(%x, %w, %i), calls=%fused, backend_config={"estimated_cycles":"1000"}
   %r = bf16[64,128]{1,0:T(8,128)(2,1)} all-reduce(%y), replica_groups={{0,1}}, to_apply=%sum
   %k = bf16[64,128]{1,0:T(8,128)(2,1)} custom-call(%r), custom_call_target="tpu_custom_call", op_name="splash_attention"
