@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
-from jaxpool.checkpoints.labels import PROBLEM_TYPES, Problem, activation_of, label_names, problem_of
+from jaxpool.checkpoints.labels import PROBLEM_TYPES, Problem, activation_of, config_field, label_names, problem_of
 from jaxpool.checkpoints.location import label_map, locate
 from jaxpool.ops.pooling import Activation
 from jaxpool_conversions.families import find
@@ -65,6 +65,13 @@ def answers(adapter: PeftAdapter, table: Table, base: Answers) -> Answers:
     if count is None or count == len(base.labels):
         return base
     return Answers(tuple(f"LABEL_{i}" for i in range(count)), "classify", "single")
+
+
+def as_classifier(config: Any) -> None:
+    """Has a base model read texts as the class that its adapters were trained with."""
+    architecture = (getattr(config, "architectures", None) or [""])[0]
+    if not architecture.endswith(tuple(CLASSES.values())) and not config_field(config, "classifier_from_token"):
+        config.architectures = [find(config.model_type, architecture or None).prefix_class + CLASSES["SEQ_CLS"]]
 
 
 def adapt(config: Any, adapter: PeftAdapter) -> None:

@@ -10,7 +10,7 @@ import gc
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -20,13 +20,14 @@ import numpy as np
 from jaxpool.checkpoints.adapters import Answers, answers, own_labels
 from jaxpool.checkpoints.spec import Spec
 from jaxpool.engine.merging import stretch, updated
-from jaxpool.errors import EngineError, ValidationError, WeightsError
+from jaxpool.errors import EngineError, MissingHeadError, ValidationError, WeightsError
 from jaxpool.models.low_rank import AdapterSizes
 from jaxpool.ops.host_activations import activate
 from jaxpool.params import LoRARequest
-from jaxpool_conversions.accounting import listed
+from jaxpool_conversions.accounting import listed, matching
 from jaxpool_conversions.low_rank import changes
 from jaxpool_conversions.peft_folder import PeftAdapter
+from jaxpool_conversions.rules import Table
 
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """Sizes that ``max_lora_rank`` may have (vLLM's): programs are compiled for few of them."""
@@ -79,9 +80,10 @@ class Adapters:
         paths: their dotted paths.
         sizes: how much room there is.
         opened: reads an adapter by its path.
+        headless: whether the model has no head, so that only texts with an adapter that brings one have an answer.
 
     Attributes:
-        spec, sizes: as given.
+        spec, sizes, headless: as given.
         own: how the model itself answers.
     """
 
@@ -92,10 +94,12 @@ class Adapters:
         paths: Sequence[str],
         sizes: AdapterSizes,
         opened: Callable[[str], PeftAdapter],
+        *,
+        headless: bool = False,
     ) -> None:
         self.spec, self.sizes, self._leaves = spec, sizes, leaves
         self.own = Answers(spec.labels, spec.activation, spec.problem)
-        self._opened = opened
+        self._opened, self.headless = opened, headless
         self._index = {path: i for i, path in enumerate(paths)}
         self._slotted = [path for path in paths if ".low_rank." in path or path.startswith("head.")]
         self._free = list(range(sizes.slots, 0, -1))
@@ -193,6 +197,11 @@ class Adapters:
 
     def _check(self, adapter: PeftAdapter) -> None:
         labels = own_labels(adapter, self.spec.family.table)
+        if self.headless and labels is None:
+            raise MissingHeadError(
+                f"The adapter {adapter.folder} brings no head, and the model it is for has none: save the adapter with "
+                "modules_to_save."
+            )
         for what, has, most, name in (
             ("rank", adapter.rank, self.sizes.rank, "max_lora_rank"),
             ("labels", labels or 0, self.sizes.labels, "max_lora_cls_labels"),
@@ -315,6 +324,20 @@ def _axis(path: str, ndim: int) -> int:
     if path.startswith("head."):
         return 0
     return ndim - (3 if path.endswith((".a", ".b")) else 2)
+
+
+def without_head(
+    targets: Mapping[str, jax.ShapeDtypeStruct], names: Iterable[str], table: Table
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The parameters that a checkpoint without a head can fill: those before the last layer perhaps (BERT's pooler).
+
+    Args:
+        targets: all parameters, by dotted path.
+        names: tensors of the checkpoint.
+        table: the family's rules.
+    """
+    filled = {rule.target for name in names for rule, _ in matching(name, table)}
+    return {path: target for path, target in targets.items() if not path.startswith("head.") or path in filled}
 
 
 def with_slots(arrays: Mapping[str, jax.Array], targets: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Array]:

@@ -25,7 +25,7 @@ from jaxpool.engine.costs import Costs
 from jaxpool.engine.packing import fits
 from jaxpool.engine.prefixes import Prefixes
 from jaxpool.engine.programs import Programs
-from jaxpool.errors import EngineError
+from jaxpool.errors import EngineError, ValidationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +207,8 @@ class Engine:
         self.check_process()
         if not self._stop.alive:
             future.set_exception(EngineError("the engine is closed"))
+        elif self.adapters is not None and self.adapters.headless and any(row.adapter is None for row in rows):
+            future.set_exception(ValidationError("This model has no head of its own: name an adapter that brings one."))
         else:
             work = _Work(rows, bucket, places, future)
             if work.fits():

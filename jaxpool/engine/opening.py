@@ -11,12 +11,12 @@ from typing import Any, Literal
 
 import jax
 
-from jaxpool.checkpoints.adapters import adapt, open_adapter
+from jaxpool.checkpoints.adapters import adapt, as_classifier, open_adapter
 from jaxpool.checkpoints.cross_encoder import read_scoring
 from jaxpool.checkpoints.labels import config_field
 from jaxpool.checkpoints.spec import Spec, resolve
 from jaxpool.engine import prefixes, sharding
-from jaxpool.engine.adapters import Adapters, room_for, with_slots
+from jaxpool.engine.adapters import Adapters, room_for, with_slots, without_head
 from jaxpool.engine.buckets import Bucket, CostModel, essential, grid, on_demand
 from jaxpool.engine.compile_cache import enable_cache
 from jaxpool.engine.engine import Engine
@@ -34,7 +34,7 @@ from jaxpool_conversions.heads import FROM_2_WAY_SOFTMAX, NO_POST_PROCESSING, fi
 from jaxpool_conversions.load import load
 from jaxpool_conversions.peft_folder import PeftAdapter
 from jaxpool_conversions.reader import Reader
-from jaxpool_conversions.rules import HeadSource
+from jaxpool_conversions.rules import NO_HEAD, HeadSource
 
 logger = logging.getLogger(__name__)
 
@@ -115,9 +115,23 @@ def open_engine(
         if reader is not None and merge_lora is not None:
             adapt(config, merge_lora)
             reader.replace(merge_lora.replaced, merge_lora.folder)
+        if room is not None and convert == "classify":
+            as_classifier(config)
+        headless = False
+
+        def head_of(family: Family, labels: int | None, width: int) -> HeadSource:
+            nonlocal headless
+            try:
+                return head_source(folder, reader, family, config, labels, width, tokenizer)
+            except MissingHeadError:
+                if room is None:
+                    raise
+                headless = True  # each adapter brings one
+                return HeadSource("", None, num_labels=labels or 1)
+
         spec = resolve(
             config,
-            lambda family, labels, width: head_source(folder, reader, family, config, labels, width, tokenizer),
+            head_of,
             find_vocabulary=lambda family, width: _vocabulary(folder, reader, family, config, width),
             folder=folder,
             stored_dtype=None if reader is None else stored_dtype(reader),
@@ -198,8 +212,8 @@ def open_engine(
         else:
             for module in spec.modules:
                 reader.attach(module)
-            arrays = load(reader, spec.family.table, spec.source, targets, programs.place_leaf)
-            arrays = {path: arrays[path] for path in targets}
+            wanted = without_head(targets, reader.names(), spec.family.table) if headless else targets
+            arrays = load(reader, spec.family.table, NO_HEAD if headless else spec.source, wanted, programs.place_leaf)
             if merge_lora is not None:
                 arrays = merged(arrays, merge_lora, spec.family.table)
     except BaseException:
@@ -216,7 +230,7 @@ def open_engine(
     else:
         arrays = with_slots(arrays, sharding.targets(model, mesh))
         leaves = list(arrays.values())
-        adapters = Adapters(spec, leaves, list(arrays), sizes, find_adapter)
+        adapters = Adapters(spec, leaves, list(arrays), sizes, find_adapter, headless=headless)
     engine = Engine(spec, programs, leaves, buckets, costs, shared, adapters)
     if compile != "on_demand":
         try:

@@ -14,6 +14,7 @@ from parity_cases import CASES
 from jaxpool import LLM, LoRARequest, PoolingParams
 from jaxpool.engine.buckets import Bucket
 from jaxpool.engine.engine import Row
+from jaxpool.errors import ValidationError
 
 RAW = PoolingParams(use_activation=False)
 LENGTHS = (1, 7, 16, 33)
@@ -57,7 +58,7 @@ def test_adapters_answer_as_with_peft(case: str, tmp_path: Path) -> None:
     with LLM(str(base), enable_lora=True, **room, **how) as llm:
         texts = [(text, which) for text in range(len(ids)) for which in range(len(requests))]
         loaded = llm.engine.adapters.of(requests)
-        rows = [Row(ids[text], None, False, loaded[which]) for text, which in texts]
+        rows = [Row(ids[text], None, False, adapter=loaded[which]) for text, which in texts]
         shapes = [(Bucket(2, 128, 16), np.arange(len(rows)) % 2)]
         if case in PADDED:
             shapes.append((Bucket(len(rows), 40), None))
@@ -72,3 +73,23 @@ def test_what_cannot_be_served_beside_the_weights_is_merged(case: str, tmp_path:
     base, ids = base_of(name, tmp_path / "base")
     adapter = peft_adapters.save(base, tmp_path / "adapter", **kind)
     check(merged(base, adapter, ids), peft_adapters.torch_logits(base, adapter, ids))
+
+
+@pytest.mark.parametrize(("model_type", "head"), [("qwen2", "causal"), ("roberta", "none")])
+def test_adapters_bring_heads_to_a_model_without_one(model_type: str, head: str, tmp_path: Path) -> None:
+    """What most adapters on the hub are made for: a language model as it was pretrained."""
+    config = CASES[model_type][1] | {"num_labels": 2}
+    base = tiny.save(tmp_path / "base", model_type, head=head, **config)
+    ids = tiny.prompts(config["vocab_size"], LENGTHS)
+    saved = ["classifier", "score"]
+    adapter = peft_adapters.save(base, tmp_path / "adapter", target_modules="all-linear", r=2, modules_to_save=saved,
+                                 num_labels=3)  # fmt: skip
+    theirs = peft_adapters.torch_logits(base, adapter, ids, 3)
+    how = {"convert": "classify", "skip_tokenizer_init": True, "dtype": "float32"}
+    with LLM(str(base), enable_lora=True, max_lora_cls_labels=3, **how) as llm:
+        request = LoRARequest("adapter", 1, str(adapter))
+        outputs = llm.classify(ids, pooling_params=RAW, lora_request=request, use_tqdm=False)
+        check(np.array([output.outputs.probs for output in outputs]), theirs)
+        with pytest.raises(ValidationError, match="no head of its own: name an adapter"):
+            llm.classify(ids, use_tqdm=False)
+    check(merged(base, adapter, ids), theirs)
