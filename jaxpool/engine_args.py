@@ -160,7 +160,12 @@ class EngineArgs(VllmArgs, total=False):
     ]
     kv_cache_memory_bytes: Annotated[
         int | None,
-        Argument(None, "most bytes that is kept of shared beginnings, on each device", "a tenth of what is free"),
+        Argument(
+            None,
+            "most bytes of shared beginnings that are kept, on each device",
+            "a tenth of what is free",
+            metavar="BYTES",
+        ),
     ]
     attention_backend: Annotated[
         str | None,

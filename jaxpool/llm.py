@@ -13,7 +13,7 @@ from jaxpool import offline
 from jaxpool.checkpoints import tasks
 from jaxpool.checkpoints.cross_encoder import RECIPE_OR_TEMPLATE, pair_reading
 from jaxpool.checkpoints.reading import read_model
-from jaxpool.checkpoints.sentence_transformers import default_prompt
+from jaxpool.checkpoints.sentence_transformers import saved_prompts
 from jaxpool.engine_args import EngineArgs, takes_engine_args, with_defaults
 from jaxpool.errors import EngineError, ValidationError
 from jaxpool.outputs import (
@@ -60,6 +60,7 @@ class LLM:
         supported_tasks: tasks of the architecture.
         model_config: the model's settings under vLLM's names, to be read.
         pooling_task: the one task that is served: "classify", "token_classify", "embed" or "token_embed".
+        compile, asking: for a server of language models: when it compiles, and how the model was trained to be asked.
         report: what validation showed, where ``jaxpool.commands.fit`` made it; else None.
 
     Raises:
@@ -111,10 +112,11 @@ class LLM:
             vocab_size=spec.vocab_size,
             token_types=spec.token_types,
             lower=lower_cases(tokenizer_folder),
-            prefix=default_prompt(folder) if self.pooling_task == "embed" else "",
+            **(saved_prompts(folder) if self.pooling_task == "embed" else {}),
             frame=None if files.recipe is None else files.recipe.frame,
             absent=f"Texts cannot be read because {absent}; pass token ids, or name a tokenizer=….",
         )
+        self.compile, self.asking = args["compile"], None if files.recipe is None else files.recipe.asking
         self._pairs = pair_reading(spec, folder, args["chat_template"], framed=self.tokenizer.frame is not None)
         self._tokenizer_folder = tokenizer_folder
         self._name = folder.name if model is None or Path(model).is_dir() else str(model)
@@ -143,9 +145,9 @@ class LLM:
         Args:
             prompts: one prompt or several, in anything that has an order: a list, a generator, a column of a table, an
                 array; a table itself has them in its column ``text``. A prompt is a string, a list of token ids, or a
-                dict: ``{"prompt": text}`` or ``{"text": text}``, with ``"text_pair"`` for models of two texts, or
-                ``{"prompt_token_ids": ids}``. An empty string is what the tokenizer makes of it: special tokens, or
-                an error where there are none.
+                dict: ``{"prompt": text}`` or ``{"text": text}``, with ``"text_pair"`` for models of two texts,
+                ``{"prompt_token_ids": ids}``, or ``{"messages": […]}``, a conversation. An empty string is what the
+                tokenizer makes of it: special tokens, or an error where there are none.
             pooling_params: for all prompts, or one per prompt.
             use_tqdm: whether to show a progress bar, or what to make one with.
             lora_request: an adapter for all prompts, or one or None for each; it answers with labels of its own.
@@ -250,8 +252,10 @@ class LLM:
         first, second = scoring.sides(self.tokenizer, data_1, data_2, options)
         if self.pooling_task in scoring.BY_LIKENESS:
             texts = [*first, *second]
-            params = broadcast(pooling_params, texts, self.pooling_task)
-            adapters = self._adapters(lora_request, len(texts))
+            params, adapters = (
+                broadcast(pooling_params, texts, self.pooling_task),
+                self._adapters(lora_request, len(texts)),
+            )
             outputs = self._run(texts, params, use_tqdm, tokenization_kwargs, long_text, "score", adapters)
             sides = scoring.matched(outputs[: len(first)], second), outputs[len(first) :]
             pad = getattr(self.tokenizer.vocabulary, "pad_token_id", None)
@@ -259,8 +263,7 @@ class LLM:
         reading = self.reads_pairs(chat_template)
         prompts = reading.prompts(self.tokenizer, first, second, options)
         params = broadcast(pooling_params, prompts, "classify")
-        adapters = self._adapters(lora_request, len(prompts))
-        for adapter in filter(None, adapters):
+        for adapter in filter(None, adapters := self._adapters(lora_request, len(prompts))):
             scoring.check(self.pooling_task, len(adapter.answers.labels))
         tokenization = reading.tokenization(tokenization_kwargs, options)
         outputs = self._run(prompts, params, use_tqdm, tokenization, long_text, "score", adapters)
@@ -356,7 +359,7 @@ class LLM:
 
         self._check_open()
         if self._judge is None:
-            self._judge = Judge(self.engine, self.tokenizer, self._ids)
+            self._judge = Judge(self.engine, self.tokenizer, self._ids, self.asking)
 
         def run(prompts: Sequence[Any], one: PoolingParams) -> list[PoolingRequestOutput[PoolingOutput]]:
             return self._run(prompts, [one] * len(prompts), use_tqdm, tokenization_kwargs, {}, "classify")
@@ -380,8 +383,9 @@ class LLM:
     def _adapters(self, asked: Adapters, count: int) -> list[Loaded | None]:
         """The adapter of each prompt, loaded."""
         self._check_open()
-        wanted = per_prompt(asked, count, enabled=self.engine.adapters is not None)
-        return [None] * count if self.engine.adapters is None else self.engine.adapters.of(wanted)
+        adapters = self.engine.adapters
+        wanted = per_prompt(asked, count, enabled=adapters is not None)
+        return [None] * count if adapters is None else adapters.of(wanted)
 
     def _run(
         self,

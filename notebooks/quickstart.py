@@ -5,6 +5,8 @@
 #     text_representation:
 #       extension: .py
 #       format_name: percent
+#       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3
 #     language: python
@@ -54,6 +56,29 @@ for output in llm.encode(texts, raw, pooling_task="classify", use_tqdm=False):
     print(output.outputs.data)
 
 # %% [markdown]
+# ## Labels of your own
+#
+# `candidate_labels` go with three kinds of models: a language model gives the probability of each label's tokens
+# behind a prompt, as in
+#
+# ```python
+# llm = LLM("Qwen/Qwen2.5-1.5B-Instruct")
+# llm.classify(texts, candidate_labels=["billing", "bug report", "praise"], prompt="Message: {text}\nKind: {labels}?",
+#              examples=[("Thank you!", "praise")], calibrate=True)
+# ```
+#
+# a model of entailment reads "This example is {label}." behind the text, and an embedder compares vectors. The
+# embedded model is none of the first two; as an embedder it knows moods and little else:
+
+# %%
+with LLM(convert="embed") as embedder:
+    moods = ["What a wonderful, delicious dinner!", "What an awful, disgusting dinner!"]
+    for text, output in zip(texts, embedder.classify(texts, candidate_labels=moods, use_tqdm=False)):
+        print(f"{max(output.outputs.probs):.3f}  {text}  ~  {output.outputs.label}")
+
+# %% [markdown]
+# The same stands in `jaxpool classify --candidate-labels`, in `jaxpool batch`, and in the server's `/classify`.
+#
 # ## A file of texts
 #
 # On the command line this would be `jaxpool classify --input reviews.csv`. Here we want a picture.

@@ -41,7 +41,7 @@ ARROWS = {
     "offline": "outputs params text engine",
     "llm": "errors params outputs engine_args views text checkpoints engine zero_shot offline",
     "files": "errors params outputs llm files",
-    "batch": "version errors text checkpoints engine llm files batch",
+    "batch": "version errors text checkpoints engine llm zero_shot files batch",
     "ray": "errors batch ray",
     "training": "version errors text ops models checkpoints engine llm files training jaxpool_conversions",
     "default_model": "errors params llm training default_model",
@@ -53,8 +53,9 @@ ARROWS = {
     "jaxpool_conversions": "errors jaxpool_conversions",
     "jaxpool_conversions.families": "errors ops models jaxpool_conversions",
     "jaxpool_serving": "errors params outputs text ops.host_activations engine.engine engine.adapters engine.buckets "
-    "engine.daemon_threads engine.packing engine.postprocess engine.prefixes engine_args llm checkpoints.adapters "
-    "checkpoints.digest checkpoints.spec commands.options commands.vllm_options bench.texts jaxpool_serving",
+    "engine.daemon_threads engine.packing engine.postprocess engine.prefixes engine_args llm zero_shot "
+    "checkpoints.adapters checkpoints.digest checkpoints.spec "
+    "commands.options commands.vllm_options bench.texts jaxpool_serving",
     "jaxpool_serving.batching": "errors engine.engine engine.buckets engine.packing jaxpool_serving.batching",
     "jaxpool_serving.schemas": "errors params text.scoring text.windows jaxpool_serving.schemas",
 }

@@ -41,7 +41,8 @@ def export(leaves: Mapping[str, np.ndarray | jax.Array], table: Table, head: Hea
     # modules beside the backbone, not in it
     outside = {name.split(".")[0] for name in table.head_names} | set(table.outside)
     for rule in (*table.rules, *table.head):
-        paths = [path for path in arrays if stacking.split(path)[0] == rule.target and path not in written]
+        again = bool(rule.expert or rule.first)  # experts and layers after the first, each by a row of its own
+        paths = [path for path in arrays if stacking.split(path)[0] == rule.target and (again or path not in written)]
         written.update(paths)
         for name, values in (pair for path in paths for pair in _unstack(rule, path, arrays[path])):
             full = name if name.split(".")[0] in outside else table.prefix + name

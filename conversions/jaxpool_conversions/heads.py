@@ -73,7 +73,7 @@ def _ready_made(reader: Reader, table: Table, num_labels: int | None, width: int
             f'correct the configuration, with hf_overrides={{"num_labels": {shape[0]}}} perhaps, '
             f"or use a checkpoint with {num_labels} labels"
         )
-    bias = _bias(reader, weight, shape[0])
+    bias = _bias(reader, weight, shape[0], table.head_bias)
     return HeadSource(weight, bias, num_labels=shape[0])
 
 
@@ -150,9 +150,10 @@ def _first(reader: Reader, searched: tuple[str, ...], table: Table) -> str | Non
     return next((prefix + name for name in searched for prefix in table.prefixes if prefix + name in names), None)
 
 
-def _bias(reader: Reader, weight: str, rows: int) -> str | None:
-    bias = weight.removesuffix(".weight") + ".bias"
-    if bias not in reader.names():
+def _bias(reader: Reader, weight: str, rows: int, other: str = "") -> str | None:
+    names = (other, weight.removesuffix(".weight") + ".bias")
+    bias = next((name for name in names if name in reader.names()), None)
+    if bias is None:
         return None
     if reader.shape(bias) != (rows,):
         raise WeightsError(f"{bias} has shape {list(reader.shape(bias))}, but {weight} has {rows} rows")
@@ -170,4 +171,6 @@ def headless(table: Table) -> Table:
     why = "of a head that this task does not use"
     tops = dict.fromkeys(name.split(".")[0] for name in (*table.head_names, "classifier", "score"))
     unused = (*(rule.source for rule in table.head), *(f"{top}.{{rest}}" for top in tops))
-    return replace(table, head=(), head_names=(), ignore=(*table.ignore, *(Ignore(name, why) for name in unused)))
+    return replace(
+        table, head=(), head_names=(), head_bias="", ignore=(*table.ignore, *(Ignore(name, why) for name in unused))
+    )

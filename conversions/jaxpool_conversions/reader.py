@@ -206,13 +206,15 @@ class Reader:
                     "index and shards are from different checkpoints: fetch them again"
                 )
 
-    def attach(self, module: str) -> None:
+    def attach(self, module: str, root: Path | None = None) -> None:
         """Reads the weights of a folder inside as well: those of ``2_Dense`` are named ``2_Dense.linear.weight``.
+
+        ``root`` is where that folder lies, if it is not inside the checkpoint's own.
 
         Raises:
             CheckpointError: as when a checkpoint is opened.
         """
-        for path in _find(self.folder / module)[0]:
+        for path in _find((root or self.folder) / module)[0]:
             self._add(path, f"{module}.")
 
     def replace(self, tensors: Mapping[str, np.ndarray], source: Path) -> None:

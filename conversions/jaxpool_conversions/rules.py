@@ -40,13 +40,18 @@ class Rule:
     """One row: ``source`` name template, ``target`` dotted parameter path, ``steps`` applied to the source in order.
 
     A ``copy`` is a tensor that some files hold beside the one it equals, and some instead of it: it counts only where
-    no other row fills the parameter.
+    no other row fills the parameter. Where a source holds the experts of a layer one below the other, each has a row
+    of its own: ``expert`` says which, and ``steps`` take its part. Where ``{layer}`` counts groups of layers, each
+    layer of a group has a row: the number means layer ``number * every + first``.
     """
 
     source: str
     target: str
     steps: tuple[Step, ...] = ()
     copy: bool = False
+    expert: int | None = None
+    every: int = 1
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,7 @@ class Table:
         head_names: top-level module names that may hold the last linear layer, in order of preference.
         outside: top-level modules of ``head`` that stand beside the backbone, so without prefix; those that
             ``head_names`` name do anyway.
+        head_bias: source name of that layer's bias, where it is not called as the layer is.
         ignore: sources read by nobody.
         embedding: source name of the token embedding (rows for a tied LM head).
     """
@@ -78,6 +84,7 @@ class Table:
     rules: tuple[Rule, ...]
     head: tuple[Rule, ...] = ()
     head_names: tuple[str, ...] = ("score", "classifier")
+    head_bias: str = ""
     outside: tuple[str, ...] = ()
     ignore: tuple[Ignore, ...] = ()
     embedding: str = ""

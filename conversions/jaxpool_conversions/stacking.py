@@ -34,12 +34,17 @@ def pattern(template: str) -> re.Pattern[str]:
 def numbers(rule: Rule, name: str) -> tuple[int, ...] | None:
     """What a source name gives for the rule's fields, layer first; None if it is not the rule's."""
     found = pattern(rule.source).fullmatch(name)
-    return None if found is None else tuple(int(found[field]) for field in _FIELDS if field in found.groupdict())
+    if found is None:
+        return None
+    given = [int(found[field]) for field in _FIELDS if field in found.groupdict()]
+    if given:
+        given[0] = given[0] * rule.every + rule.first
+    return *given, *(() if rule.expert is None else (rule.expert,))
 
 
 def depth(rule: Rule) -> int:
     """How many leading axes of the parameter the rule's source does not have."""
-    return len(pattern(rule.source).groupindex)
+    return len(pattern(rule.source).groupindex) + (rule.expert is not None)
 
 
 @cache
@@ -74,13 +79,14 @@ def _groups(target: str, paths: frozenset[str]) -> tuple[str, ...]:
 def sources(rule: Rule, path: str, shape: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], str]]:
     """Every index into the leading axes of a parameter, with the source name that the rule has for it."""
     for place in product(*map(range, shape[: depth(rule)])):
-        yield place, source(rule, path, place)
+        if rule.expert in (None, place[-1] if place else None) and (not place or place[0] % rule.every == rule.first):
+            yield place, source(rule, path, place)
 
 
 def source(rule: Rule, path: str, place: tuple[int, ...]) -> str:
     """The source name that a rule has for a place."""
     _, start, step = split(path)
-    given = (start + step * place[0], *place[1:]) if place else ()
+    given = ((start + step * place[0]) // rule.every, *place[1:]) if place else ()
     name = rule.source
     for field, number in zip(_FIELDS, given):
         name = name.replace(f"{{{field}}}", str(number))

@@ -35,6 +35,8 @@ class Settings:
         logits: scores before the activation.
         top_k: labels kept of each row; None keeps all.
         long_text, window, overlap, aggregate: see ``jaxpool.text.windows.LongText``.
+        recipe: as in ``LLM``.
+        question: ``candidate_labels`` and what goes with them in ``LLM.classify``; None for the model's own labels.
         unit_bytes: size of a unit, about.
     """
 
@@ -56,6 +58,8 @@ class Settings:
     window: int | None = None
     overlap: int | None = None
     aggregate: str | None = None
+    recipe: str | None = None
+    question: Mapping[str, Any] | None = None
     unit_bytes: int = UNIT_BYTES
 
     def __post_init__(self) -> None:
@@ -65,6 +69,10 @@ class Settings:
             raise ValidationError(f"top_k must be 1 or more, not {self.top_k}")
         if self.unit_bytes < 1:
             raise ValidationError(f"unit_bytes must be 1 or more, not {self.unit_bytes}")
+
+        for name, idle in (("pair_column", None), ("long_text", "error")):
+            if self.question and getattr(self, name) != idle:
+                raise ValidationError(f"{name} does not go with candidate_labels: they are asked of whole texts.")
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -92,7 +100,8 @@ class Settings:
             convert=self.convert,
             hf_overrides=self.hf_overrides,
             max_model_len=self.max_length,
-            pooler_config={"task": "classify"},
+            recipe=self.recipe,
+            pooler_config=None if self.question else {"task": "classify"},
             **more,
         )
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from jaxpool.batch.questions import Asked
 from jaxpool.text import aggregate, windows
 from jaxpool.text.windows import Windowed
+from jaxpool.zero_shot.options import Question
 
 if TYPE_CHECKING:
     from jaxpool.batch.job import Settings
@@ -70,6 +72,11 @@ class Labeller:
         self.activated = spec.use_activation and not settings.logits
         self.threshold = 0.5 if self.activated else 0.0
         self._how = self._long.aggregate_for(self.several) if self._long else "first"
+        self._asked: Asked | None = None
+        if (question := Question.of(settings.question or {})) is not None:
+            self._asked, self.activated = Asked(llm, question), not settings.logits
+            self.labels, self.several = question.labels, question.multi_label
+            self.threshold = 0.5 if self.activated else 0.0
 
     def prepare(self, columns: Sequence[list[str]]) -> Prepared:
         """Tokenises texts: of one column, or pairs of two."""
@@ -94,19 +101,24 @@ class Labeller:
             return found
 
     def _encode(self, prompts: list[Any]) -> list[Windowed]:
+        if self._asked is not None:
+            return self._asked.encode(prompts)
         return windows.encode(self._llm.tokenizer, prompts, None, self._long)
 
     def compute(self, prepared: Prepared) -> Labelled:
         """Scores of what was prepared."""
         from jaxpool.engine.engine import Row
 
-        rows = [Row(one.ids, one.types, self.activated) for text in prepared.prompts for one in text.windows]
+        rows = [one for text in prepared.prompts for one in text.windows]
         scores = np.full((prepared.count, len(self.labels)), np.nan, np.float32)
         scored = np.zeros(prepared.count, bool)
         refused = dict(prepared.refused)
         if rows:
-            values = self._llm.engine.run(rows)
-            if len(rows) > len(prepared.prompts):
+            if self._asked is not None:
+                values = self._asked.scores(prepared.prompts, self.activated)
+            else:
+                values = self._llm.engine.run([Row(row.ids, row.types, self.activated) for row in rows])
+            if self._asked is None and len(rows) > len(prepared.prompts):
                 values = aggregate.of_texts(values, prepared.prompts, self._how)
             at, finite = np.array(prepared.at), np.isfinite(values).all(1)
             scores[at[finite]] = values[finite]

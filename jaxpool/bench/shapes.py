@@ -35,6 +35,8 @@ SHAPES: dict[str, dict[str, Any]] = {
                      "intermediate_size": 4864},
     "qwen2.5-1.5b": {**_QWEN, "hidden_size": 1536, "num_hidden_layers": 28, "num_attention_heads": 12,
                      "intermediate_size": 8960},
+    "tiny-decoder": {**_QWEN, "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4,
+                     "intermediate_size": 512},
     "tiny": {**_BERT, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128},
 }  # fmt: skip
 """Name -> config.json."""
@@ -42,6 +44,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 def write(name: str, folder: Path, dtype: str = "bfloat16") -> Path:
     """A checkpoint of one of `SHAPES` in ``folder``, with a tokenizer that makes one token of each word of the mix.
+
+    That of Qwen spells the first word of a text.
 
     Needs torch, which knows the names and shapes of a model's weights (nothing is computed with it).
     """
@@ -56,7 +60,7 @@ def write(name: str, folder: Path, dtype: str = "bfloat16") -> Path:
     with torch.device("meta"):
         model = AutoModelForSequenceClassification.from_config(config)
     save_file(dict(_weights(model.state_dict(), dtype)), folder / "model.safetensors", metadata={"format": "pt"})
-    _tokenizer(folder, bert=name.startswith(("bert", "tiny", "modern")))
+    _tokenizer(folder, bert=SHAPES[name]["model_type"] != "qwen2")
     return folder
 
 
@@ -80,6 +84,11 @@ def _tokenizer(folder: Path, *, bert: bool) -> None:
     words = {word: i for i, word in enumerate([*SPECIAL, *dict.fromkeys(WORDS)])}
     backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    if not bert:  # transformers reads whatever Qwen's folder has as a byte-level BPE
+        merges = dict.fromkeys(("Ġ" + word[:i], word[i]) for word in WORDS for i in range(len(word)))
+        pieces = [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges)]
+        backend = Tokenizer(models.BPE({piece: i for i, piece in enumerate(dict.fromkeys(pieces))}, list(merges)))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     names: dict[str, Any] = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
     if bert:
         ends = [(one, words[one]) for one in ("[CLS]", "[SEP]")]

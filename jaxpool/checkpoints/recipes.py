@@ -18,7 +18,7 @@ from jaxpool.checkpoints.labels import config_field
 from jaxpool.checkpoints.language_models import FACTORS
 from jaxpool.errors import ConfigError, ValidationError
 from jaxpool.params import PoolerConfig
-from jaxpool.text.frames import Frame
+from jaxpool.text.frames import Asking, Frame
 from jaxpool.text.vocabulary import Vocabulary
 
 HUB = "https://huggingface.co/"
@@ -39,6 +39,7 @@ class Recipe:
         labels: their names; empty where there is but one.
         sigma: what logits are divided by, or None.
         activation: whether scores are probabilities unless the request says otherwise.
+        asking: for a language model that answers with any of the labels it is shown: how it is asked.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Recipe:
     labels: tuple[str, ...] = ()
     sigma: float | None = None
     activation: bool | None = None
+    asking: Asking | None = None
 
 
 _QWEN = "<|im_start|>system\n{}<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
@@ -60,6 +62,36 @@ _HARASSMENT = (
     "disparaging victims of violence)."
 )
 
+_ROUTES = """
+You are a helpful assistant designed to find the best suited route.
+You are provided with route description within <routes></routes> XML tags:
+<routes>
+
+[{labels}]
+
+</routes>
+
+<conversation>
+
+[{"role": "user", "content": "{text}"}]
+
+</conversation>
+
+Your task is to decide which route is best suit with user intent on the conversation in <conversation></conversation> \
+XML tags.  Follow the instruction:
+1. If the latest intent from user is irrelevant or user intent is full filled, response with other route \
+{"route": "other"}.
+2. You must analyze the route descriptions and find the best match route for user latest intent. \
+
+3. You only response the name of the route that best matches the user's request, use the exact name in the \
+<routes></routes>.
+
+Based on your analysis, provide your response in the following JSON formats if you decide to match any route:
+{"route": "route_name"} \
+
+"""
+"""The card's own words, its lapses included: the model was trained on them."""
+
 RECIPES = (
     Recipe(
         "llama-guard-3",
@@ -67,6 +99,15 @@ RECIPES = (
         ("llama-guard-3-8b", "llama-guard-3-1b"),
         f"{HUB}meta-llama/Llama-Guard-3-8B",
         Frame(ending="\n\n"),  # the answer begins with two line breaks, which are one token
+        ("safe", "unsafe"),
+        labels=("safe", "unsafe"),
+    ),
+    Recipe(
+        "llama-guard-4",
+        "guard of conversations, of their texts",
+        ("llama-guard-4-12b",),
+        f"{HUB}meta-llama/Llama-Guard-4-12B",
+        Frame(generation=True, ending="\n\n"),
         ("safe", "unsafe"),
         labels=("safe", "unsafe"),
     ),
@@ -167,6 +208,19 @@ RECIPES = (
         f"{HUB}Skywork/Skywork-Reward-V2-Qwen3-0.6B",
         Frame(),
         activation=False,
+    ),
+    Recipe(
+        "arch-router",
+        "router: candidate_labels are the names of routes",
+        ("arch-router-1.5b",),
+        f"{HUB}katanemo/Arch-Router-1.5B",
+        asking=Asking(
+            _ROUTES,
+            label='{"name": "{label}", "description": "{label}"}',
+            opening='{"route": "',
+            closing='"}',
+            as_json=True,
+        ),
     ),
 )
 

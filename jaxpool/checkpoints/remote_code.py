@@ -54,21 +54,19 @@ _NOMIC = {
 """Nomic's own names, which are GPT-2's, and transformers'."""
 
 _NOMIC_SWITCHES: dict[str, tuple[Any, ...]] = {
-    "activation_function": ("swiglu",),
     "causal": (False,),
     "prenorm": (False,),
     "parallel_block": (False,),
-    "qkv_proj_bias": (False,),
-    "mlp_fc1_bias": (False,),
-    "mlp_fc2_bias": (False,),
     "use_rms_norm": (False, None),
     "rotary_emb_fraction": (1.0, 1),
     "rotary_emb_interleaved": (False,),
     "rotary_emb_scale_base": (None,),
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
-    "moe_every_n_layers": (0, None),
-    "num_experts": (0, None, 1),
+    "moe_normalize_expert_weights": (False, None),
+    "expert_choice_router": (False, None),
+    "num_shared_experts": (0, None),
+    "ffn_div": (1, None),
 }
 
 
@@ -77,7 +75,12 @@ def _nomic(config: Fields) -> Fields:
     if "n_embd" not in config:
         return config
     _require(config, _NOMIC_SWITCHES)
-    renamed = {_NOMIC.get(name, name): value for name, value in config.items() if name not in _NOMIC_SWITCHES}
+    # v1 and v1.5 gate and have no biases, as transformers' class; v2-moe has biases and does not gate.
+    gated = config.get("activation_function", "swiglu") == "swiglu"
+    biases = ("qkv_proj_bias", "mlp_fc1_bias", "mlp_fc2_bias")
+    _require(config, {"activation_function": ("swiglu", "gelu")} | dict.fromkeys(biases, (not gated,)))
+    folded = {*_NOMIC_SWITCHES, *biases, "activation_function"}
+    renamed = {_NOMIC.get(name, name): value for name, value in config.items() if name not in folded}
     trained, factor = renamed.pop("max_trained_positions", None), renamed.pop("rotary_scaling_factor", None)
     rope: Fields = {"rope_type": "default", "rope_theta": float(renamed.pop("rotary_emb_base", 10000))}
     if factor:  # texts longer than those of training stretch the angles, by their own length
@@ -85,7 +88,8 @@ def _nomic(config: Fields) -> Fields:
         renamed["max_position_embeddings"] = trained or renamed["max_position_embeddings"]
     heads = renamed["num_attention_heads"]
     return renamed | {
-        "hidden_act": "silu",
+        "hidden_act": "silu" if gated else "gelu",
+        "plain_mlp": not gated,
         "rope_parameters": rope,
         "head_dim": renamed["hidden_size"] // heads,
         "type_vocab_size": renamed.get("type_vocab_size", 2),
@@ -110,6 +114,14 @@ def _jina(config: Fields) -> Fields:
     return kept | named | {"model_type": "jina_embeddings_v3", "rope_parameters": rope}
 
 
+def _jina_bert(config: Fields) -> Fields:
+    """jina-embeddings-v2 and jina-reranker-v1: BERT whose scores fall with distance. The one for code differs more."""
+    if other := next((name for name in _code(config) if "qk-post-norm" in name), None):
+        raise ConfigError(f"config.json names code of its own, {other}, which normalises more than jaxpool implements.")
+    _require(config, {"position_embedding_type": ("alibi",)})
+    return config
+
+
 KNOWN: dict[tuple[str, str], Callable[[Fields], Fields]] = {
     # gte-Qwen1.5 and gte-Qwen2, stella_en_1.5B_v5, jasper: https://huggingface.co/Alibaba-NLP/gte-Qwen2-7B-instruct
     ("qwen2", "modeling_qwen.Qwen2Model"): _both_ways,
@@ -118,6 +130,11 @@ KNOWN: dict[tuple[str, str], Callable[[Fields], Fields]] = {
     ("jina_embeddings_v3", "modeling_lora.XLMRobertaLoRA"): dict,  # so named once it is translated
     # jina-reranker-v2: XLM-RoBERTa under other names
     ("xlm-roberta", "modeling_xlm_roberta.XLMRobertaForSequenceClassification"): dict,
+    # jina-embeddings-v2, jina-reranker-v1: https://huggingface.co/jinaai/jina-bert-implementation
+    **{
+        ("bert", f"modeling_bert.JinaBert{kind}"): _jina_bert
+        for kind in ("Model", "ForMaskedLM", "ForSequenceClassification", "ForTokenClassification")
+    },
     # NVIDIA's rerankers, known by their architecture
     **{
         ("llama", f"llama_bidirectional_model.LlamaBidirectional{kind}"): dict

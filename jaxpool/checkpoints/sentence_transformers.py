@@ -70,7 +70,7 @@ def file_settings(folder: Path | None) -> dict[str, Any]:
     Raises:
         CheckpointError: the file is damaged.
     """
-    path = None if folder is None else folder / "config_sentence_transformers.json"
+    path = None if folder is None else modules_root(folder) / "config_sentence_transformers.json"
     return read_json(path, dict) if path is not None and path.is_file() else {}
 
 
@@ -90,6 +90,20 @@ def default_prompt(folder: Path | None) -> str:
             f"prompts ({', '.join(prompts)})."
         )
     return str(prompts[name])
+
+
+def saved_prompts(folder: Path) -> dict[str, Any]:
+    """What texts to be embedded begin with: ``prefix`` by default, ``prefixes`` by name, as arguments of a tokenizer.
+
+    Names stand in ``task_instructions`` of ``config.json``, or else in Sentence-Transformers' settings.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
+    named = read_json(folder / "config.json", dict).get("task_instructions") or file_settings(folder).get("prompts")
+    named = named if isinstance(named, dict) else {}
+    kept = {name: text for name, text in named.items() if isinstance(text, str)}
+    return {"prefix": default_prompt(folder), "prefixes": kept}
 
 
 def read_sentence_embedder(folder: Path | None) -> SentenceEmbedder | None:
@@ -114,9 +128,7 @@ def read_sentence_embedder(folder: Path | None) -> SentenceEmbedder | None:
             f"{folder / 'modules.json'} has the modules {', '.join(kinds)} in this order, which jaxpool does not "
             f"implement; it implements {', '.join(_KNOWN)}."
         )
-    root = folder if (folder / "modules.json").is_file() else folder.parent
-    if root != folder and "Dense" in kinds:
-        raise ConfigError(f"{root} has its model in a folder of its own and Dense modules beside it; not implemented.")
+    root = modules_root(folder)
     path = root / next(place for kind, place in modules if kind == "Pooling") / "config.json"
     settings = read_json(path, dict)
     flags = [name.removeprefix("pooling_mode_") for name, on in settings.items() if on is True and "_mode_" in name]
@@ -125,7 +137,7 @@ def read_sentence_embedder(folder: Path | None) -> SentenceEmbedder | None:
         raise ConfigError(f"{path} asks for the pooling {mode!r}; jaxpool implements {', '.join(_MODES)}.")
     if settings.get("include_prompt") is False and default_prompt(folder) and mode != "lasttoken":
         raise ConfigError(f"{path} sets include_prompt=False beside a default prompt; not implemented.")
-    dense = tuple(_dense(folder, place) for kind, place in modules if kind == "Dense")
+    dense = tuple(_dense(root, place) for kind, place in modules if kind == "Dense")
     return SentenceEmbedder(_MODES[mode], "Normalize" in kinds, dense)
 
 
@@ -160,8 +172,8 @@ def modules_of(folder: Path | None) -> list[tuple[str, str]]:
     Raises:
         CheckpointError: the file is damaged, or points outside the folder.
     """
-    path = _list_of_modules(folder)
-    if path is None:
+    path = None if folder is None else modules_root(folder) / "modules.json"
+    if path is None or not path.is_file():
         return []
     try:
         modules = [(entry["type"].rsplit(".", 1)[-1], entry["path"]) for entry in read_json(path, list)]
@@ -173,13 +185,10 @@ def modules_of(folder: Path | None) -> list[tuple[str, str]]:
     return modules
 
 
-def _list_of_modules(folder: Path | None) -> Path | None:
-    """``modules.json``: in the checkpoint's folder, or one above where the first versions put the model below it."""
-    if folder is None:
-        return None
-    places = [folder / "modules.json"]
-    places += [folder.parent / "modules.json"] if folder.name == "0_Transformer" else []
-    return next((path for path in places if path.is_file()), None)
+def modules_root(folder: Path) -> Path:
+    """Where modules lie: the checkpoint's folder, or the one above where the first versions put the model below it."""
+    below = folder.name == "0_Transformer" and not (folder / "modules.json").is_file()
+    return folder.parent if below and (folder.parent / "modules.json").is_file() else folder
 
 
 def transformer_folder(folder: Path) -> str:

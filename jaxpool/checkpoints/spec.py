@@ -21,7 +21,7 @@ from jaxpool.checkpoints.labels import (
 )
 from jaxpool.checkpoints.language_models import language_head
 from jaxpool.checkpoints.sentence_transformers import Dense, is_sentence_embedder, read_sentence_embedder
-from jaxpool.checkpoints.tasks import Task, choose, kind_of
+from jaxpool.checkpoints.tasks import MASKED, Task, choose, kind_of
 from jaxpool.checkpoints.text_length import longest_text
 from jaxpool.errors import ConfigError, MissingHeadError, ValidationError
 from jaxpool.models.classifier import HeadConfig, ProjectionConfig
@@ -30,8 +30,8 @@ from jaxpool.ops.pooling import Activation, Pooling
 from jaxpool.params import PoolerConfig
 from jaxpool_conversions.families import Family, HeadStyle, find
 from jaxpool_conversions.families.config_fields import Fields
-from jaxpool_conversions.families.reward_heads import REWARDS, Reward, with_reward_head
 from jaxpool_conversions.families.table_rows import linear
+from jaxpool_conversions.families.token_heads import REWARDS, Reward, with_masked_head, with_reward_head
 from jaxpool_conversions.heads import has_pooler, headless
 from jaxpool_conversions.rules import NO_HEAD, HeadSource
 
@@ -186,7 +186,11 @@ def resolve(
     reward = REWARDS.get(architecture) if kind == "classify" else None
     if reward is not None:
         family, style = with_reward_head(family, style, reward)
-    tokens = kind == "classify" and (reward is not None or architecture.endswith("ForTokenClassification"))
+    masked = kind == "classify" and architecture in MASKED and convert != "classify"
+    if masked:
+        family, style = with_masked_head(family, style, ours)
+    fixed = reward is not None or masked
+    tokens = kind == "classify" and (fixed or architecture.endswith("ForTokenClassification"))
     task, supported = choose(kind, tokens=tokens, before_head=style.dense is not None, asked=pooler_config.task)
     last_only = task == "token_classify" and not tokens and has_pooler(family.table)
     dense: tuple[Dense, ...] = ()
@@ -198,7 +202,7 @@ def resolve(
         table = replace(headless(family.table), head_names=("classifier", "score"))
         family, style = replace(family, table=table), replace(style, dense=None, norm_eps=None)
     width = getattr(ours, "pooled_width", ours.width)
-    declared = declared_labels(config) if reward is None else reward.labels
+    declared = ours.vocab if masked else declared_labels(config) if reward is None else reward.labels
     language: LanguageHead | None = None
     if kind == "language":
         family = replace(family, table=headless(family.table))
@@ -241,7 +245,7 @@ def resolve(
         use_activation=style.use_activation if pooler_config.use_activation is None else pooler_config.use_activation,
         logit_mean=mean,
         logit_sigma=sigma,
-        labels=() if language else label_names(config, source.num_labels),
+        labels=() if language or masked else label_names(config, source.num_labels),
         problem=problem_of(config),
         max_length=longest_text(config, ours, folder, tokenizer_limit, max_model_len),
         dtype=compute,

@@ -36,6 +36,9 @@ SUFFIXES: tuple[tuple[str, str, Kind | None], ...] = (
 )
 """Architecture suffix -> (runner, kind); the first match decides, as in vLLM."""
 
+MASKED: dict[str, Kind] = {"BertForMaskedLM": "classify", "RobertaForMaskedLM": "embed"}
+"""Masked language models that vLLM opens without a flag, and what as: classifiers of tokens, or embedders."""
+
 TASK_REQUIRED = """
                 pooling_task required for `LLM.encode`.
                 Please use one of the more specific methods or set the pooling_task when using `LLM.encode`:
@@ -85,6 +88,8 @@ def kind_of(architecture: str, runner: str, convert: str, sentence_embedder: boo
         )
     if by_suffix is not None:
         return by_suffix
+    if architecture in MASKED:
+        return "embed" if sentence_embedder else MASKED[architecture]
     if convert == "auto" and (runner == "pooling" or sentence_embedder):
         return "embed"
     if convert == "auto" and architecture.endswith(("ForCausalLM", "LMHeadModel")):

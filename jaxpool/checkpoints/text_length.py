@@ -9,7 +9,10 @@ from jaxpool.checkpoints.labels import text_configs
 from jaxpool.checkpoints.sentence_transformers import longest_sentence
 from jaxpool.errors import ValidationError
 
-LENGTH_FIELDS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
+LENGTH_FIELDS = (
+    *("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length"),
+    "attention_chunk_size",
+)
 """Config fields that may bound the text length, in tokens; the smallest counts."""
 
 
@@ -50,7 +53,7 @@ def longest_text(config: Any, ours: Any, folder: Path | None, tokenizer_limit: i
 
 def _length(config: Any, name: str) -> int | None:
     value = getattr(config, name, None)
-    return value if isinstance(value, int) else None
+    return value if isinstance(value, int) and value > 0 else None  # XLNet's class says -1
 
 
 def _stretch(config: Any) -> float:

@@ -16,14 +16,17 @@ from jaxpool.batch.job import JOB, Settings, absolute, read_job
 from jaxpool.batch.manifest import MANIFEST, status
 from jaxpool.batch.share import Share, found_share
 from jaxpool.batch.storage import place
+from jaxpool.commands.candidate_labels import question, question_options
 from jaxpool.commands.options import engine_options, long_text_options, long_texts, model_options, natural, positive
 from jaxpool.errors import JaxpoolError
 
-_ARGUMENTS = ("revision", "dtype", "convert", "hf_overrides", "max_model_len")
+_ARGUMENTS = ("recipe", "revision", "dtype", "convert", "hf_overrides", "max_model_len")
 _DEVICES = ("tensor_parallel_size", "pipeline_parallel_size")
 MODEL = {name: engine_options()[name] for name in (*_ARGUMENTS, "max_num_batched_tokens", *_DEVICES)}
 MODEL["convert"] = replace(
-    MODEL["convert"], about="classify: make a classifier of a language model", choices=("auto", "classify")
+    MODEL["convert"],
+    about="what to make of a language model: a classifier, or an embedder",
+    choices=("auto", "classify", "embed"),
 )
 DESCRIPTION = """\
 Label every row of files, folders, globs or URLs, exactly once, and keep all their columns.
@@ -60,6 +63,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--quiet", action="store_true", help="no progress, no summary")
     model_options(command, MODEL)
     long_text_options(command)
+    question_options(command)
     add = command.add_argument_group("work").add_argument
     add("--unit-mb", metavar="MB", type=_megabytes, help="input of a part, about (default: 32)")
     add("--dry-run", action="store_true", help="say what would be done, and how long it may take; write nothing")
@@ -105,6 +109,8 @@ def _together(args: argparse.Namespace, planned: local.Planned, share: Share, op
     """One model over the devices of all processes; process 0 reports."""
     from jaxpool.batch import spmd
 
+    if args.candidate_labels:
+        args.usage("--candidate-labels does not go with --mesh global: each process asks a model of its own")
     if args.steal:
         args.usage("--steal has no meaning with --mesh global: all processes do every unit together")
     first = spmd.join(args.coordinator, share)
@@ -150,6 +156,8 @@ def _settings(args: argparse.Namespace) -> Settings:
         revision=args.revision,
         dtype=args.dtype,
         convert=args.convert,
+        recipe=args.recipe,
+        question=question(args) or None,
         hf_overrides=args.hf_overrides,
         max_length=args.max_model_len,
         text_column=args.text_column,

@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from jaxpool.commands.candidate_labels import question, question_options
 from jaxpool.commands.options import (
     engine_options,
     long_text_options,
@@ -47,7 +48,9 @@ RESULT_FIELDS = {"index", "text", "pair", "label", "labels", "probs", "logits"}
 """Names in results; a kept column of such a name gets ``input_`` before it."""
 MODEL = engine_options(without={"runner", "pooler_config", "compile"})
 MODEL["convert"] = replace(
-    MODEL["convert"], about="classify: make a classifier of a language model", choices=("auto", "classify")
+    MODEL["convert"],
+    about="what to make of a language model: a classifier, or an embedder",
+    choices=("auto", "classify", "embed"),
 )
 """Argument of a model -> its option; the command is for classifiers, and compiles what its texts need."""
 
@@ -78,13 +81,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("--quiet", action="store_true", help="no progress bar, no notes")
     model_options(command, MODEL)
     long_text_options(command)
-    add = command.add_argument_group("labels of your own").add_argument
-    about = "labels with commas between them: for a language model, a model of entailment or an embedder"
-    add("--candidate-labels", metavar="LABELS", type=_names, help=about)
-    add("--prompt", metavar="TEXT", help="what the model reads, with {text}, {labels} or {label} in it")
-    add("--multi-label", action="store_true", help="ask for each label by itself; several may hold")
-    add("--calibrate", action="store_true", help="divide by each label's probability behind an empty text")
-    add("--length-normalize", action="store_true", help="score the mean of a label's tokens, not their sum")
+    question_options(command)
 
 
 def main(args: argparse.Namespace) -> int:
@@ -110,7 +107,7 @@ def main(args: argparse.Namespace) -> int:
             top_k=args.top_k,
             advance=advance,
             skip=skip,
-            question=_question(args),
+            question=question(args),
             **long_texts(args),
         ):
             write(result)
@@ -146,22 +143,11 @@ def _delimiter(word: str) -> str:
     return found
 
 
-def _names(word: str) -> list[str]:
-    return [name.strip() for name in word.split(",")]
-
-
-def _question(args: argparse.Namespace) -> dict[str, Any]:
-    """The labels that are asked for, as ``LLM.classify`` takes them; empty for the model's own."""
-    names = ("candidate_labels", "prompt", "multi_label", "calibrate", "length_normalize")
-    return {name: value for name in names if (value := getattr(args, name))}
-
-
 def _check_usage(args: argparse.Namespace) -> None:
     """Ends the process with exit code 2 where options contradict each other."""
     if args.candidate_labels and (args.truncate or args.on_error == "skip"):
         args.usage("--candidate-labels does not go with --truncate and --on-error skip")
-    if not args.candidate_labels and _question(args):
-        args.usage("--prompt, --multi-label, --calibrate and --length-normalize need --candidate-labels")
+    question(args)
     if args.texts and args.input is not None:
         args.usage("give texts or --input, not both")
     if args.texts and (args.text_column or args.pair_column or args.format or args.delimiter):

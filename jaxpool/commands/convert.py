@@ -94,6 +94,7 @@ def convert(
     from jaxpool.checkpoints.adapters import adapt, open_adapter
     from jaxpool.checkpoints.labels import config_field, text_configs
     from jaxpool.checkpoints.location import locate, read_config
+    from jaxpool.checkpoints.sentence_transformers import modules_root
     from jaxpool.checkpoints.spec import resolve
     from jaxpool.engine import sharding
     from jaxpool.engine.merging import merged
@@ -101,8 +102,9 @@ def convert(
     from jaxpool.engine.programs import abstract
     from jaxpool.text.vocabulary import read_tokenizer
     from jaxpool.version import __version__
-    from jaxpool_conversions.families.reward_heads import REWARDS
+    from jaxpool_conversions.families.token_heads import REWARDS
     from jaxpool_conversions.load import load
+    from jaxpool_conversions.output_folder import copy_companions
     from jaxpool_conversions.reader import Reader
     from jaxpool_conversions.store import fingerprint, is_store, write_store
 
@@ -127,7 +129,7 @@ def convert(
             convert=convert,
         )
         for module in spec.modules:
-            reader.attach(module)
+            reader.attach(module, modules_root(folder))
         targets = sharding.targets(abstract(spec), sharding.make_mesh())
         leaves = load(reader, spec.family.table, spec.source, targets)
     if adapter is not None:
@@ -140,9 +142,10 @@ def convert(
         "table": fingerprint(spec.family.table),
     }
     # What was decided here is written down, so that the store needs no flags.
+    own = ("ForSequenceClassification", "ForTokenClassification", *REWARDS)
     if not spec.num_labels:
         config.architectures = [f"{spec.family.prefix_class}Model"]
-    elif not spec.architecture.endswith(("ForSequenceClassification", "ForTokenClassification", *REWARDS)):
+    elif spec.labels and not spec.architecture.endswith(own):
         config.architectures = [f"{spec.family.prefix_class}ForSequenceClassification"]
         if spec.pooling == "LAST":  # but a class of that name passes over padding tokens, where it knows any
             text_configs(config)[-1].pad_token_id = -1
@@ -152,6 +155,7 @@ def convert(
     config.dtype = spec.dtype
     with _replacing(target) as new:
         write_store(new, leaves, spec.source, meta, folder)
+        copy_companions(modules_root(folder), new)  # of a model in a folder below them
         vars(config).pop("raw", None)
         config.save_pretrained(new)
         check_target(target, source, force)  # minutes have passed

@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from jaxpool.commands.vllm_options import spelled
+from jaxpool.commands.vllm_options import spelled, with_file
 from jaxpool.errors import JaxpoolError
 
 DESCRIPTION = """\
@@ -111,7 +111,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     """The arguments; a wrong one ends the process with the usage of the command that was meant."""
-    top, words = parser(words), spelled(words)
+    top = parser(words)
+    if _command_name(words) == "serve":
+        words = with_file(words, _commands(top)["serve"])
+    words = spelled(words)
     args, unknown = top.parse_known_args(words or ["--help"])
     if unknown:
         flags = [option for action in args.command._actions for option in action.option_strings]
@@ -211,6 +214,12 @@ def parser(argv: Sequence[str] = (), *, everything: bool = False) -> argparse.Ar
         command.add_argument("--debug", action="store_true", help="show logs, and tracebacks of errors")
         command.set_defaults(usage=command.error, command=command)
     return top
+
+
+def _commands(top: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
+    """The commands' own grammars."""
+    [found] = [action for action in top._actions if isinstance(action, argparse._SubParsersAction)]
+    return dict(found.choices)
 
 
 def _command_name(words: Sequence[str]) -> str | None:

@@ -54,6 +54,8 @@ def _reading(argument: Argument) -> dict[str, Any]:
         return {"action": argparse.BooleanOptionalAction}
     if get_origin(argument.kind) is Literal or argument.choices:
         return {"choices": argument.choices or kinds, "metavar": argument.metavar or "HOW"}
+    if argument.metavar == "BYTES":
+        return {"type": size, "metavar": "BYTES"}
     if int in kinds:
         return {"type": positive, "metavar": argument.metavar or "N"}
     if any(get_origin(kind) is Mapping for kind in kinds):
@@ -66,6 +68,19 @@ def positive(word: str) -> int:
     if not (word.isascii() and word.isdigit() and int(word) > 0):
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 up, not {word!r}")
     return int(word)
+
+
+def size(word: str) -> int:
+    """An argument in bytes, as vLLM reads it: ``1K`` is 1024, ``1.5k`` 1500, and so on to T."""
+    number, unit = (word[:-1], word[-1]) if word[-1:].isalpha() else (word, "")
+    try:
+        scale = (1024 if unit.isupper() else 1000) ** (" kmgt".index(unit.lower()) if unit else 0)
+        found = float(number) * scale if unit.islower() else int(number) * scale
+        if not 0 < found < float("inf"):
+            raise ValueError(word)
+        return int(found)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be bytes, such as 1000000000, 512M or 4G, not {word!r}") from None
 
 
 def natural(word: str) -> int:

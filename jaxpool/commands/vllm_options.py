@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
 from jaxpool.engine_args import IGNORED, check
+from jaxpool.errors import ValidationError
 from jaxpool.vllm_args import Ignored, Refused, VllmArgs
 
 SHORT = {
@@ -26,11 +28,16 @@ SERVER: dict[str, tuple[type, Ignored | Refused]] = {
     "allow_credentials": (bool, Refused((False,), "pages of other origins send a key, no cookies")),
     "anthropic_disabled_thinking_effort": (str, Ignored(NO_TOOLS)),
     "api_server_count": (int, Ignored(ONE_APP)),
-    "config": (str, Refused((), "options stand on the command line")),
+    "cohere_format": (str, Ignored("it belongs to --tokenizer-mode cohere, which is refused")),
+    "cohere_is_reasoning_model": (bool, Ignored("nothing is generated")),
+    "data_parallel_supervisor_port": (int, Ignored(ONE_APP)),
     "default_chat_template_kwargs": (str, Refused(({}, None), "send chat_template_kwargs with each request")),
     "disable_access_log_for_endpoints": (str, Ignored(OWN_LOG)),
     "disable_fastapi_docs": (bool, Refused((False,), "/docs and /openapi.json are always served")),
     "disable_uvicorn_access_log": (bool, Ignored(OWN_LOG)),
+    "dp_supervisor_probe_failure_threshold": (int, Ignored(ONE_APP)),
+    "dp_supervisor_probe_interval_s": (float, Ignored(ONE_APP)),
+    "dp_supervisor_probe_timeout_s": (float, Ignored(ONE_APP)),
     "enable_auto_tool_choice": (bool, Ignored(NO_TOOLS)),
     "enable_flash_late_interaction": (bool, Ignored("it changes where scores are computed, not what they are")),
     "enable_force_include_usage": (bool, Ignored("every answer has its usage")),
@@ -69,6 +76,67 @@ SERVER: dict[str, tuple[type, Ignored | Refused]] = {
 
 MARK = "vllm:"
 """Begins the names under which the values of these options are kept."""
+
+
+def with_file(words: Sequence[str], command: argparse.ArgumentParser) -> list[str]:
+    """The same words with those of the YAML file that ``--config`` names after the command's name, as in vLLM.
+
+    What the command line says itself goes before the file. ``true`` is a switch, ``false`` and ``null`` ask for
+    nothing, a list has several values, an object is JSON.
+
+    Raises:
+        ValidationError: it is no such file, or there are several.
+        OSError: it cannot be read.
+    """
+    import yaml  # of transformers
+
+    place = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    place.add_argument("--config", action="append")
+    given, rest = place.parse_known_args(words)
+    if not given.config:
+        return list(words)
+    if len(given.config) > 1:
+        raise ValidationError(f"--config names one file, not {len(given.config)}.")
+    path = Path(given.config[0])
+    try:
+        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValidationError(f"--config {path} is not YAML: {error}") from error
+    if not isinstance(said or {}, dict):
+        raise ValidationError(f"--config {path} must hold options and their values, as in: port: 8000")
+    ours = {_option(word) for word in rest if word.startswith("-")}
+    after = next(i for i, word in enumerate(rest, 1) if not word.startswith("-"))  # the command
+    positional = rest[after:] and not rest[after].startswith("-")  # the model
+    found: list[str] = []
+    for key, value in (said or {}).items():
+        option = f"--{str(key).replace('_', '-')}"
+        if _option(option) in ours or (option == "--model" and positional):
+            continue
+        found += _said(option, value, command)
+    return [*rest[:after], *found, *rest[after:]]
+
+
+def _option(word: str) -> str:
+    """The name of an option, however it is written."""
+    name = word.partition("=")[0]
+    return SHORT.get(name, name.replace("_", "-")).partition(".")[0].removeprefix("--no-").removeprefix("--")
+
+
+def _said(option: str, value: Any, command: argparse.ArgumentParser) -> list[str]:
+    if value is None or value is False:
+        return []
+    if value is True:
+        return [option]
+    if isinstance(value, dict):
+        return [f"{option}={json.dumps(value)}"]
+    if not isinstance(value, list):
+        return [f"{option}={value}"]
+    action = command._option_string_actions.get(option)
+    if action is not None and action.nargs == "+":
+        return [option, *map(str, value)] if value else []
+    if isinstance(action, argparse._AppendAction):
+        return [f"{option}={one}" for one in value]
+    return [f"{option}={json.dumps(value)}"]
 
 
 def spelled(words: Sequence[str]) -> list[str]:

@@ -147,6 +147,11 @@ class Engine:
         return self.costs.model
 
     @property
+    def under_way(self) -> int:
+        """Batches it works on at a time: one a stage, and one that is placed."""
+        return self.programs.depth + 1
+
+    @property
     def compiles(self) -> int:
         """Programs compiled so far."""
         return self.programs.compiles
@@ -173,11 +178,10 @@ class Engine:
 
         From then on nothing waits for a compile, and none can begin; the others become ``usable`` one by one.
         """
-        self.programs.start(self.buckets)
-        if self.prefixes is not None:
-            self.programs.start(self.prefixes.buckets)
+        every = (*self.buckets, *(() if self.prefixes is None else self.prefixes.buckets))
+        self.programs.start(every)
         self.programs.seal()
-        self.programs.ensure(self.buckets if first is None else first)
+        self.programs.ensure(every if first is None else first)
 
     def check_process(self) -> None:
         """Raise EngineError in a process that was forked from the engine's own: the threads are not here."""

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from jaxpool.engine.buckets import Batch, Bucket, CostModel
-from jaxpool.engine.packing import doubtful, plan
+from jaxpool.engine.packing import doubtful, plan, seconds
 
 if TYPE_CHECKING:
     from jaxpool.engine.engine import Engine, Row
 
-IN_FLIGHT = 4
-"""Batches handed to the engine at a time: two compute, two wait. The others can still be planned anew."""
+AHEAD = 2
+"""Batches handed to the engine beyond those it works on. The others can still be planned anew."""
 
 ALONE = 4
 """A call of so few texts is about latency: its shapes are few and worth having."""
@@ -65,6 +65,15 @@ class Planner:
     ) -> list[Batch]:
         """The batches of this call, of which those that are not ``ready`` are waited for."""
         return plan(lengths, self.buckets, self.prices(cost, few=few), ready, sealed)
+
+    def sharing_behind(
+        self, cost: CostModel, batches: Sequence[Batch], shared: Sequence[Batch], ready: frozenset[Bucket]
+    ) -> list[Bucket]:
+        """As `behind`, where ``shared`` beginnings would have served this call but for the compiles."""
+        prices = replace(cost, plans_per_program=(LATER if self._shared else LATER_FREE) + self.calls)
+        if self.calls < 2 or seconds(shared, prices, ready) >= seconds(batches, prices, ready):
+            return []
+        return [bucket for bucket in dict.fromkeys(batch.bucket for batch in shared) if bucket not in ready]
 
     def prices(self, cost: CostModel, *, few: bool) -> CostModel:
         """What a call pays, compiles included; ``few`` if it is of few texts."""
@@ -116,6 +125,7 @@ def run(
         EngineError: or whatever else the first failing batch, or ``parts``, raised.
     """
     engine.planner.calls += 1
+    in_flight = engine.under_way + AHEAD
     coming, rows = iter(parts), _Rows()
     waiting: deque[Batch] = deque()
     flying: deque[tuple[Batch, Future[Any]]] = deque()
@@ -137,10 +147,10 @@ def run(
                 rows.add(part or ())
                 more, arrived = part is not None and len(rows.all) != total, True
             ready = engine.programs.ready()
-            if arrived or (len(ready) != known and len(waiting) >= IN_FLIGHT):
+            if arrived or (len(ready) != known and len(waiting) >= in_flight):
                 waiting = rows.plan(engine, waiting, ready, more=more, arrived=arrived)
                 known, arrived = len(ready), False
-            while waiting and len(flying) < IN_FLIGHT:
+            while waiting and len(flying) < in_flight:
                 send(waiting.popleft())
             if flying and (waiting or not more):
                 batch, future = flying.popleft()
@@ -179,11 +189,12 @@ class _Rows:
         lengths, few = self.lengths[left], not more and len(self.all) <= ALONE
         planner, programs, cost = engine.planner, engine.programs, engine.cost
         plain = partial(planner.now, cost=cost, ready=ready, sealed=programs.sealed, few=few)
+        anyway: list[Batch] = []
         if engine.prefixes is None:
             planned = plain(lengths)
         else:
             texts, prices = [self.all[i] for i in left], planner.prices(cost, few=few)
-            planned = engine.prefixes.plan(texts, lengths, prices, ready, plain, sealed=programs.sealed)
+            planned, anyway = engine.prefixes.plan(texts, lengths, prices, ready, plain, sealed=programs.sealed)
         full = [not more or _is_full(batch, lengths) for batch in planned]
         batches = [batch for batch, whole in zip(planned, full) if whole]
         held = [left[batch.rows] for batch, whole in zip(planned, full) if not whole]
@@ -194,7 +205,9 @@ class _Rows:
             if engine.prefixes is not None:
                 programs.start(engine.prefixes.program(one) for one in shared if one not in engine.prefixes.store)
             programs.start(dict.fromkeys(batch.bucket for batch in batches))
-            if arrived and not more and not shared:
+            if arrived and not more and anyway and not shared:
+                programs.start(planner.sharing_behind(cost, planned, anyway, ready))
+            elif arrived and not more and not shared:
                 programs.start(planner.behind(self.lengths, cost, planned, ready, few=few))
         return deque(replace(batch, rows=left[batch.rows]) for batch in batches)
 

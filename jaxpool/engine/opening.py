@@ -14,6 +14,7 @@ import jax
 from jaxpool.checkpoints.adapters import adapt, as_classifier, open_adapter
 from jaxpool.checkpoints.cross_encoder import read_scoring
 from jaxpool.checkpoints.labels import config_field
+from jaxpool.checkpoints.sentence_transformers import modules_root
 from jaxpool.checkpoints.spec import Spec, resolve
 from jaxpool.engine import prefixes, sharding
 from jaxpool.engine.adapters import Adapters, room_for, with_slots, without_head
@@ -98,7 +99,7 @@ def open_engine(
         deterministic: whether a text's scores must not depend on its neighbours, bit for bit: nothing is packed, and no
             beginning shared.
         enable_prefix_caching: whether to compute what texts begin with alike once; None: where the model allows it.
-            Never in stages.
+            Never in stages, nor on devices of several processes.
         kv_cache_memory_bytes: most bytes of that on each device; None for a share of what is free.
 
     Raises:
@@ -143,13 +144,6 @@ def open_engine(
             max_model_len=max_model_len,
             tokenizer_limit=getattr(tokenizer, "model_max_length", None),
         )
-        if spec.language is not None and compile != "on_demand":
-            raise ValidationError(
-                "A language model without a head of its own compiles its programs on demand, so it cannot be served; "
-                "make a classifier of it with convert='classify' (`--convert classify`) and hf_overrides="
-                '{"classifier_from_token": [...], "method": "no_post_processing"}.',
-                parameter="compile",
-            )
         if spec.language is not None and room is not None:
             raise ValidationError(
                 "Adapters need a model with a head of its own, or one made with convert='classify'; this is a language "
@@ -180,6 +174,8 @@ def open_engine(
             raise ValidationError(
                 f"compile must be 'on_demand', 'ahead' or 'behind'; got {compile!r}.", parameter="compile"
             )
+        if spec.language is not None:
+            compile = "on_demand"  # noqa: A001 - texts are asked about with programs of the room zero_shot
         assumed = prior(spec, mesh)
         packs = spec.family.packs and not deterministic
         buckets = menu(
@@ -192,9 +188,10 @@ def open_engine(
             packs=packs,
         )
         shapes: dict[int, tuple[Bucket, ...]] = {}
-        # A stage would have to keep what its own layers note, and each adapter has beginnings of its own.
-        shares = enable_prefix_caching is not False and not deterministic and stages == 1 and room is None
-        if shares and prefixes.suits(spec):
+        # A stage would have to keep what its own layers note, and each adapter has beginnings of its own. Processes
+        # that share a mesh must plan alike, and what they have room for differs.
+        one = stages == 1 and room is None and sharding.whole(mesh).is_fully_addressable
+        if enable_prefix_caching is not False and not deterministic and one and prefixes.suits(spec):
             shapes = prefixes.menus(spec.max_length, budget, mesh.shape["data"], ahead=compile != "on_demand")
         costs = learned(
             assumed, spec, mesh, (*buckets, *(bucket for menu in shapes.values() for bucket in menu)), sizes
@@ -211,7 +208,7 @@ def open_engine(
             arrays = open_store(folder, targets, spec.family.table, programs.place_leaf)
         else:
             for module in spec.modules:
-                reader.attach(module)
+                reader.attach(module, modules_root(folder))
             wanted = without_head(targets, reader.names(), spec.family.table) if headless else targets
             arrays = load(reader, spec.family.table, NO_HEAD if headless else spec.source, wanted, programs.place_leaf)
             if merge_lora is not None:

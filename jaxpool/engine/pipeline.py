@@ -182,11 +182,10 @@ class Pipeline(Programs):
         stack, spec, shape = self._stack, self._spec, self.mesh.shape
         places, total = cuts(stack), len(meshes)
         if len(places) <= total:
-            period = stack.depth // (len(places) - 1)
+            periods = f": they repeat from layers {', '.join(map(str, places[:-1]))}" * (len(places) <= stack.depth)
             raise ValidationError(
-                f"pipeline_parallel_size={total} is too much for {spec.architecture}: its {stack.depth} layers "
-                + (f"repeat in periods of {period} and " if period > 1 else "")
-                + f"can be cut into at most {len(places) - 1} stages.",
+                f"pipeline_parallel_size={total} is too much for {spec.architecture}: its {stack.depth} layers can be "
+                f"cut into at most {len(places) - 1} stages{periods}.",
                 parameter="pipeline_parallel_size",
             )
         device = self.mesh.devices.flat[0]

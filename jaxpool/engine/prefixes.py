@@ -133,8 +133,10 @@ class Prefixes:
         whole: Callable[[np.ndarray], list[Batch]],
         *,
         sealed: bool,
-    ) -> list[Batch]:
-        """The batches of some texts: behind shared beginnings where that costs less.
+    ) -> tuple[list[Batch], list[Batch]]:
+        """The batches of some texts, behind shared beginnings where that costs less; and those with them anyway.
+
+        The latter are empty where nothing worth a word is shared: they tell what programs would serve later calls.
 
         Args:
             rows, lengths: the texts, and the tokens of each.
@@ -147,7 +149,7 @@ class Prefixes:
         plain = whole(lengths)
         groups = self._groups(rows, lengths, cost, usable)
         if not groups:
-            return plain
+            return plain, []
         batches, others, first = [], np.ones(len(rows), np.bool_), set()
         for beginning, texts in groups:
             menu = self.menu(beginning.length, usable)
@@ -158,8 +160,8 @@ class Prefixes:
                 first.add(beginning)
         left = np.flatnonzero(others)
         batches += [replace(batch, rows=left[batch.rows]) for batch in (whole(lengths[left]) if left.size else [])]
-        computed = [Batch(self.program(one), np.empty(0, np.int64)) for one in first]
-        return batches if seconds([*batches, *computed], cost, ready) < seconds(plain, cost, ready) else plain
+        anyway = [*batches, *(Batch(self.program(one), np.empty(0, np.int64)) for one in first)]
+        return batches if seconds(anyway, cost, ready) < seconds(plain, cost, ready) else plain, anyway
 
     def program(self, beginning: Beginning) -> Bucket:
         """What computes a beginning."""
@@ -231,12 +233,14 @@ class Prefixes:
             return None
         known = self.store.longest(ids, row.tenant, limit)
         so_far = 0 if known is None else known.length
-        best, length = 0.0, so_far
+        best, length, size = 0.0, so_far, float(len(ids))
         for number, count in enumerate(self._recurring.note(ids[:limit], row.tenant), 1):
             if count > 1 and number * BLOCK > so_far and (tokens := number * BLOCK) <= LONGEST:
-                gained = count * (tokens - so_far) * cost.flops_per_token / cost.flops_per_second
-                gained -= cost.seconds(self._programs.beginning(self._reach(tokens)))
-                if gained > best and self.menu(tokens, ready):
+                # As many are to come as have come.
+                like_it = Sums(count, count * size, count * size**2)
+                gained = self._saving(cost, tokens, like_it, ready)
+                gained -= self._saving(cost, so_far, like_it, ready, computed=True)
+                if gained > best:
                     best, length = gained, tokens
         longest = max((shape.length for shape in self.menu(length, ready)), default=0) if length else 0
         return Beginning.of(ids, length, row.tenant) if 0 < len(ids) - length <= longest else None

@@ -42,6 +42,9 @@ class AttentionConfig:
         softcap: scores become ``softcap * tanh(score / softcap)``; None for no cap.
         clip: queries, keys and values are cut to ``[-clip, clip]``; None for no limit.
         query_growth: ``(beta, length)``: queries grow by ``1 + beta * log(1 + position // length)``; None: they do not.
+        growth_from: added to the position there.
+        either_or: whether queries and keys are normed only where they are rotated, and queries grow only where they are
+            not (Llama 4).
         sinks: whether each head has a learned score for attending to nothing (gpt-oss).
     """
 
@@ -60,6 +63,8 @@ class AttentionConfig:
     softcap: float | None = None
     clip: float | None = None
     query_growth: tuple[float, int] | None = None
+    growth_from: int = 0
+    either_or: bool = False
     sinks: bool = False
 
     @property
@@ -119,14 +124,15 @@ class SelfAttention(nnx.Module):
         q_BTHh = q_BTX.reshape(n_rows, -1, c.heads, c.head_size)
         k_BTKh = k_BTX.reshape(n_rows, n_tokens, c.kv_heads, c.head_size)
         v_BTKh = v_BTX.reshape(n_rows, n_tokens, c.kv_heads, c.head_size)
-        if c.norm_over != "width" and not c.norm_rotated:
+        if c.norm_over != "width" and not c.norm_rotated and not (c.either_or and rotation is None):
             q_BTHh, k_BTKh = self._normalise(q_BTHh, k_BTKh)
         if rotation is not None:
             q_BTHh = rotate(q_BTHh, *(per_query(y, layout, queries) for y in rotation), interleaved=c.interleaved)
             k_BTKh = rotate(k_BTKh, *rotation, interleaved=c.interleaved)
         if c.norm_over != "width" and c.norm_rotated:
             q_BTHh, k_BTKh = self._normalise(q_BTHh, k_BTKh)
-        q_BTHh = grown(q_BTHh, c.query_growth, layout, queries)
+        if rotation is None or not c.either_or:
+            q_BTHh = grown(q_BTHh, c.query_growth, layout, queries, c.growth_from)
         y_BTHh = attend(
             q_BTHh,
             k_BTKh,
@@ -157,11 +163,15 @@ def per_query(x: jax.Array, layout: Layout, queries: jax.Array | None) -> jax.Ar
 
 
 def grown(
-    q_BTHh: jax.Array, growth: tuple[float, int] | None, layout: Layout, queries: jax.Array | None = None
+    q_BTHh: jax.Array,
+    growth: tuple[float, int] | None,
+    layout: Layout,
+    queries: jax.Array | None = None,
+    first: int = 0,
 ) -> jax.Array:
     """Queries that grow with their position, as ``AttentionConfig.query_growth`` says."""
     if growth is None:
         return q_BTHh
     beta, length = growth
-    growth_BT1 = 1 + beta * jnp.log1p(layout.position // length)[..., None]
+    growth_BT1 = 1 + beta * jnp.log1p((layout.position + first) // length)[..., None]
     return q_BTHh * per_query(growth_BT1, layout, queries)[..., None].astype(q_BTHh.dtype)

@@ -3,8 +3,8 @@
 BERT (Devlin et al. 2018, arXiv:1810.04805) normalises after each residual addition and adds learned positions and
 segment types. RoBERTa (Liu et al. 2019, arXiv:1907.11692) counts positions differently; ELECTRA and ALBERT (Lan et al.
 2019, arXiv:1909.11942) have narrow embeddings, ALBERT shares layers; MPNet adds a relative bias; Megatron normalises
-before; RoFormer and ESM-2 rotate; X-MOD adapts to a language. Shape letters as in ``layers.py``; E width of the
-embeddings.
+before; RoFormer and ESM-2 rotate; X-MOD adapts to a language; JinaBERT gates, and
+biases scores by distance. Shape letters as in ``layers.py``; E width of the embeddings.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from jaxpool.models.adapter import Adapter, AdapterConfig
 from jaxpool.models.attention import AttentionConfig, Rotation
 from jaxpool.models.convolution import GroupedLinear
 from jaxpool.models.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, scan_layers, stacked
+from jaxpool.ops.alibi import both_ways
 from jaxpool.ops.attention import Bias
 from jaxpool.ops.kernels import Implementation
 from jaxpool.ops.layout import Layout
@@ -42,7 +43,9 @@ class BertConfig:
         embed_eps: epsilon of that norm where it is not ``norm_eps``.
         extra: rows of a further embedding whose row 0 is added to every token (ERNIE's task types), 0 for none.
         pre_norm: whether layers normalise what enters their halves, with one more norm at the end, or what leaves.
-        shared: how many distinct layers there are if equal runs of layers share weights, or None.
+        shared: how many groups of distinct layers there are if equal runs of layers share weights, or None.
+        inner: layers of a group, which run one after the other at each depth.
+        windows: per layer, what a mixer that has windows takes for its own; empty: what it says itself.
         relative: buckets of a relative position bias, one table for all layers (MPNet), 0 for none.
         rope: rotary positions, or None.
         rotations: rows of a stored table of sines, then cosines, that rotates neighbours (RoFormer), 0 for none.
@@ -51,6 +54,8 @@ class BertConfig:
         mixer: attention other than ``SelfAttention``, a config with ``make``, or None.
         groups: groups of the two linear layers of the MLP, each a matrix of its own; ``(1, 1)`` for plain layers.
         limit: longest text in tokens, where something other than ``positions`` bounds it, or None.
+        alibi: per head, what a score loses per token of distance (JinaBERT), or None.
+        gated: whether the MLP is ``down(activation(gate(x)) * up(x))``, only the last layer with a bias.
         pointwise: whether those are stored as convolutions of width one (SqueezeBERT).
     """
 
@@ -71,6 +76,8 @@ class BertConfig:
     extra: int = 0
     pre_norm: bool = False
     shared: int | None = None
+    inner: int = 1
+    windows: tuple[int, ...] = ()
     relative: int = 0
     rope: Rope | None = None
     rotations: int = 0
@@ -80,6 +87,8 @@ class BertConfig:
     groups: tuple[int, int] = (1, 1)
     pointwise: bool = False
     limit: int | None = None
+    alibi: tuple[float, ...] | None = None
+    gated: bool = False
 
     @property
     def head_size(self) -> int:
@@ -107,17 +116,18 @@ class BertConfig:
         if self.shared is None:
             return None
         # As transformers rounds it, for depths that the number of groups does not divide.
-        return tuple(int(depth / (self.layers / self.shared)) for depth in range(self.layers))
+        groups = (int(depth / (self.layers / self.shared)) for depth in range(self.layers))
+        return tuple(group * self.inner + i for group in groups for i in range(self.inner))
 
     @property
     def flops_per_token(self) -> float:
         """Matrix-multiplication FLOPs of one token through all layers, without attention scores."""
-        return 2.0 * self.layers * self.width * (4 * self.width + 2 * self.mlp)
+        return 2.0 * self.layers * self.inner * self.width * (4 * self.width + (3 if self.gated else 2) * self.mlp)
 
     @property
     def flops_per_pair(self) -> float:
         """FLOPs per (query, key) pair over all layers: scores and weighted sum."""
-        return 4.0 * self.layers * self.width
+        return 4.0 * self.layers * self.inner * self.width
 
 
 class Layer(nnx.Module):
@@ -131,8 +141,9 @@ class Layer(nnx.Module):
             self.up = GroupedLinear(c.width, c.mlp, c.groups[0], pointwise=c.pointwise, dtype=dtype)
             self.down = GroupedLinear(c.mlp, c.width, c.groups[1], pointwise=c.pointwise, dtype=dtype)
         else:
-            self.up = Linear(c.width, c.mlp, ("embed", "mlp"), bias=True, dtype=dtype)
+            self.up = Linear(c.width, c.mlp, ("embed", "mlp"), bias=not c.gated, dtype=dtype)
             self.down = Linear(c.mlp, c.width, ("mlp", "embed"), bias=True, dtype=dtype)
+        self.gate = Linear(c.width, c.mlp, ("embed", "mlp"), bias=False, dtype=dtype) if c.gated else None
         self.mlp_norm = LayerNorm(c.width, c.norm_eps, dtype)
         self.adapter = None if c.adapter is None else Adapter(c.adapter, dtype)
         self.config = c
@@ -144,9 +155,11 @@ class Layer(nnx.Module):
         rotation: Rotation | None = None,
         bias_HTS: Bias = None,
         queries: jax.Array | None = None,
+        window: jax.Array | None = None,
     ) -> jax.Array:
-        """``[B, T, D] -> [B, T, D]``; ``rotation``, ``bias_HTS`` and ``queries`` as for ``SelfAttention``."""
+        """``[B, T, D] -> [B, T, D]``; ``rotation``, ``bias_HTS``, ``queries``, ``window`` as for the attention."""
         asking: dict[str, Any] = {} if queries is None else {"queries": queries}  # other mixers know all tokens only
+        asking |= {} if window is None else {"window": window}
         h_BTD = self.attention_norm(x_BTD) if self.config.pre_norm else x_BTD
         y_BTD = self.attention(h_BTD, layout, rotation, bias_HTS=bias_HTS, **asking)
         x_BTD = y_BTD + (x_BTD if queries is None else layout.at(x_BTD, queries))
@@ -156,8 +169,11 @@ class Layer(nnx.Module):
         return self.mlp_norm(self.adapt(x_BTD + self.mlp(x_BTD)))
 
     def mlp(self, x_BTD: jax.Array) -> jax.Array:
-        """Two linear layers with the activation between them."""
-        return self.down(ACTIVATIONS[self.config.activation](self.up(x_BTD)))
+        """Two linear layers with the activation between them, or three of which one gates."""
+        activation = ACTIVATIONS[self.config.activation]
+        return self.down(
+            activation(self.up(x_BTD)) if self.gate is None else activation(self.gate(x_BTD)) * self.up(x_BTD)
+        )
 
     def adapt(self, x_BTD: jax.Array) -> jax.Array:
         """Through the adapter, if there is one."""
@@ -179,7 +195,7 @@ class Bert(nnx.Module):
         self.relative = Embedding(c.relative, c.heads, dtype) if c.relative else None
         # Angles need more than eight bits of precision: the table stays float32 in every dtype.
         self.rotations = Embedding(c.rotations, c.head_size, jnp.dtype("float32")) if c.rotations else None
-        self.layers = stacked(lambda: Layer(c, dtype, implementation), c.shared or c.layers)
+        self.layers = stacked(lambda: Layer(c, dtype, implementation), c.shared * c.inner if c.shared else c.layers)
         self.final_norm = LayerNorm(c.width, c.norm_eps, dtype) if c.pre_norm else None
         self.config, self.picks = config, config.mixer is None
 
@@ -191,10 +207,13 @@ class Bert(nnx.Module):
         rotation = self.rotation(layout)
         if self.relative is not None:
             bias_HTS = bias_by_distance(self.relative.table[...], buckets(ids_BT.shape[1], self.config.relative))
+        elif self.config.alibi is not None:
+            bias_HTS = both_ways(self.config.alibi, ids_BT.shape[1])
         x_BTD = scan_layers(
             self.layers,
             self.embed(ids_BT, types_BT, layout),
-            lambda layer, x, _: layer(x, layout, rotation, bias_HTS),
+            lambda layer, x, window: layer(x, layout, rotation, bias_HTS, window=window),
+            jnp.array(self.config.windows) if self.config.windows else None,
             order=self.config.order,
             last=None if at is None else lambda layer, x, _: layer(x, layout, rotation, bias_HTS, at),
         )

@@ -20,6 +20,7 @@ from jaxpool.models.layers import ACTIVATIONS, Embedding, LayerNorm, Linear, par
 from jaxpool.ops.attention import NEVER
 from jaxpool.ops.kernels import Implementation
 from jaxpool.ops.layout import Layout
+from jaxpool.ops.relative import skew
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +99,6 @@ def table_rows(config: DebertaConfig, length: int) -> np.ndarray:
         wide_N = np.ceil(ratio_N * np.float32(middle - 1)) + middle
         distance_N = np.where(far_N <= middle, distance_N, np.sign(distance_N) * wide_N).astype(np.int64)
     return np.clip(distance_N + config.span, 0, 2 * config.span - 1)
-
-
-def skew(scores_BHTN: jax.Array) -> jax.Array:
-    """From scores by distance to scores by position: ``[..., t, s - t + T - 1] -> [..., t, s]``, without a gather."""
-    *rows, n_tokens, n_distances = scores_BHTN.shape
-    padded = jnp.pad(scores_BHTN, [(0, 0)] * (len(rows) + 1) + [(0, 1)]).reshape(*rows, -1)
-    moved = padded[..., n_tokens - 1 : n_tokens - 1 + n_tokens * n_distances]
-    return moved.reshape(*rows, n_tokens, n_distances)[..., :n_tokens]
 
 
 class Disentangled(nnx.Module):

@@ -14,7 +14,7 @@ from flax import nnx
 
 from jaxpool.models.attention import Rotation
 from jaxpool.models.layers import Linear
-from jaxpool.ops.attention import Bias, attend
+from jaxpool.ops.attention import Bias, Window, attend
 from jaxpool.ops.kernels import Implementation
 from jaxpool.ops.layout import Layout
 
@@ -59,16 +59,22 @@ class Landmark(nnx.Module):
         self.config = c
 
     def __call__(
-        self, x_BTD: jax.Array, layout: Layout, rotation: Rotation | None = None, bias_HTS: Bias = None
+        self,
+        x_BTD: jax.Array,
+        layout: Layout,
+        rotation: Rotation | None = None,
+        bias_HTS: Bias = None,
+        window: Window = None,
     ) -> jax.Array:
-        """``[B, T, D] -> [B, T, D]``; without rotation or bias."""
+        """``[B, T, D] -> [B, T, D]``; without rotation or bias. ``window`` goes before the config's."""
         c = self.config
+        window = c.window if window is None else window
 
         def heads(y: jax.Array) -> jax.Array:
             return y.reshape(*y.shape[:2], c.heads, c.head_size)
 
         def sees(
-            query: Linear, key: Linear, value: Linear, x_BtD: jax.Array, window: int | None, queries: jax.Array | None
+            query: Linear, key: Linear, value: Linear, x_BtD: jax.Array, window: Window, queries: jax.Array | None
         ) -> jax.Array:
             return attend(
                 heads(query(x_BtD)),
@@ -82,7 +88,7 @@ class Landmark(nnx.Module):
                 queries=queries,
             )
 
-        y_BTHh = sees(self.query, self.key, self.value, x_BTD, c.window, None)
+        y_BTHh = sees(self.query, self.key, self.value, x_BTD, window, None)
         if not c.first:
             return self.out(y_BTHh.reshape(x_BTD.shape))
         first_BM = layout.first_BM

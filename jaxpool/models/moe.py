@@ -32,6 +32,8 @@ class MoeConfig:
             ``gate * sigmoid(sharpness * gate)`` on ``up + 1`` (gpt-oss). None for two projections and the ordinary
             ``activation(gate) * up``.
         sharpness: see ``limit``.
+        gated: whether experts gate; else they are ``down(activation(up(x)))``.
+        out_bias: whether a bias is added to the sum of the answers (Nomic).
         shared: inner width of the shared expert, 0 for none.
         shared_gate: whether a learned sigmoid weighs it.
     """
@@ -47,12 +49,14 @@ class MoeConfig:
     sharpness: float = 1.0
     shared: int = 0
     shared_gate: bool = False
+    gated: bool = True
+    out_bias: bool = False
 
     @property
     def flops_per_token(self) -> float:
         """Matrix-multiplication FLOPs of one token, of the experts it asks."""
         inner = self.inner * self.router.per_token + self.shared
-        return 2.0 * self.width * (3 * inner + self.router.experts)
+        return 2.0 * self.width * ((3 if self.gated else 2) * inner + self.router.experts)
 
     def make(self, dtype: jnp.dtype) -> Moe:
         """The module."""
@@ -80,7 +84,7 @@ class ExpertMlp(nnx.Module):
 
     def __init__(self, config: MoeConfig, dtype: jnp.dtype) -> None:
         c, into, fused = config, ("embed", "mlp"), config.limit is not None
-        self.gate = None if fused else ExpertLinear(c, c.width, c.inner, into, dtype, c.inner)
+        self.gate = None if fused or not c.gated else ExpertLinear(c, c.width, c.inner, into, dtype, c.inner)
         self.up = ExpertLinear(c, c.width, c.inner * (2 if fused else 1), into, dtype, c.inner)
         self.down = ExpertLinear(c, c.inner, c.width, ("mlp", "embed"), dtype, c.inner)
 
@@ -102,6 +106,7 @@ class Moe(nnx.Module):
         self.experts = ExpertMlp(c, dtype)
         self.shared = MlpConfig(c.width, c.shared, c.activation).make(dtype) if c.shared else None
         self.shared_gate = Linear(c.width, 1, ("embed", None), bias=False, dtype=dtype) if c.shared_gate else None
+        self.bias = param((c.width,), ("embed",), dtype) if c.out_bias else None
         self.config = config
 
     def __call__(self, x_BTD: jax.Array, real_BT: jax.Array) -> jax.Array:
@@ -117,6 +122,8 @@ class Moe(nnx.Module):
             self.experts.values,
             self._combine,
         )
+        if self.bias is not None:
+            y_BTD = y_BTD + self.bias[...]
         if self.shared is None:
             return y_BTD
         shared_BTD = self.shared(x_BTD, real_BT)
@@ -133,8 +140,8 @@ class Moe(nnx.Module):
     def _combine(self, *entered: jax.Array) -> jax.Array:
         c = self.config
         if c.limit is None:
-            gate, up = entered
-            return ACTIVATIONS[c.activation](gate) * up
+            activated = ACTIVATIONS[c.activation](entered[0])
+            return activated * entered[1] if c.gated else activated
         # Pairs in the last axis, not strided slices: the axis before it may be split over devices.
         pairs = entered[0].reshape(*entered[0].shape[:-1], c.inner, 2)
         gate, up = jnp.minimum(pairs[..., 0], c.limit), jnp.clip(pairs[..., 1], -c.limit, c.limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -9,7 +10,9 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 
+from jaxpool.ops.attention import Bias
 from jaxpool.ops.layout import Layout
+from jaxpool.ops.relative import bias_by_distance
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,3 +50,16 @@ def biases(alibi: Alibi, layout: Layout) -> jax.Array:
         return jnp.concatenate([past, own], axis=-1)[:, None]
     own = jnp.moveaxis(own, 0, 1)
     return jnp.concatenate([jnp.broadcast_to(past, (*own.shape[:2], layout.reach)), own], axis=-1)[:, :, None]
+
+
+def both_ways(slopes: tuple[float, ...], length: int) -> Bias:
+    """What is added to the score of each pair of tokens of an encoder: a slope times their distance, from 0 down."""
+    distance_N = np.abs(np.arange(1 - length, length))
+    return bias_by_distance(-jnp.arange(length)[:, None] * jnp.asarray(slopes, jnp.float32), distance_N)
+
+
+def slopes(heads: int) -> tuple[float, ...]:
+    """Powers of one base; heads beyond a power of two take every other one of the next finer base."""
+    whole = 2 ** math.floor(math.log2(heads))
+    first = [2.0 ** (-8 / whole * i) for i in range(1, whole + 1)]
+    return tuple(first + [2.0 ** (-4 / whole * i) for i in range(1, 2 * (heads - whole), 2)])

@@ -1,4 +1,4 @@
-"""Relative positions as an additive bias on attention scores (Raffel et al. 2019, arXiv:1910.10683).
+"""Relative positions: additive biases on attention scores (Raffel et al. 2019, arXiv:1910.10683), scores by distance.
 
 Shape letters: T queries, S keys (= T), N distances (2 T - 1), H heads.
 """
@@ -43,3 +43,11 @@ def bias_by_distance(table: jax.Array, bucket_N: np.ndarray) -> Bias:
     bias = ByDistance(table.astype(jnp.float32)[bucket_N].T)
     every = jnp.arange((len(bucket_N) + 1) // 2)
     return bias if len(every) > 2 * QUERY_BLOCK else bias.of(every, every)
+
+
+def skew(scores_BHTN: jax.Array) -> jax.Array:
+    """From scores by distance to scores by position: ``[..., t, s - t + T - 1] -> [..., t, s]``, without a gather."""
+    *rows, n_tokens, n_distances = scores_BHTN.shape
+    padded = jnp.pad(scores_BHTN, [(0, 0)] * (len(rows) + 1) + [(0, 1)]).reshape(*rows, -1)
+    moved = padded[..., n_tokens - 1 : n_tokens - 1 + n_tokens * n_distances]
+    return moved.reshape(*rows, n_tokens, n_distances)[..., :n_tokens]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,39 +48,69 @@ class Frame:
 
         Args:
             vocabulary: has the chat template.
-            prompt: a text, a pair as ``parse`` reads it, or ``{"messages": […]}``.
+            prompt: a text, a pair as ``parse`` reads it, or ``{"messages": […]}``; a dict may have ``variables`` of its
+                own: an ``instruction``, or what the chat template may use.
 
         Raises:
             ValidationError: the prompt does not go with this frame.
         """
         if isinstance(prompt, Framed):
             return prompt
+        variables = prompt.get("variables") or {} if isinstance(prompt, Mapping) else {}
         if isinstance(prompt, Mapping) and "messages" in prompt:
-            return self.conversation(vocabulary, prompt["messages"])
+            return self.conversation(vocabulary, prompt["messages"], variables)
         parsed = parse(prompt)
         if isinstance(parsed, TokensPrompt):
             return prompt
         if not self.layout:
             turns = [{"role": role, "content": text} for role, text in zip(self.roles, _texts(parsed))]
-            return self.conversation(vocabulary, turns)
+            return self.conversation(vocabulary, turns, variables)
         if parsed.pair is None:
             raise ValidationError(
                 "This model compares two texts; pass both, a query and a document (text and text_pair)."
             )
-        values = {"instruction": self.instruction, "text": parsed.text, "pair": parsed.pair}
+        instruction = variables.get("instruction", self.instruction)
+        if not isinstance(instruction, str):
+            raise ValidationError(f"The instruction should be a text; found {instruction!r}.", parameter="instruction")
+        values = {"instruction": instruction, "text": parsed.text, "pair": parsed.pair}
         # one pass: what stands in a text is no place
         return Framed(_PLACES.sub(lambda place: values[place[1]], self.layout))
 
-    def conversation(self, vocabulary: Templates, messages: Any) -> Framed:
-        """A conversation as the model reads it."""
+    def conversation(self, vocabulary: Templates, messages: Any, variables: Mapping[str, Any] | None = None) -> Framed:
+        """A conversation as the model reads it; ``variables`` go before the frame's own."""
         if self.layout:
             raise ValidationError("This model compares two texts; it reads no conversations.", parameter="messages")
-        text = chat.render(vocabulary, messages, add_generation_prompt=self.generation, variables=self.variables)
+        shown = {**self.variables, **(variables or {})}
+        text = chat.render(vocabulary, messages, add_generation_prompt=self.generation, variables=shown)
         return self.ended(text)
 
     def ended(self, text: str) -> Framed:
         """``text`` with the ending, unless it has it."""
         return Framed(text if text.endswith(self.ending) else text + self.ending)
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """How a model was trained to be asked, where the caller gives no prompt.
+
+    Attributes:
+        prompt: what it reads.
+        label: how ``{labels}`` shows each label, with ``{label}`` in it.
+        between: what stands between them there.
+        opening, closing: what the answer has before the label, and behind it.
+        as_json: whether texts and labels stand in JSON strings.
+    """
+
+    prompt: str
+    label: str = "{label}"
+    between: str = ", "
+    opening: str = ""
+    closing: str = ""
+    as_json: bool = False
+
+    def shown(self, text: str) -> str:
+        """A text or label as it stands in the prompt."""
+        return json.dumps(text)[1:-1] if self.as_json else text
 
 
 def _texts(prompt: TextPrompt) -> list[str]:

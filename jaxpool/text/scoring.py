@@ -69,7 +69,7 @@ class PairReading:
             ValidationError: the template fails.
         """
         if self.template is None:
-            return pairs(first, second, joined=self.joined)
+            return pairs(first, second, joined=self.joined, variables=options.chat_template_kwargs)
         with tokenizer.reading() as vocabulary:
             return rendered(vocabulary, **self.question(first, second, options))
 
@@ -95,7 +95,7 @@ class ScoreOptions:
 
     Attributes:
         max_tokens_per_query, max_tokens_per_doc: most tokens of a text on either side; 0 for no limit of its own.
-        chat_template_kwargs: variables for a score template, ``instruction`` among them.
+        chat_template_kwargs: variables for a score template or a recipe's, ``instruction`` among them.
     """
 
     max_tokens_per_query: int = 0
@@ -186,11 +186,17 @@ def matched(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
     return list(first) * (len(second) // len(first))
 
 
-def pairs(first: Sequence[str], second: Sequence[str], *, joined: bool) -> list[Any]:
-    """A prompt for every text of ``second``: a pair, or ``joined`` to one text where a model reads but one."""
+def pairs(
+    first: Sequence[str], second: Sequence[str], *, joined: bool, variables: Mapping[str, Any] | None = None
+) -> list[Any]:
+    """A prompt for every text of ``second``: a pair, or ``joined`` to one text where a model reads but one.
+
+    ``variables``, ``instruction`` among them, are for what a recipe puts around pairs.
+    """
     if joined:
         return [one + two for one, two in zip(matched(first, second), second, strict=True)]
-    return [{"prompt": one, "text_pair": two} for one, two in zip(matched(first, second), second, strict=True)]
+    more = {"variables": dict(variables)} if variables else {}
+    return [{"prompt": one, "text_pair": two, **more} for one, two in zip(matched(first, second), second, strict=True)]
 
 
 def rendered(tokenizer: chat.Templates, conversations: Sequence[Any], **options: Any) -> list[str]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxpool.errors import ValidationError
+from jaxpool.text import chat
 from jaxpool.text.frames import Frame
 from jaxpool.text.prompts import Options, Prompt, TextPrompt, TokensPrompt, parse
 from jaxpool.text.vocabulary import Vocabulary, check_unicode
@@ -92,7 +93,8 @@ class Tokenizer:
         vocab_size: rows of the model's embedding.
         token_types: segment types that the model reads; 0 for a model that reads none: they are left out then.
         lower: lower-case texts first (a Sentence-Transformers setting).
-        prefix: what every text begins with (a Sentence-Transformers setting, too).
+        prefix: what every text begins with (a Sentence-Transformers setting, too), unless it comes as a ``TextPrompt``.
+        prefixes: what texts may begin with instead, by the names that the checkpoint has for it.
         absent: why there is no vocabulary, as a sentence for the caller who sends text.
         frame: what stands around every text; None for nothing.
     """
@@ -106,6 +108,7 @@ class Tokenizer:
         token_types: int = 2,
         lower: bool = False,
         prefix: str = "",
+        prefixes: Mapping[str, str] | None = None,
         absent: str = "",
         frame: Frame | None = None,
     ) -> None:
@@ -116,7 +119,7 @@ class Tokenizer:
         self.vocab_size = vocab_size
         self.token_types = token_types
         self.lower = lower
-        self.prefix = prefix
+        self.prefix, self.prefixes = prefix, dict(prefixes or {})
         self.absent = absent
         self.frame = frame
         self._lock = threading.Lock()  # slow tokenizers are not thread-safe
@@ -146,7 +149,8 @@ class Tokenizer:
 
         Args:
             prompts: strings, lists of token ids, dicts (``prompt`` with optional ``text_pair``, or
-                ``prompt_token_ids`` with optional ``token_type_ids``).
+                ``prompt_token_ids`` with optional ``token_type_ids``, or ``messages``, a conversation, with optional
+                ``add_generation_prompt`` and ``variables`` of the chat template).
             tokenization_kwargs: see ``Options``.
             first, total: where ``prompts`` begin, and how many there are, where they are part of more.
 
@@ -196,12 +200,15 @@ class Tokenizer:
             if self.vocabulary is None:
                 raise ValidationError(self.absent)
             prompt = self.frame.around(self.vocabulary, prompt)
-        parsed = parse(prompt)
+        elif isinstance(prompt, Mapping) and "messages" in prompt:
+            prompt = self._of_conversation(prompt)
+        parsed = prompt if isinstance(prompt, TextPrompt) else parse(prompt)
         if isinstance(parsed, TokensPrompt):
             return parsed
         if self.vocabulary is None:
             raise ValidationError(self.absent)
-        parsed = TextPrompt(self.prefix + parsed.text, parsed.pair)
+        if parsed is not prompt:
+            parsed = TextPrompt(self.prefix + parsed.text, parsed.pair)
         texts = [parsed.text] if parsed.pair is None else [parsed.text, parsed.pair]
         for text in texts:
             check_unicode(text)
@@ -219,6 +226,17 @@ class Tokenizer:
         if options.lower:
             return TextPrompt(parsed.text.lower(), parsed.pair and parsed.pair.lower())
         return parsed
+
+    def _of_conversation(self, prompt: Mapping[str, Any]) -> list[int]:
+        """What the checkpoint's own chat template makes of messages; it writes the special tokens itself."""
+        with self.reading() as vocabulary:
+            text = chat.render(
+                vocabulary,
+                prompt["messages"],
+                add_generation_prompt=bool(prompt.get("add_generation_prompt")),
+                variables=prompt.get("variables"),
+            )
+            return vocabulary.ids(text, special_tokens=False)
 
     @functools.cached_property
     def _longest_piece(self) -> int:

@@ -87,6 +87,12 @@ class Question:
             answers=_answers(given.get("answers") or ("No", "Yes")),
         )
 
+    @property
+    def size(self) -> int:
+        """Characters around each text, about, and of all labels."""
+        shown = sum(len(text) + len(label) for text, label in self.examples) + sum(map(len, self.labels))
+        return (1 + len(self.examples)) * len(self.prompt or "") + shown
+
     def refuse(self, kind: str, *names: str) -> None:
         """Raise ValidationError if one of the arguments is set, which a model of this kind has no use for."""
         for name in names:

@@ -9,6 +9,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import jax
@@ -41,6 +42,7 @@ class Inputs(NamedTuple):
         reads: ``[B, R]``, index of each hidden state that is read.
         which: ``[B, E]``, which of those predicts.
         tokens: ``[B, E]``, what is predicted.
+        absolute: bool ``[B]``, whether log-probabilities are wanted; None where logits will do for all rows.
     """
 
     ids: Any
@@ -50,6 +52,7 @@ class Inputs(NamedTuple):
     reads: Any
     which: Any
     tokens: Any
+    absolute: Any
 
 
 class Shape(NamedTuple):
@@ -59,7 +62,7 @@ class Shape(NamedTuple):
         bucket: rows and tokens.
         reads, steps: R and E.
         branched: whether rows branch.
-        absolute: whether log-probabilities are wanted, or logits will do.
+        absolute: whether log-probabilities may be wanted, or logits will do.
     """
 
     bucket: Bucket
@@ -74,7 +77,7 @@ class AnswerPrograms:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._one: dict[Shape, Any] = {}
+        self._futures: dict[Shape, Future[Any]] = {}
         self._lock = threading.Lock()
         self._compiler = DaemonThreads(1, "jaxpool-answers", STACK_BYTES)
         weakref.finalize(self, self._compiler.shutdown)
@@ -85,16 +88,32 @@ class AnswerPrograms:
         self._buckets = on_demand(grid(engine.spec.max_length, most, row_multiple=mesh.shape["data"]))
 
     @property
-    def compiles(self) -> int:
-        """Programs compiled so far."""
-        return len(self._one)
+    def begun(self) -> int:
+        """Programs whose compile has begun, or waits for its turn."""
+        return len(self._futures)
 
-    def run(self, pieces: Sequence[Piece], *, absolute: bool) -> list[np.ndarray]:
+    @property
+    def ready(self) -> list[Shape]:
+        """Those that are compiled."""
+        with self._lock:
+            return [shape for shape, one in self._futures.items() if one.done() and not _failed(one)]
+
+    def start(self, shape: Shape) -> Future[Any]:
+        """A program, as soon as it is compiled; they are compiled one after the other."""
+        with self._lock:
+            if shape not in self._futures or _failed(self._futures[shape]):
+                self._futures[shape] = self._compiler.submit(self._compile, shape)
+            return self._futures[shape]
+
+    def close(self) -> None:
+        """Compiles nothing more."""
+        self._compiler.shutdown(cancel_futures=True)
+
+    def run(self, pieces: Sequence[Piece]) -> list[np.ndarray]:
         """For each piece float32 ``[steps]``: what each of its predictions scores.
 
         Args:
             pieces: none longer than the longest bucket; all of them branch, or none.
-            absolute: log-probabilities, else logits.
 
         Raises:
             EngineError: the engine is closed, or belongs to another process.
@@ -103,8 +122,8 @@ class AnswerPrograms:
         engine.check_process()
         reads = _padded(max(len(piece.reads) for piece in pieces), 1)
         steps = _padded(max(len(piece.steps) for piece in pieces), 8)
-        branched = pieces[0].until is not None
-        ready = [shape.bucket for shape in self._one if shape[1:] == (reads, steps, branched, absolute)]
+        branched, absolute = pieces[0].until is not None, any(piece.absolute for piece in pieces)
+        ready = [shape.bucket for shape in self.ready if shape[1:] == (reads, steps, branched, absolute)]
         lengths = np.array([len(piece.ids) for piece in pieces])
         found: list[np.ndarray] = [np.empty(0)] * len(pieces)
         waiting: deque[tuple[np.ndarray, jax.Array]] = deque()
@@ -112,45 +131,48 @@ class AnswerPrograms:
         for batch in [*batches, None]:
             if batch is not None:
                 shape = Shape(batch.bucket, reads, steps, branched, absolute)
-                inputs = pad([pieces[i] for i in batch.rows], shape)
-                program = self._program(shape)
-                leaves = engine.leaves
-                if not leaves:
-                    raise EngineError("This LLM is closed; make a new one.")
-                waiting.append((batch.rows, program(leaves, jax.device_put(inputs, self._shardings(branched)))))
+                waiting.append((batch.rows, self.compute([pieces[i] for i in batch.rows], shape)))
             while waiting and (batch is None or len(waiting) >= IN_FLIGHT):
                 rows, out = waiting.popleft()
                 for row, values in zip(rows, np.asarray(out)):
                     found[row] = values[: len(pieces[row].steps)].copy()
         return found
 
-    def _shardings(self, branched: bool) -> Inputs:
-        rows = sharding.rows(self._engine.programs.mesh)
-        tree = rows if branched else None
-        return Inputs(rows, rows, tree, tree, rows, rows, rows)
+    def compute(self, pieces: Sequence[Piece], shape: Shape) -> jax.Array:
+        """One batch, begun: float32 ``[rows, steps]`` of ``shape``, the pieces' rows first.
 
-    def _program(self, shape: Shape) -> Any:
-        with self._lock:  # who comes second waits, and finds it compiled
-            if shape not in self._one:
-                self._one[shape] = self._compiler.submit(self._compile, shape).result()
-            return self._one[shape]
+        Raises:
+            EngineError: the engine is closed.
+        """
+        inputs, program = pad(pieces, shape), self.start(shape).result()
+        if not (leaves := self._engine.leaves):
+            raise EngineError("This LLM is closed; make a new one.")
+        found: jax.Array = program(leaves, jax.device_put(inputs, self._shardings(shape)))
+        return found
+
+    def _shardings(self, shape: Shape) -> Inputs:
+        rows = sharding.rows(self._engine.programs.mesh)
+        tree, absolute = rows if shape.branched else None, rows if shape.absolute else None
+        return Inputs(rows, rows, tree, tree, rows, rows, rows, absolute)
 
     def _compile(self, shape: Shape) -> Any:
         spec, mesh = self._engine.spec, self._engine.programs.mesh
         model = abstract(spec, Implementation({"cuda": "gpu", "rocm": "gpu"}.get(self._platform, self._platform)))
         treedef = jax.tree.structure(model)
         leaves = list(sharding.targets(model, mesh).values())
-        shardings = self._shardings(shape.branched)
+        shardings = self._shardings(shape)
 
         def run(leaves: list[jax.Array], inputs: Inputs) -> jax.Array:
-            return answers(jax.tree.unflatten(treedef, leaves), inputs, spec, absolute=shape.absolute)
+            return answers(jax.tree.unflatten(treedef, leaves), inputs, spec)
 
         def numbers(*size: int) -> jax.ShapeDtypeStruct:
             return jax.ShapeDtypeStruct((shape.bucket.rows, *size), jnp.int32)
 
         text = numbers(shape.bucket.length)
         tree = text if shape.branched else None
-        inputs = Inputs(text, numbers(), tree, tree, numbers(shape.reads), numbers(shape.steps), numbers(shape.steps))
+        steps, flags = numbers(shape.steps), jax.ShapeDtypeStruct((shape.bucket.rows,), jnp.bool_)
+        absolute = flags if shape.absolute else None
+        inputs = Inputs(text, numbers(), tree, tree, numbers(shape.reads), steps, steps, absolute)
         jitted = jax.jit(
             run,
             in_shardings=([leaf.sharding for leaf in leaves], shardings),
@@ -160,7 +182,7 @@ class AnswerPrograms:
             return jitted.lower(leaves, inputs).compile()
 
 
-def answers(model: Any, inputs: Inputs, spec: Spec, *, absolute: bool) -> jax.Array:
+def answers(model: Any, inputs: Inputs, spec: Spec) -> jax.Array:
     """The forward: float32 ``[B, E]``."""
     if inputs.until is None:
         layout = Layout.padded(inputs.lengths, inputs.ids.shape[1])
@@ -170,7 +192,11 @@ def answers(model: Any, inputs: Inputs, spec: Spec, *, absolute: bool) -> jax.Ar
     with jax.default_matmul_precision("float32" if spec.dtype == "float32" else "default"):
         hidden_BTD = model.backbone(inputs.ids, None, layout)
         hidden_BRD = jnp.take_along_axis(hidden_BTD, inputs.reads[:, :, None], axis=1)
-        return answer_logits(model, spec.language, hidden_BRD, inputs.which, inputs.tokens, absolute=absolute)
+        asked = model, spec.language, hidden_BRD, inputs.which, inputs.tokens
+        logits_BE = answer_logits(*asked, absolute=False)
+        if inputs.absolute is None:
+            return logits_BE
+        return jnp.where(inputs.absolute[:, None], answer_logits(*asked, absolute=True), logits_BE)
 
 
 def pad(pieces: Sequence[Piece], shape: Shape) -> Inputs:
@@ -181,7 +207,8 @@ def pad(pieces: Sequence[Piece], shape: Shape) -> Inputs:
     lengths = np.ones(rows, np.int32)
     positions = until = None
     if shape.branched:
-        positions, until = np.zeros((rows, length), np.int32), np.full((rows, length), length, np.int32)
+        positions = np.tile(np.arange(length, dtype=np.int32), (rows, 1))
+        until = np.full((rows, length), length, np.int32)
     for i, piece in enumerate(pieces):
         size = lengths[i] = len(piece.ids)
         ids[i, :size] = piece.ids
@@ -190,7 +217,14 @@ def pad(pieces: Sequence[Piece], shape: Shape) -> Inputs:
         if piece.positions is not None and piece.until is not None and positions is not None and until is not None:
             positions[i, :size] = piece.positions
             until[i, :size] = piece.until
-    return Inputs(ids, lengths, positions, until, reads, which, tokens)
+    absolute = np.zeros(rows, bool) if shape.absolute else None
+    if absolute is not None:
+        absolute[: len(pieces)] = [piece.absolute for piece in pieces]
+    return Inputs(ids, lengths, positions, until, reads, which, tokens, absolute)
+
+
+def _failed(one: Future[Any]) -> bool:
+    return one.cancelled() or (one.done() and one.exception() is not None)
 
 
 def _padded(count: int, least: int) -> int:

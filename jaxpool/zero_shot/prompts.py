@@ -6,11 +6,12 @@ leading space is where the model has learnt it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jaxpool.errors import ValidationError
 from jaxpool.text import chat
+from jaxpool.text.frames import Asking
 from jaxpool.text.prompts import TextPrompt, parse
 from jaxpool.text.tokenizer import Tokenizer
 from jaxpool.zero_shot.options import PROMPT, QUESTION, Question, fill, need
@@ -20,34 +21,56 @@ _PROBE = "a short text"
 """The text around which answers are tokenised."""
 
 
+Render = Callable[[list[Any], Mapping[str, Any]], list[str]]
+"""Conversations, and further arguments of ``chat.render``, to texts."""
+
+ANSWERED = {"add_generation_prompt": True, "variables": {"enable_thinking": False}}
+"""How a conversation ends: Qwen 3 and others begin the answer at once where thinking is off."""
+
+
 class Wording:
     """How one question is put to one language model.
 
+    Args:
+        tokenizer: of the model.
+        question: labels and how they are asked for.
+        asking: how the model was trained to be asked, or None.
+        render: makes the texts of conversations; None: the tokenizer's own template does, here and now.
+
     Attributes:
         tree: its answers.
+
+    Raises:
+        ValidationError: the question cannot be asked so.
     """
 
-    def __init__(self, tokenizer: Tokenizer, question: Question) -> None:
-        default = QUESTION if question.multi_label else PROMPT
-        self._prompt = default if question.prompt is None else question.prompt
-        need(self._prompt, "text", *["label"] * question.multi_label)
-        if question.multi_label and question.examples:
+    def __init__(
+        self, tokenizer: Tokenizer, question: Question, asking: Asking | None = None, render: Render | None = None
+    ) -> None:
+        multi = question.multi_label
+        if asking is None or multi or question.prompt is not None:
+            asking = Asking((QUESTION if multi else PROMPT) if question.prompt is None else question.prompt)
+        self._asking = asking
+        need(asking.prompt, "text", *["label"] * multi)
+        if multi and question.examples:
             raise ValidationError(
                 "examples do not go with multi_label; put them into the prompt.", parameter="examples"
             )
         self._tokenizer, self._question = tokenizer, question
-        self.answers = question.answers if question.multi_label else question.labels
+        self.answers = question.answers if multi else question.labels
+        self._shown = asking.between.join(fill(asking.label, label=asking.shown(label)) for label in self.answers)
         with tokenizer.reading() as vocabulary:
             self._vocabulary: Any = vocabulary
             self._is_chat = bool(vocabulary.chat_template)
+        self._render = render or self._rendered
         self._gap = ""
         self._first: list[int] = [] if self._is_chat else self._beginning()
-        probe = self._worded(_PROBE, question.labels[0])
+        [probe] = self._worded([_PROBE], question.labels[0])
         if _PROBE not in probe:
             raise ValidationError(
                 "The chat template of this model drops the text, so nothing could be classified by it."
             )
-        self._gap = _gap(probe, self._ends_special(probe))
+        self._gap = "" if asking.opening else _gap(probe, self._ends_special(probe))
         self._cut, self.tree = self._grow(probe)
 
     def contexts(self, texts: Sequence[str], label: str = "") -> list[list[int]]:
@@ -60,7 +83,7 @@ class Wording:
         Raises:
             ValidationError: a prompt and its answers are longer than the model reads.
         """
-        encoded = self._ids([self._worded(text, label).rstrip(" ") for text in texts])
+        encoded = self._ids([text.rstrip(" ") for text in self._worded(texts, label)])
         cut, most = self._cut, self._tokenizer.max_length
         found = []
         for index, ids in enumerate(encoded):
@@ -81,26 +104,25 @@ class Wording:
             found.append(self._first + ids[: len(ids) - len(cut)])
         return found
 
-    def _worded(self, text: str, label: str) -> str:
-        question = self._question
+    def _worded(self, texts: Sequence[str], label: str) -> list[str]:
+        examples, opening, closing = self._question.examples, self._asking.opening, self._asking.closing
 
         def asked(text: str) -> str:
-            return fill(self._prompt, text=text, label=label, labels=", ".join(self.answers))
+            return fill(self._asking.prompt, text=self._asking.shown(text), label=label, labels=self._shown)
 
         if not self._is_chat:
-            gap = _gap(asked(""), special=False)
-            shots = (f"{asked(one).rstrip(' ')}{gap}{name}\n\n" for one, name in question.examples)
-            return "".join([*shots, asked(text)])
-        turns = []
-        for one, name in question.examples:
-            turns += [{"role": "user", "content": asked(one)}, {"role": "assistant", "content": name}]
-        turns.append({"role": "user", "content": asked(text)})
-        return chat.render(
-            self._vocabulary,
-            turns,
-            add_generation_prompt=True,
-            variables={"enable_thinking": False},  # Qwen 3 and others then begin the answer at once
-        )
+            gap = "" if opening else _gap(asked(""), special=False)
+            shots = "".join(f"{asked(one).rstrip(' ')}{opening}{gap}{name}{closing}\n\n" for one, name in examples)
+            return [shots + asked(text) + opening for text in texts]
+        shown: list[Any] = []
+        for one, name in examples:
+            answer = opening + self._asking.shown(name) + closing
+            shown += [{"role": "user", "content": asked(one)}, {"role": "assistant", "content": answer}]
+        asks = [[*shown, {"role": "user", "content": asked(text)}] for text in texts]
+        return [text + opening for text in self._render(asks, ANSWERED)]
+
+    def _rendered(self, conversations: list[Any], options: Mapping[str, Any]) -> list[str]:
+        return [chat.render(self._vocabulary, one, **options) for one in conversations]
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
         return [one.ids for one in self._tokenizer.encode(texts, {"add_special_tokens": False})]
@@ -121,7 +143,8 @@ class Wording:
     def _grow(self, probe: str) -> tuple[list[int], Tree]:
         """The tokens of the context that answers may change, and the answers' tokens from there on."""
         context = probe.rstrip(" ")
-        base, *joint = self._ids([context, *(context + self._gap + answer for answer in self.answers)])
+        spelled = (self._asking.shown(answer) + self._asking.closing for answer in self.answers)
+        base, *joint = self._ids([context, *(context + self._gap + one for one in spelled)])
         kept = min(_common(base, ids) for ids in joint)
         answers = [tuple(ids[kept:]) for ids in joint]
         seen: dict[tuple[int, ...], str] = {}

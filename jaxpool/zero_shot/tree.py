@@ -6,6 +6,8 @@ share them. An answer of one token needs no node at all: the text's own last tok
 
 from __future__ import annotations
 
+import bisect
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -36,6 +38,11 @@ class Tree:
     def depth(self) -> int:
         """Most tokens that any branch adds to a text."""
         return max(self.depths, default=0)
+
+    @property
+    def absolute(self) -> bool:
+        """Whether answers are comparable by log-probabilities alone; logits do where all have one token."""
+        return any(len(answer) > 1 for answer in self.answers)
 
 
 @dataclass(slots=True)
@@ -87,63 +94,110 @@ class Piece:
 
     Attributes:
         ids: its tokens.
+        text: how many of them are the text's; the others are nodes.
         positions: of each token, as if its branch stood alone; None: the first is 0, and so on.
         until: index of the first token that does not see this one any more; None: every later one sees it.
         reads: indices of the tokens whose predictions are wanted.
         steps: ``(index into reads, token)`` of each prediction.
         places: index of each prediction among the tree's ``steps``.
+        absolute: whether log-probabilities are wanted, or logits will do.
+        beginning: None: all of it is computed (a batcher asks).
     """
 
     ids: np.ndarray
+    text: int
     positions: np.ndarray | None
     until: np.ndarray | None
     reads: tuple[int, ...]
     steps: tuple[tuple[int, int], ...]
     places: tuple[int, ...]
+    absolute: bool = True
+    beginning: None = None
 
 
-def together(context: Sequence[int], tree: Tree) -> Piece:
-    """The whole tree behind one text, in one row that branches."""
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one row may hold.
+
+    Attributes:
+        tokens: of the text and of the nodes behind it.
+        reads, steps: hidden states that are read, and predictions.
+        branches: whether a row may branch; else its nodes follow one another, as for models that carry a state along.
+    """
+
+    tokens: int
+    reads: int = sys.maxsize
+    steps: int = sys.maxsize
+    branches: bool = True
+
+
+class Cutter:
+    """Makes the rows of texts behind which a tree stands.
+
+    Args:
+        tree: what follows each text.
+        limits: of a row.
+    """
+
+    def __init__(self, tree: Tree, limits: Limits) -> None:
+        self.tree, self.limits = tree, limits
+        self._groups: dict[int, list[tuple[list[int], list[int]]]] = {}
+
+    def pieces(self, context: Sequence[int]) -> list[Piece]:
+        """The rows of one text: one where the tree fits, else several, in which no prediction is made twice.
+
+        Args:
+            context: the text's tokens; with the longest branch they are within ``limits.tokens``.
+        """
+        room = min(self.limits.tokens - len(context), len(self.tree.tokens))
+        if room not in self._groups:
+            self._groups[room] = _groups(self.tree, self.limits, room)
+        return [_piece(context, self.tree, *group, self.limits.branches) for group in self._groups[room]]
+
+
+def _groups(tree: Tree, limits: Limits, room: int) -> list[tuple[list[int], list[int]]]:
+    """Nodes, in preorder and with all before them, and places of predictions, for each row of so many nodes."""
+    nodes: dict[int, None] = {}
+    places: list[int] = []
+    readers: set[int] = set()
+    found = []
+    # in preorder of the readers: a row without branches ends just where a branch does
+    for place in sorted(range(len(tree.steps)), key=lambda place: (tree.steps[place][0], place)):
+        reader = tree.steps[place][0]
+        path = _path(tree, reader)
+        more = [node for node in path if node not in nodes]
+        follows = limits.branches or not more or not nodes or path[-len(more) - 1 : -len(more)] == [max(nodes)]
+        fits = len(nodes) + len(more) <= room and len(places) < limits.steps
+        if places and not (follows and fits and len(readers | {reader}) <= limits.reads):
+            found.append((sorted(nodes), places))
+            nodes, places, readers, more = {}, [], set(), path
+        nodes.update(dict.fromkeys(more))
+        readers.add(reader)
+        places.append(place)
+    return [*found, (sorted(nodes), places)]
+
+
+def _path(tree: Tree, node: int) -> list[int]:
+    path = []
+    while node >= 0:
+        path.append(node)
+        node = tree.parents[node]
+    return path[::-1]
+
+
+def _piece(context: Sequence[int], tree: Tree, nodes: Sequence[int], places: Sequence[int], branches: bool) -> Piece:
+    """One row of a group."""
     start = len(context)
-    nodes = sorted({node for node, _ in tree.steps})
-    slot = {node: i for i, node in enumerate(nodes)}
-    ids = np.array([*context, *tree.tokens], np.int32)
-    return Piece(
-        ids,
-        np.concatenate([np.arange(start), start - 1 + np.array(tree.depths, np.int64)]).astype(np.int32),
-        np.concatenate([np.full(start, len(ids)), start + np.array(tree.ends, np.int64)]).astype(np.int32),
-        tuple(start + node for node in nodes),
-        tuple((slot[node], token) for node, token in tree.steps),
-        tuple(range(len(tree.steps))),
-    )
-
-
-def apart(context: Sequence[int], tree: Tree) -> list[Piece]:
-    """A row for each branch: for models that carry a state along the row, and trees too large for one."""
-    inner = {parent for parent in tree.parents if parent >= 0}
-    leaves = [node for node in range(len(tree.tokens)) if node not in inner] or [-1]
-    done: set[int] = set()
-    pieces = []
-    for leaf in leaves:
-        path: list[int] = []
-        node = leaf
-        while node >= 0:
-            path.append(node)
-            node = tree.parents[node]
-        path.reverse()
-        read = [node for node in (-1, *path) if node not in done]
-        done |= set(read)
-        slot = {node: i for i, node in enumerate(read)}
-        at = {node: len(context) + i for i, node in enumerate(path)} | {-1: len(context) - 1}
-        wanted = [(place, step) for place, step in enumerate(tree.steps) if step[0] in slot]
-        pieces.append(
-            Piece(
-                np.array([*context, *(tree.tokens[node] for node in path)], np.int32),
-                None,
-                None,
-                tuple(at[node] for node in read),
-                tuple((slot[node], token) for _, (node, token) in wanted),
-                tuple(place for place, _ in wanted),
-            )
-        )
-    return pieces
+    ids = np.array([*context, *(tree.tokens[node] for node in nodes)], np.int32)
+    at = {-1: start - 1} | {node: start + i for i, node in enumerate(nodes)}
+    readers = sorted({tree.steps[place][0] for place in places})
+    slot = {node: i for i, node in enumerate(readers)}
+    positions = until = None
+    if branches and tree.tokens:
+        depths = [start - 1 + tree.depths[node] for node in nodes]
+        ends = [start + bisect.bisect_left(nodes, tree.ends[node]) for node in nodes]
+        positions = np.array([*range(start), *depths], np.int32)
+        until = np.array([*([len(ids)] * start), *ends], np.int32)
+    steps = tuple((slot[node], token) for node, token in (tree.steps[place] for place in places))
+    reads = tuple(at[node] for node in readers)
+    return Piece(ids, start, positions, until, reads, steps, tuple(places), tree.absolute)

@@ -59,7 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     http = parser.add_argument_group("server").add_argument
     http("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     http("--port", type=_port, default=8000, help="port, 0 for any free one (default: %(default)s)")
-    http("--served-model-name", metavar="NAME", help="name in requests and responses (default: from --model)")
+    about = "names in requests, the first in responses (default: from --model)"
+    http("--served-model-name", metavar="NAME", nargs="+", default=(), help=about)
+    http("--config", metavar="FILE", help="YAML file of options; those on the command line go before it")
     http("--uds", metavar="PATH", help="Unix socket to listen on, instead of host and port")
     add_adapter_arguments(parser)
     add_access_arguments(parser)
@@ -92,7 +94,8 @@ def main(args: argparse.Namespace) -> int:
         JaxpoolError: the model cannot be opened, or an API key is empty.
         OSError: the address cannot be listened on.
     """
-    models, pooler = named_models(_models(args), args.served_model_name), _pooler(args)
+    models, aliases = served_models(args)
+    pooler = _pooler(args)
     adapters = {name: of_model(name, [*models], args.lora_modules) for name in models}
     ignored = without_effect(args)
     certificates = tls_context(args)
@@ -102,6 +105,7 @@ def main(args: argparse.Namespace) -> int:
         enable_prompt_tokens_details=args.enable_prompt_tokens_details,
         otlp_traces_endpoint=args.otlp_traces_endpoint,
         allow_runtime_lora_updating=args.allow_runtime_lora_updating,
+        aliases=aliases,
         **access_options(args),
         **template_options(args),
         **limit_options(args),
@@ -148,6 +152,18 @@ def _models(args: argparse.Namespace) -> list[str] | None:
     if args.model:
         raise ValidationError(f"Say the model once: {args.positional} or --model {args.model[0]}.")
     return [args.positional]
+
+
+def served_models(args: argparse.Namespace) -> tuple[dict[str, str | None], tuple[str, ...]]:
+    """Name -> checkpoint of each model, and the first one's other names.
+
+    Raises:
+        ValidationError: as `named_models`; or a model stands among the names.
+    """
+    words, (first, *others) = _models(args), tuple(args.served_model_name) or (None,)
+    if others and not words:
+        raise ValidationError("Say the model before --served-model-name, or as --model: all that follows it are names.")
+    return named_models(words, first), tuple(dict.fromkeys(name for name in others if name != first))
 
 
 def _pooler(args: argparse.Namespace) -> PoolerConfig:

@@ -22,6 +22,7 @@ from jaxpool_serving.tokenization import estimate_tokens, prompt_size, rows_of, 
 if TYPE_CHECKING:
     import numpy as np
 
+    from jaxpool_serving.options import Options
     from jaxpool_serving.schemas.request import PoolingRequest
 
 
@@ -118,12 +119,7 @@ async def _compute(request: web.Request, served: ServedModel, job: Job) -> Score
             )
         record.tokens = sum(len(row.ids) for row in rows)
         record.tokenise = time.perf_counter() - started
-        if record.tokens > options.tokens_per_request:
-            raise ValidationError(
-                f"This request has {record.tokens} tokens and the server takes at most {options.tokens_per_request}; "
-                "split it.",
-                parameter="input",
-            )
+        check_tokens(options, record.tokens)
         room.holds(record.tokens, len(rows))
         values, record.queue, record.device, cached = await served.batcher.classify(rows, job.priority)
     if long is not None and len(rows) > len(texts):
@@ -168,6 +164,15 @@ def check_sizes(app: web.Application, sizes: Sequence[int]) -> None:
             f"{options.max_text_chars}, even where it would be truncated.",
             parameter="input",
             value=max(sizes),
+        )
+
+
+def check_tokens(options: Options, tokens: int) -> None:
+    """Raise ValidationError for more tokens than a request may have."""
+    if tokens > options.tokens_per_request:
+        raise ValidationError(
+            f"This request has {tokens} tokens and the server takes at most {options.tokens_per_request}; split it.",
+            parameter="input",
         )
 
 

@@ -75,7 +75,7 @@ class Metrics:
 
     def watch(self, served: ServedModel) -> None:
         """Show a model that is warm now: its queue and its compiles are read whenever somebody asks."""
-        engine, batcher, name = served.llm.engine, served.batcher, served.name
+        engine, batcher, name = served.batcher.engine, served.batcher, served.name
         at_ready = engine.begun
         self._times_of[name] = [(part, histogram.labels(name)) for part, histogram in self._times.items()]
         self._ready.labels(name).set(1)

@@ -7,10 +7,11 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from jaxpool.errors import ValidationError
 from jaxpool_serving.batching.batcher import Batcher
 from jaxpool_serving.metrics import METRICS
 from jaxpool_serving.schemas.errors import RequestError, truncated
@@ -38,24 +39,44 @@ def models_context(sources: Mapping[str, LLM | Callable[[], LLM]]) -> Callable[[
             served = app[MODELS][name]
             if served.done() and not served.cancelled() and not served.exception():
                 await served.result().batcher.close()
+                if served.result().batcher.engine is not served.result().llm.engine:
+                    served.result().batcher.engine.close()
                 if callable(source):
                     served.result().llm.close()
 
     return context
 
 
-def _serve(app: web.Application, name: str, llm: LLM) -> ServedModel:
+def _serve(app: web.Application, name: str, llm: LLM, warm: bool = False) -> ServedModel:
     options, metrics = app[OPTIONS], app[METRICS]
     batcher = Batcher(
-        llm.engine,
+        _engine(llm, warm),
         max_texts=options.max_queued_texts,
         max_tokens=options.max_queued_tokens,
         max_wait=options.max_wait_ms / 1e3,
+        slots=llm.engine.under_way,
         on_batch=metrics.of_batches(name),
     )
     served = ServedModel(name, llm, batcher)
     metrics.watch(served)
     return served
+
+
+def _engine(llm: LLM, warm: bool) -> Any:
+    """What computes: the model's engine, or of a language model the one that knows how to ask it."""
+    if llm.engine.spec.language is None:
+        return llm.engine
+    from jaxpool.zero_shot.served import AnswerEngine
+
+    engine = AnswerEngine(llm.engine)
+    if warm:
+        try:
+            engine.warm(everything=llm.compile == "ahead")
+        except BaseException:
+            engine.close()
+            llm.close()
+            raise
+    return engine
 
 
 def _open_in_thread(app: web.Application, name: str, open_llm: Callable[[], LLM]) -> None:
@@ -72,7 +93,7 @@ def _open_in_thread(app: web.Application, name: str, open_llm: Callable[[], LLM]
     def load() -> None:
         result, failure = None, None
         try:
-            result = _serve(app, name, open_llm())
+            result = _serve(app, name, open_llm(), warm=True)
         except BaseException as error:
             failure = error
         with contextlib.suppress(RuntimeError):  # the loop is gone: stopped while loading
@@ -94,6 +115,7 @@ def find_model(app: web.Application, name: str | None) -> ServedModel:
         RequestError: 404, there is no such model; 503, it is still loading.
     """
     models = app[MODELS]
+    name = None if name in app[OPTIONS].aliases else name
     if name and name not in models and (adapted := _with_adapter(app, name)) is not None:
         return adapted
     if name and name not in models:
@@ -138,9 +160,20 @@ def find_classifier(app: web.Application, name: str | None) -> ServedModel:
     found = find_model(app, name)
     if found.llm.pooling_task == "classify":
         return found
+    refuse_questions(found.llm)
     if "classify" not in found.llm.supported_tasks:
         raise web.HTTPNotFound
     raise RequestError(501, "NotImplementedError", "The model does not support Classification API")
+
+
+def refuse_questions(llm: LLM) -> None:
+    """Raise ValidationError for a language model: it does nothing but judge the labels that a request names."""
+    if llm.pooling_task == "zero_shot":
+        raise ValidationError(
+            "This is a language model, which has no labels of its own: send some to /classify, as in "
+            '"candidate_labels": ["bug", "praise"].',
+            parameter="candidate_labels",
+        )
 
 
 def find_embedder(app: web.Application, name: str | None) -> ServedModel:

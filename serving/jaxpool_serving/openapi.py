@@ -26,6 +26,7 @@ from jaxpool_serving.schemas.classify import (
     PredictRequest,
     TextClassificationRequest,
 )
+from jaxpool_serving.schemas.cohere import CohereRequest, CohereResponse
 from jaxpool_serving.schemas.embeddings import EmbeddingForms, EmbeddingResponse
 from jaxpool_serving.schemas.errors import Detail, ErrorResponse, Unauthorized
 from jaxpool_serving.schemas.pooling import PoolingForms, PoolingResponse
@@ -58,6 +59,7 @@ ROUTES: Mapping[str, RouteBodies] = {
     "/classify": RouteBodies(Classify, ClassifyResponse, errors=COMPUTE_STATUSES),
     "/pooling": RouteBodies(PoolingForms, PoolingResponse, ("application/octet-stream",), COMPUTE_STATUSES),
     "/v1/embeddings": RouteBodies(EmbeddingForms, EmbeddingResponse, ("application/octet-stream",), COMPUTE_STATUSES),
+    "/v2/embed": RouteBodies(CohereRequest, CohereResponse, errors=COMPUTE_STATUSES),
     **dict.fromkeys(("/score", "/v1/score"), RouteBodies(ScoreRequest, ScoreResponse, errors=COMPUTE_STATUSES)),
     **dict.fromkeys(
         ("/rerank", "/v1/rerank", "/v2/rerank"), RouteBodies(RerankRequest, RerankResponse, errors=COMPUTE_STATUSES)

@@ -37,6 +37,7 @@ class Options:
         enable_prompt_tokens_details: whether ``usage`` tells how many tokens came from shared beginnings.
         access_log: file to append to, ``-`` for standard output; None for no access log.
         otlp_traces_endpoint: URL of an OpenTelemetry collector that gets a span per request, or None.
+        aliases: other names of the first model, as good as its own.
         chat_template: Jinja template that goes before the tokenizer's own, or None.
         trust_request_chat_template: whether requests may bring templates of their own.
         chat_template_content_format: how templates want contents: "string", "openai" (lists of parts) or "auto".
@@ -71,6 +72,7 @@ class Options:
     enable_prompt_tokens_details: bool = False
     access_log: str | None = None
     otlp_traces_endpoint: str | None = None
+    aliases: tuple[str, ...] = ()
     chat_template: str | None = None
     trust_request_chat_template: bool = False
     chat_template_content_format: ContentFormat = "auto"

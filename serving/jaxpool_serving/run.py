@@ -117,7 +117,7 @@ async def _listen(
             # which would stop every request for a tenth of a second.
             gc.collect()
             gc.freeze()
-            engines = [served.llm.engine for served in loading.result()]
+            engines = [served.batcher.engine for served in loading.result()]
             _say(f"ready after {time.monotonic() - started:.1f} s")
             behind = loop.create_task(_report_compiles(engines, started))
         await stopping

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from jaxpool.checkpoints.spec import Spec
     from jaxpool.engine.adapters import Loaded
     from jaxpool.llm import LLM
+    from jaxpool.zero_shot.kinds import Kind
+    from jaxpool.zero_shot.options import Question
     from jaxpool_serving.batching.batcher import Batcher
     from jaxpool_serving.chat_rendering import Renderers
     from jaxpool_serving.tokenization import TokenizerThreads
@@ -77,6 +79,7 @@ class ServedModel:
         name: what requests say in ``model`` and responses carry.
         llm: the model.
         batcher: its queue.
+        questions: how it answers those that were asked before, the last one used last.
         adapter: what it answers with, where a request named one; ``name`` is the adapter's then.
         base: the model's own name where ``name`` is an adapter's.
     """
@@ -84,6 +87,7 @@ class ServedModel:
     name: str
     llm: LLM
     batcher: Batcher
+    questions: dict[Question, Kind] = field(default_factory=dict)
     adapter: Loaded | None = None
     base: str | None = None
 

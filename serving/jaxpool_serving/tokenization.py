@@ -14,6 +14,7 @@ from aiohttp import web
 
 from jaxpool.engine.daemon_threads import DaemonThreads
 from jaxpool.errors import JaxpoolError
+from jaxpool.text.prompts import TextPrompt
 from jaxpool.text.windows import LongText, Windowed, encode
 from jaxpool_serving.schemas.errors import RequestError
 from jaxpool_serving.state import OPTIONS, TOKENIZER_THREADS
@@ -38,6 +39,8 @@ class TokenizerError(RuntimeError):
 
 def prompt_size(prompt: Any) -> int:
     """Characters of a text or of both texts of a pair, or the number of ids."""
+    if isinstance(prompt, TextPrompt):
+        return len(prompt.text)
     if isinstance(prompt, Mapping):
         return sum(len(part) for part in prompt.values() if isinstance(part, str | list))
     return len(prompt)
@@ -117,7 +120,7 @@ def tokenizer_errors() -> Iterator[None]:
     """Inside, whatever is raised that is no refusal of ours is raised as `TokenizerError`."""
     try:
         yield
-    except (JaxpoolError, KeyboardInterrupt, SystemExit):
+    except (JaxpoolError, RequestError, KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of a Rust tokenizer is not even an Exception
         raise TokenizerError(type(error).__name__) from error

@@ -12,6 +12,7 @@ from aiohttp.test_utils import TestClient
 
 from jaxpool import LLM, PoolerConfig, PoolingParams
 from jaxpool.engine.buckets import Bucket
+from jaxpool.text.prompts import TextPrompt
 
 from .conftest import MODELS, serving
 
@@ -137,3 +138,92 @@ async def test_openais_client(embedder: LLM) -> None:
         answer = await own.embeddings.create(model="bert", input=TEXTS, dimensions=8)
     expected = offline(embedder, TEXTS, dimensions=8)
     np.testing.assert_allclose([one.embedding for one in answer.data], expected, rtol=0, atol=1e-5)
+
+
+COHERE = "/v2/embed"
+
+
+async def cohere(client: TestClient, **body: Any) -> dict[str, Any]:
+    response = await client.post(COHERE, json=body)
+    answer = await response.json()
+    assert response.status == 200, answer
+    assert answer["response_type"] == "embeddings_by_type"
+    assert answer["meta"]["api_version"] == {"version": "2"}
+    assert answer["id"].startswith("embd-")
+    return dict(answer)
+
+
+async def test_coheres_form(embedder: LLM) -> None:
+    kinds = ["float", "binary", "ubinary", "base64"]
+    expected = offline(embedder, TEXTS, dimensions=8)
+    async with serving(embedder) as client:
+        answer = await cohere(client, texts=TEXTS, output_dimension=8, embedding_types=kinds)
+        plain = await cohere(client, texts=["a"])
+    found = answer["embeddings"]
+    np.testing.assert_allclose(found["float"], expected, rtol=0, atol=1e-5)
+    read = [np.frombuffer(base64.b64decode(one), "<f4") for one in found["base64"]]
+    np.testing.assert_allclose(read, expected, rtol=0, atol=1e-5)
+    bits = [sum((value >= 0) << (7 - i) for i, value in enumerate(row)) for row in expected]
+    assert found["ubinary"] == [[one] for one in bits]
+    assert found["binary"] == [[one - 128] for one in bits]
+    assert answer["texts"] == TEXTS
+    tokens = sum(len(one.ids) for one in embedder.tokenizer.encode(TEXTS))
+    assert answer["meta"]["billed_units"] == {"input_tokens": tokens, "image_tokens": 0}
+    assert plain["embeddings"].keys() == {"float"}
+
+
+async def test_prompts_of_the_checkpoints_own(embedder: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Named ones stand in the place of the default; a chat template has the system say them."""
+    monkeypatch.setattr(embedder.tokenizer, "prefix", "default: ")
+    monkeypatch.setattr(embedder.tokenizer, "prefixes", {"search_query": "query: ", "none": ""})
+    default = offline(embedder, "food")  # offline, too
+    monkeypatch.setattr(embedder.tokenizer, "prefix", "")
+    bare, query = offline(embedder, ["food", "query: food"])
+    monkeypatch.setattr(embedder.tokenizer, "prefix", "default: ")
+    async with serving(embedder) as client:
+        for named, expected in ((None, default[0]), ("none", bare), ("search_query", query)):
+            answer = await cohere(client, texts=["food"], input_type=named)
+            np.testing.assert_allclose(answer["embeddings"]["float"], [expected], atol=1e-5, err_msg=str(named))
+    async with serving(embedder, chat_template=TEMPLATE) as client:
+        parts = {"inputs": [{"content": [{"type": "text", "text": "food"}]}]}
+        for body in ({"texts": ["food"]}, parts):
+            answer = await cohere(client, **body, input_type="search_query")
+            ids = embedder.tokenizer.encode([TextPrompt("system: query: user: food")], {"add_special_tokens": False})
+            expected = offline(embedder, [list(ids[0].ids)])
+            np.testing.assert_allclose(answer["embeddings"]["float"], expected, atol=1e-5)
+            assert not np.allclose(expected, query, atol=1e-3)
+
+
+async def test_what_is_cut(embedder: LLM) -> None:
+    text = "the food was spoiled and we went home"
+    ids = embedder.tokenizer.encode([text])[0].ids
+    async with serving(embedder) as client:
+        ends = await cohere(client, texts=[text], max_tokens=4)
+        starts = await cohere(client, texts=[text], max_tokens=4, truncate="START")
+        refused = await client.post(COHERE, json={"texts": [text], "max_tokens": 4, "truncate": "NONE"})
+        assert "exceeds max_tokens=4 with truncate=NONE" in (await refused.json())["error"]["message"]
+        assert refused.status == 400
+    for answer, side in ((ends, "right"), (starts, "left")):
+        cut = embedder.tokenizer.encode([text], {"truncate_prompt_tokens": 4, "truncation_side": side})[0].ids
+        assert len(cut) == 4 < len(ids)
+        np.testing.assert_allclose(answer["embeddings"]["float"], offline(embedder, [list(cut)]), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({}, "Exactly one of texts, images, or inputs must be provided"),
+        ({"texts": []}, "Exactly one of texts, images, or inputs must be provided"),
+        ({"texts": ["a"], "images": ["b"]}, "Exactly one of texts, images, or inputs must be provided"),
+        ({"images": ["data:image/png;base64,"]}, "reads text only"),
+        ({"texts": ["a"], "input_type": "clustering"}, "does not define any input_type task instructions"),
+        ({"texts": ["a"], "embedding_types": ["binary"], "output_dimension": 9}, "must be a multiple of 8"),
+        ({"texts": ["a"], "embedding_types": ["int8"]}, "embedding_types"),
+        ({"texts": ["a"], "truncate": "MIDDLE"}, "truncate"),
+    ],
+)
+async def test_what_cohere_clients_cannot_ask(asked: dict[str, Any], message: str, embedder: LLM) -> None:
+    async with serving(embedder) as client:
+        response = await client.post(COHERE, json=asked)
+        answer = await response.json()
+    assert (response.status, message in answer["error"]["message"]) == (400, True), answer

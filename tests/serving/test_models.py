@@ -48,6 +48,20 @@ async def test_the_real_command_serves_two_models_and_model_selects() -> None:
     assert unnamed["data"] == answers["one"]["data"]  # the first answers those that name none
 
 
+async def test_a_model_of_several_names(llm: LLM) -> None:
+    app = init_app({"one": llm, "two": other(llm)}, Options(aliases=("uno", "eins")))
+    async with TestClient(TestServer(app)) as client:
+        for name in ("one", "uno", "eins"):
+            status, answer = await post(client, {"input": "a", "model": name})
+            assert (status, answer["model"]) == (200, "one")
+        assert (await post(client, {"input": "a", "model": "un"}))[0] == 404
+        cards = (await (await client.get("/v1/models")).json())["data"]
+        assert [(card["id"], card["root"]) for card in cards] == [
+            *((name, "one") for name in ("one", "uno", "eins")),
+            ("two", "two"),
+        ]
+
+
 async def test_each_model_has_its_own_queue(llm: LLM) -> None:
     one, two = other(llm), other(llm)
     async with TestClient(TestServer(init_app({"one": one, "two": two}, Options(max_queued_texts=8)))) as client:

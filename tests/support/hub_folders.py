@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import tiny
 import torch
-from hub_layouts import SIZES, Layout
+from hub_layouts import JINA_MAP, SIZES, Layout
+from own_code import OWN
 from safetensors.torch import load_file, save_file
 
 Tensors = dict[str, torch.Tensor]
 Fields = dict[str, Any]
+Own = Callable[[Tensors, Fields, list[int]], torch.Tensor]
 
 
 def ids_of(layout: Layout) -> list[list[int]]:
@@ -36,9 +38,13 @@ def make(folder: Path, layout: Layout) -> np.ndarray:
     tensors, path = load_file(folder / "model.safetensors"), folder / "config.json"
     fields: Fields = json.loads(path.read_text())
     fields = {name: value for name, value in (fields | layout.config).items() if value is not None}
-    theirs = np.zeros(0) if layout.refused else answers(folder, layout, fields)
+    own = next((name for name in layout.changes if name in OWN), None)
+    theirs = np.zeros(0) if layout.refused or own else answers(folder, layout, fields)
     for name in layout.changes:
         tensors, fields = CHANGES.get(name, lambda *same: same)(tensors, fields)
+    if own and not layout.refused:
+        with torch.no_grad():
+            theirs = own_answers(tensors, layout, fields, OWN[own])
     path.write_text(json.dumps(fields))
     (folder / "model.safetensors").unlink()
     if "bin" in layout.changes:
@@ -47,6 +53,8 @@ def make(folder: Path, layout: Layout) -> np.ndarray:
         save_file({name: x.contiguous() for name, x in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
     if layout.pooling:
         sentence_files(folder, layout)
+        if layout.dense:
+            theirs = dense_files(folder, layout, theirs)
     if "splade" in layout.changes:
         kinds = {"MLMTransformer": "", "SpladePooling": "1_SpladePooling"}
         modules = [
@@ -58,7 +66,13 @@ def make(folder: Path, layout: Layout) -> np.ndarray:
 
 def answers(folder: Path, layout: Layout, fields: Fields) -> np.ndarray:
     """What transformers computes of the folder in float32, with the fields of the published config that it reads."""
-    from transformers import AutoConfig, AutoModel, AutoModelForTokenClassification
+    from transformers import (
+        AutoConfig,
+        AutoModel,
+        AutoModelForMaskedLM,
+        AutoModelForTextEncoding,
+        AutoModelForTokenClassification,
+    )
 
     read = {"rope_theta", "rope_parameters", "pad_token_id", "pooler_hidden_act", "pooling"} & layout.config.keys()
     path = folder / "config.json"
@@ -66,7 +80,8 @@ def answers(folder: Path, layout: Layout, fields: Fields) -> np.ndarray:
     wanted = {name: layout.config[name] for name in read}
     path.write_text(json.dumps({name: x for name, x in (kept | wanted).items() if x is not None or name in wanted}))
     config = AutoConfig.from_pretrained(folder)
-    kinds = {"tokens": AutoModelForTokenClassification, "none": AutoModel}
+    kinds = {"tokens": AutoModelForTokenClassification, "none": AutoModel, "masked": AutoModelForMaskedLM,
+             "encoder": AutoModelForTextEncoding}  # fmt: skip
     kind = kinds.get(layout.head) or tiny.classifier(config)
     model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
     path.write_text(json.dumps(kept))
@@ -81,13 +96,47 @@ def answers(folder: Path, layout: Layout, fields: Fields) -> np.ndarray:
                 rows.append(model(row, attention_mask=mask).logits[0])
             elif layout.head == "sequence":
                 rows.append(model.score(model.model(row, attention_mask=mask).last_hidden_state[0].mean(0)))
-            elif layout.head == "tokens":
+            elif layout.per_token:
                 rows.append(model(row, attention_mask=mask).logits[0])
             else:
-                hidden = model(row, attention_mask=mask).last_hidden_state[0]
-                pooled = {"mean": hidden.mean(0), "cls": hidden[0], "lasttoken": hidden[-1]}[layout.pooling]
-                rows.append(torch.nn.functional.normalize(pooled, dim=0))
-    return torch.cat(rows).numpy() if layout.head == "tokens" else torch.stack(rows).numpy()
+                rows.append(embedded(model(row, attention_mask=mask).last_hidden_state[0], layout))
+    return torch.cat(rows).numpy() if layout.per_token else torch.stack(rows).numpy()
+
+
+def own_answers(tensors: Tensors, layout: Layout, fields: Fields, hidden: Own) -> np.ndarray:
+    """The same of a model that transformers does not have: a pooler and a classifier on it, or an embedding."""
+    bare = {name.removeprefix("bert."): x.float() for name, x in tensors.items()}
+    rows = []
+    for ids in ids_of(layout):
+        x = hidden(bare, fields, ids)
+        if layout.head == "sequence":
+            first = torch.tanh(torch.nn.functional.linear(x[0], bare["pooler.dense.weight"], bare["pooler.dense.bias"]))
+            rows.append(torch.nn.functional.linear(first, bare["classifier.weight"], bare["classifier.bias"]))
+        else:
+            rows.append(embedded(x, layout))
+    return torch.stack(rows).numpy()
+
+
+def embedded(hidden: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """The pooled vector; of length one, unless a Dense module follows, which ends the layouts that have one."""
+    pooled = {"mean": hidden.mean(0), "cls": hidden[0], "lasttoken": hidden[-1]}[layout.pooling]
+    return pooled if layout.dense else torch.nn.functional.normalize(pooled, dim=0)
+
+
+def dense_files(folder: Path, layout: Layout, pooled: np.ndarray) -> np.ndarray:
+    """A Dense module after Pooling, in place of Normalize; what it makes of pooled vectors."""
+    width = pooled.shape[1]
+    layer, activation = torch.nn.Linear(width, layout.dense), getattr(torch.nn, layout.activation)()
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[-1] = {"idx": 2, "name": "2", "path": "2_Dense", "type": "sentence_transformers.models.Dense"}
+    (folder / "modules.json").write_text(json.dumps(modules))
+    name = f"{type(activation).__module__}.{type(activation).__name__}"
+    settings = {"in_features": width, "out_features": layout.dense, "bias": True, "activation_function": name}
+    (folder / "2_Dense").mkdir()
+    (folder / "2_Dense" / "config.json").write_text(json.dumps(settings))
+    torch.save({f"linear.{key}": x for key, x in layer.state_dict().items()}, folder / "2_Dense" / "pytorch_model.bin")
+    with torch.no_grad():
+        return activation(layer(torch.from_numpy(pooled))).numpy()
 
 
 def sentence_files(folder: Path, layout: Layout) -> None:
@@ -178,6 +227,28 @@ def _nomic(tensors: Tensors, fields: Fields) -> tuple[Tensors, Fields]:
     return renamed(tensors, (r"^nomic_bert\.", "")), {names.get(k, k): v for k, v in fields.items()} | own
 
 
+def _nomic_moe(tensors: Tensors, fields: Fields) -> tuple[Tensors, Fields]:
+    tensors, fields = _nomic(tensors, fields)
+    width, inner, experts = fields["n_embd"], fields["n_inner"], 4
+    new: Tensors = {}
+    for i in range(fields["n_layer"]):
+        at = f"encoder.layers.{i}"
+        sizes = {f"{at}.attn.Wqkv.bias": (3 * width,), f"{at}.attn.out_proj.bias": (width,)}
+        if i % 2:
+            sizes |= {f"{at}.mlp.router.layer.weight": (experts, width), f"{at}.mlp.experts.bias": (width,)}
+            sizes |= {f"{at}.mlp.experts.mlp.{w}": (experts * inner, width) for w in ("w1", "w2")}
+        else:
+            sizes |= {f"{at}.mlp.fc1.weight": (inner, width), f"{at}.mlp.fc1.bias": (inner,),
+                      f"{at}.mlp.fc2.weight": (width, inner), f"{at}.mlp.fc2.bias": (width,)}  # fmt: skip
+        new |= {name: torch.randn(*size) * 0.2 for name, size in sizes.items()}
+    kept = {name: x for name, x in tensors.items() if ".mlp." not in name}
+    own = {"activation_function": "gelu", "qkv_proj_bias": True, "mlp_fc1_bias": True, "mlp_fc2_bias": True,
+           "moe_every_n_layers": 2, "num_experts": experts, "moe_top_k": 2, "moe_impl": "megablocks", "ffn_div": 1,
+           "moe_normalize_expert_weights": False, "num_shared_experts": 0,
+           "moe_resid_pdrop": 0.0, "add_pooling_layer": False}  # fmt: skip
+    return kept | new, fields | own
+
+
 def _adapters(tensors: Tensors, fields: Fields) -> tuple[Tensors, Fields]:
     adapted = {
         name: x for name, x in tensors.items() if re.search(r"(Wqkv|out_proj|fc1|fc2|_embeddings)\.weight", name)
@@ -199,6 +270,23 @@ def _adapters(tensors: Tensors, fields: Fields) -> tuple[Tensors, Fields]:
     return kept, fields | own
 
 
+def _jina_bert(tensors: Tensors, fields: Fields) -> tuple[Tensors, Fields]:
+    inner, width = fields["intermediate_size"], fields["hidden_size"]
+    kept = {
+        name: x for name, x in tensors.items() if "position_embeddings" not in name and ".intermediate." not in name
+    }
+    places = [name.removesuffix("output.LayerNorm.weight") for name in kept if ".output.LayerNorm.weight" in name
+              and ".attention." not in name]  # fmt: skip
+    glu = {f"{place}mlp.gated_layers.weight": torch.randn(2 * inner, width) * 0.2 for place in places}
+    renames = [
+        (r"(layer\.\d+)\.output\.dense", r"\1.mlp.wo"),
+        (r"(layer\.\d+)\.output\.LayerNorm", r"\1.mlp.layernorm"),
+    ]
+    own = {"position_embedding_type": "alibi", "attn_implementation": "torch", "emb_pooler": "mean",
+           "architectures": ["JinaBertForMaskedLM"], "auto_map": JINA_MAP, "feed_forward_type": "geglu"}  # fmt: skip
+    return renamed(kept, *renames) | glu, own | fields
+
+
 def _gpt2_masks(tensors: Tensors, fields: Fields) -> tuple[Tensors, Fields]:
     size = fields["n_positions"]
     masks = {f"transformer.h.{i}.attn.bias": torch.ones(1, 1, size, size).tril() for i in range(fields["n_layer"])}
@@ -209,6 +297,17 @@ def _gpt2_masks(tensors: Tensors, fields: Fields) -> tuple[Tensors, Fields]:
 def _inv_freq(tensors: Tensors, fields: Fields) -> tuple[Tensors, Fields]:
     names = [f"model.layers.{i}.self_attn.rotary_emb.inv_freq" for i in range(fields["num_hidden_layers"])]
     return tensors | {name: torch.rand(4) for name in names}, fields
+
+
+def _next(tensors: Tensors, fields: Fields) -> tuple[Tensors, Fields]:
+    head = {"cls.seq_relationship.weight": torch.randn(2, 32), "cls.seq_relationship.bias": torch.randn(2)}
+    return tensors | head, fields
+
+
+def _decoder(tensors: Tensors, fields: Fields) -> tuple[Tensors, Fields]:
+    again = {"weight": tensors["bert.embeddings.word_embeddings.weight"].clone(),
+             "bias": tensors["cls.predictions.bias"].clone()}  # fmt: skip
+    return tensors | {f"cls.predictions.decoder.{name}": x for name, x in again.items()}, fields
 
 
 CHANGES: dict[str, Callable[[Tensors, Fields], tuple[Tensors, Fields]]] = {
@@ -223,7 +322,11 @@ CHANGES: dict[str, Callable[[Tensors, Fields], tuple[Tensors, Fields]]] = {
     "flash": _flash,
     "bidirectional": _bidirectional,
     "nomic": _nomic,
+    "nomic_moe": _nomic_moe,
     "adapters": _adapters,
+    "jina_bert": _jina_bert,
+    "next": _next,
+    "decoder": _decoder,
     "gpt2_masks": _gpt2_masks,
     "inv_freq": _inv_freq,
 }

@@ -59,6 +59,8 @@ class Layout:
         refused: pattern of the message where the checkpoint is refused, by intention.
         warned: a word of the warning that opening it must log, else empty: it must log none.
         tail: ids that every text ends with (a padding token, say).
+        dense: width of a Dense module after the pooling, 0 for none.
+        activation: of that module, a class of ``torch.nn``.
     """
 
     model_type: str
@@ -72,6 +74,13 @@ class Layout:
     refused: str = ""
     warned: str = ""
     tail: tuple[int, ...] = ()
+    dense: int = 0
+    activation: str = "Identity"
+
+    @property
+    def per_token(self) -> bool:
+        """Whether every token has answers of its own."""
+        return self.head in ("tokens", "masked")
 
 
 V3 = {"torch_dtype": None, "output_past": True, "_num_labels": 2, "pruned_heads": {}, "torchscript": False,
@@ -96,7 +105,11 @@ QWEN_CODE = {"auto_map": {"AutoModel": "modeling_qwen.Qwen2Model",
                           "AutoModelForCausalLM": "modeling_qwen.Qwen2ForCausalLM"},
              "architectures": ["Qwen2ForCausalLM"]}  # fmt: skip
 JINA_FLASH = "modeling_xlm_roberta.XLMRobertaForSequenceClassification"
-JINA_BERT = "jinaai/jina-bert-implementation--modeling_bert.JinaBertForSequenceClassification"
+JINA_MAP = {kind: f"jinaai/jina-bert-implementation--modeling_bert.JinaBert{name}" for kind, name in
+            {"AutoModel": "Model", "AutoModelForMaskedLM": "ForMaskedLM",
+             "AutoModelForSequenceClassification": "ForSequenceClassification"}.items()}  # fmt: skip
+JINA_CODE = {"auto_map": {"AutoModel": "jinaai/jina-bert-v2-qk-post-norm--modeling_bert.JinaBertModel"},
+             "position_embedding_type": "alibi"}  # fmt: skip
 MULTI = {"problem_type": "multi_label_classification"}
 ONES = {"labels": 1}
 
@@ -166,9 +179,10 @@ PAIRS: dict[str, Layout] = {
         "llama", 1, changes=("bidirectional",), config={"pooling": "avg", "temperature": 0.2},
         refused="temperature=0.2"),
     "jinaai/jina-reranker-v1-turbo-en": Layout(
-        "bert", 1, config={"position_embedding_type": "alibi",
-                           "auto_map": {"AutoModelForSequenceClassification": JINA_BERT}},
-        refused="position_embedding_type='alibi'", warned="JinaBertForSequenceClassification"),
+        "bert", 1, changes=("jina_bert",), config={"architectures": ["JinaBertForSequenceClassification"]}),
+    "jinaai/jina-reranker-v1-tiny-en": Layout(
+        "bert", 1, "sequence", "float16", ("jina_bert",), {"num_attention_heads": 12, "feed_forward_type": "reglu"},
+        sizes={"num_attention_heads": 12, "hidden_size": 48}),
 }  # fmt: skip
 
 REWARDS_AND_GUARDS: dict[str, Layout] = {
@@ -197,6 +211,8 @@ TOKENS: dict[str, Layout] = {
     "FacebookAI/xlm-roberta-large-finetuned-conll03-english": Layout("xlm-roberta", 5, "tokens", config=V3),
     "d4data/biomedical-ner-all": Layout("distilbert", 5, "tokens", config=V4 | DISTIL),
     "obi/deid_roberta_i2b2": Layout("roberta", 5, "tokens", changes=("bin", "position_ids"), config=V4),
+    "google-bert/bert-base-uncased": Layout("bert", 0, "masked", changes=("gamma_beta", "next"), config=V3),
+    "emilyalsentzer/Bio_ClinicalBERT": Layout("bert", 0, "masked", changes=("bin", "decoder"), config=V3),
     "Isotonic/deberta-v3-base_finetuned_ai4privacy_v2": Layout("deberta-v2", 5, "tokens", config=DEBERTA),
 }  # fmt: skip
 
@@ -210,23 +226,33 @@ EMBEDDERS: dict[str, Layout] = {
         "distilbert", 0, "none", changes=("bin", "below"), config=V3 | DISTIL, pooling="mean"),
     "nomic-ai/nomic-embed-text-v1": Layout("nomic_bert", 0, "none", changes=("nomic",), pooling="mean"),
     "nomic-ai/nomic-embed-text-v2-moe": Layout(
-        "nomic_bert", 0, "none", changes=("nomic",), config={"moe_every_n_layers": 2, "num_experts": 8}, pooling="mean",
-        refused="moe_every_n_layers=2"),
+        "nomic_bert", 0, "none", changes=("nomic_moe",), pooling="mean",
+        sizes={"num_hidden_layers": 4, "type_vocab_size": 1}),
+    "a nomic_bert whose experts choose": Layout(
+        "nomic_bert", 0, "none", changes=("nomic_moe",), config={"expert_choice_router": True}, pooling="mean",
+        refused="expert_choice_router=True"),
     "jinaai/jina-embeddings-v3": Layout(
         "jina_embeddings_v3", 0, "none", changes=("adapters",), pooling="mean"),
     "Qwen/Qwen3-Embedding-0.6B": Layout("qwen3", 0, "none", config=LLAMA, pooling="lasttoken", tail=(2,)),
     "Alibaba-NLP/gte-Qwen2-1.5B-instruct": Layout(
         "qwen2", 0, "none", config=LLAMA | QWEN_CODE, pooling="lasttoken", changes=("both_ways",)),
     "NovaSearch/stella_en_1.5B_v5": Layout(
-        "qwen2", 0, "none", config=LLAMA | QWEN_CODE, pooling="mean", changes=("both_ways",)),
+        "qwen2", 0, "none", config=LLAMA | QWEN_CODE, pooling="mean", changes=("both_ways",), dense=24),
+    "sentence-transformers/distiluse-base-multilingual-cased-v2": Layout(
+        "distilbert", 0, "none", config=V3 | DISTIL, pooling="mean", dense=16, activation="Tanh"),
+    "a model below its modules, a Dense one among them": Layout(
+        "distilbert", 0, "none", changes=("below",), config=V3, pooling="mean", dense=16, activation="Tanh"),
     "a qwen2 with unknown code": Layout(
         "qwen2", 0, "none", config=LLAMA | {"auto_map": {"AutoModel": "modeling_mine.MyModel"}}, pooling="lasttoken",
         warned="modeling_mine.MyModel"),
     "a bert with a field of its own": Layout(
         "bert", 0, "none", config={"head_scale": 3.0}, pooling="cls", warned="head_scale=3.0"),
     "jinaai/jina-embeddings-v2-base-en": Layout(
-        "bert", 0, "none", config={"position_embedding_type": "alibi"}, pooling="mean",
-        refused="position_embedding_type='alibi'"),
+        "bert", 0, "none", changes=("jina_bert",), pooling="mean", sizes={"num_attention_heads": 8}),
+    "jinaai/jina-embeddings-v2-base-code": Layout("bert", 0, "none", config=JINA_CODE, refused="qk-post-norm"),
+    "a bert that scores by distance, without code": Layout(
+        "bert", 0, "none", config={"position_embedding_type": "relative_key"}, pooling="mean",
+        refused="position_embedding_type='relative_key'"),
     "naver/splade-v3": Layout("bert", 0, "none", changes=("splade",), refused="sparse encoder"),
 }  # fmt: skip
 

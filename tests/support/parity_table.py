@@ -1,6 +1,7 @@
 """Writes ``conversions/PARITY.md``: how far our numbers are from transformers with torch, per model type.
 
-Run from the repository root: ``python tests/support/parity_table.py``. It builds every case of ``parity_cases``.
+Run from the repository root: ``python tests/support/parity_table.py``. It builds every case of ``parity_cases``, or
+those of the model types that are named after it, and keeps the other rows.
 """
 
 from __future__ import annotations
@@ -48,10 +49,21 @@ def main() -> None:
     from parity_cases import CASES
 
     rows: dict[str, list[tuple[float, float, int, float]]] = {}
+    named = sys.argv[1:]
+    wanted = [name for name, (model_type, _) in CASES.items() if not named or model_type in named]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        for model_type, *figures in pool.map(measure, CASES):
+        for model_type, *figures in pool.map(measure, wanted):
             rows.setdefault(model_type, []).append(tuple(figures))
             print(f"{model_type}: {figures[0]:.1e}", file=sys.stderr)
+    table = {
+        model_type: f"| {model_type} | {len(cases)} | {', '.join(map(str, sorted({c[2] for c in cases})))} "
+        f"| {max(c[1] for c in cases):.1f} | {max(c[0] for c in cases):.1e} "
+        f"| {max(c[3] for c in cases):.3f} |"
+        for model_type, cases in rows.items()
+    }
+    if named:
+        kept = [line for line in PAGE.read_text().splitlines() if line.startswith("| ")][1:]
+        table = {line.split(" | ")[0].removeprefix("| "): line for line in kept} | table
     lines = [
         "# Parity with transformers",
         "",
@@ -64,12 +76,7 @@ def main() -> None:
         "",
         "| model type | configs | label counts | largest logit | max difference | bfloat16 |",
         "|---|---|---|---|---|---|",
-        *(
-            f"| {model_type} | {len(cases)} | {', '.join(map(str, sorted({c[2] for c in cases})))} "
-            f"| {max(c[1] for c in cases):.1f} | {max(c[0] for c in cases):.1e} "
-            f"| {max(c[3] for c in cases):.3f} |"
-            for model_type, cases in sorted(rows.items())
-        ),
+        *(table[model_type] for model_type in sorted(table)),
         "",
     ]
     PAGE.write_text("\n".join(lines))

@@ -31,14 +31,16 @@ def save(
         seed: of the weights.
         dtype: of the stored weights.
         head: ``sequence`` (a sequence classifier), ``causal`` (a language model), ``tokens`` (a classifier of tokens),
-            ``encoder`` (the encoder of an encoder-decoder) or ``none`` (a bare backbone).
+            ``masked`` (a masked language model), ``encoder`` (the encoder of an encoder-decoder) or ``none`` (a bare
+            backbone).
         config: fields of the transformers config.
     """
     import torch
     import transformers
     from transformers import AutoConfig
 
-    kinds = {"causal": "ForCausalLM", "tokens": "ForTokenClassification", "encoder": "ForTextEncoding", "none": ""}
+    kinds = {"causal": "ForCausalLM", "tokens": "ForTokenClassification", "encoder": "ForTextEncoding", "none": "",
+             "masked": "ForMaskedLM"}  # fmt: skip
     makers = {kind: getattr(transformers, f"AutoModel{name}") for kind, name in kinds.items()}
     torch.manual_seed(seed)
     settings = AutoConfig.for_model(model_type, **{"pad_token_id": 0, **config})
@@ -66,7 +68,7 @@ def classifier(config: Any) -> Any:
         return known[type(config)]
     model = AutoModel._model_mapping[type(config)]
     name = model.__name__.removesuffix("Model") + "ForSequenceClassification"
-    return type(name, (GenericForSequenceClassification, model.__base__), {})
+    return type(name, (GenericForSequenceClassification, model.__base__), {"config_class": type(config)})
 
 
 def prompts(vocab: int, lengths: tuple[int, ...] = LENGTHS, seed: int = 1, end: int | None = None) -> list[list[int]]:
@@ -82,6 +84,16 @@ def prompts(vocab: int, lengths: tuple[int, ...] = LENGTHS, seed: int = 1, end: 
     return ids
 
 
+class _Uncached:
+    """What FlauBERT's class can index where norms come first: there it takes a cache for a list of caches."""
+
+    def get_seq_length(self) -> int:
+        return 0
+
+    def __getitem__(self, index: int) -> None:
+        return None
+
+
 def torch_logits(folder: Path, ids: list[list[int]], types: list[list[int]] | None = None) -> np.ndarray:
     """Raw logits of transformers in float32, one text at a time: ``[texts, labels]``."""
     import torch
@@ -94,7 +106,8 @@ def torch_logits(folder: Path, ids: list[list[int]], types: list[list[int]] | No
     out = []
     with torch.no_grad():
         for i, row in enumerate(ids):
-            extra = {} if types is None else {"token_type_ids": torch.tensor([types[i]])}
+            extra: dict[str, Any] = {} if types is None else {"token_type_ids": torch.tensor([types[i]])}
+            extra |= {"cache": _Uncached()} if getattr(config, "pre_norm", False) else {}
             out.append(
                 model(torch.tensor([row]), attention_mask=torch.ones(1, len(row), dtype=torch.long), **extra).logits[0]
             )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from jaxpool.errors import ConfigError
 from jaxpool.models.bert import Bert, BertConfig
+from jaxpool.ops.alibi import slopes
 from jaxpool_conversions.families import Family, HeadStyle
 from jaxpool_conversions.families.config_fields import Fields
 from jaxpool_conversions.families.table_rows import linear, rows
-from jaxpool_conversions.rules import Ignore, Table
+from jaxpool_conversions.rules import Ignore, Part, Rule, Table, Transpose
 
 LAYER = "encoder.layer.{layer}"
 
@@ -120,4 +122,39 @@ def family(prefix_class: str, read: Any, conversion: Table, dense: str = "tanh",
     )
 
 
-FAMILIES = {"bert": family("Bert", config, table("bert."))}
+GATES = {"geglu": "gelu", "reglu": "relu"}
+"""JinaBERT's ``feed_forward_type`` -> activation of the gate."""
+
+
+def _bert(fields: Fields) -> BertConfig:
+    """BERT; or JinaBERT (Günther et al. 2023, arXiv:2310.19923), whose config.json says BERT."""
+    if fields.get("position_embedding_type") != "alibi":
+        return config(fields)
+    biases = slopes(fields.get("num_attention_heads"))
+    kind = fields.get("feed_forward_type", "original")
+    if kind == "original":
+        return config(fields, positions=None, alibi=biases)
+    fields.get("hidden_act")  # of the other kind
+    fields.require("feed_forward_type", *GATES, "original")
+    return config(fields, positions=None, alibi=biases, gated=True, activation=GATES[kind])
+
+
+def _table(config: BertConfig) -> Table:
+    if not config.gated:
+        return table("bert.")
+    gated = "mlp.gated_layers.weight"
+    names = {ours: theirs for ours, theirs in NAMES.items() if ours not in ("positions", "layers.up")}
+    names |= {"layers.down": f"{LAYER}.mlp.wo", "layers.mlp_norm": f"{LAYER}.mlp.layernorm"}
+    halves = tuple(
+        Rule(f"{LAYER}.{gated}", f"backbone.layers.{ours}.kernel", (Part(0, at, 2), Transpose()))
+        for at, ours in enumerate(("gate", "up"))
+    )
+    whole = table("bert.", names)
+    return replace(whole, rules=(*whole.rules, *halves))
+
+
+def _head(fields: Fields) -> HeadStyle:
+    return HeadStyle("CLS", dense="tanh", embedding="MEAN" if fields.get("emb_pooler") == "mean" else None)
+
+
+FAMILIES = {"bert": replace(family("Bert", _bert, table("bert.")), head=_head, table_of=_table)}

@@ -7,7 +7,7 @@ import math
 from jaxpool.models.attention import AttentionConfig
 from jaxpool.models.decoder import DecoderConfig
 from jaxpool.models.norms import NormConfig
-from jaxpool.ops.alibi import Alibi
+from jaxpool.ops.alibi import Alibi, slopes
 from jaxpool_conversions.families.config_fields import Fields
 from jaxpool_conversions.families.decoder_tables import (
     ATTENTION,
@@ -39,18 +39,10 @@ def _bloom(fields: Fields) -> DecoderConfig:
     )
 
 
-def slopes(heads: int) -> tuple[float, ...]:
-    """Powers of one base; heads beyond a power of two take every other one of the next finer base."""
-    whole = 2 ** math.floor(math.log2(heads))
-    first = [2.0 ** (-8 / whole * i) for i in range(1, whole + 1)]
-    return tuple(first + [2.0 ** (-4 / whole * i) for i in range(1, 2 * (heads - whole), 2)])
-
-
 def _mpt(fields: Fields) -> DecoderConfig:
     for name in ("logit_scale", "learned_pos_emb", "init_device", "emb_pdrop", "norm_type", "embedding_fraction"):
         fields.get(name)  # read by nobody
     fields.get("max_seq_len")  # a limit, not a size: resolve.py reads it
-    fields.require("expansion_ratio", 4)
     fields.require("no_bias", True)
     inner = Fields(fields.get("attn_config"), inert=("attn_impl", "attn_pdrop"))
     for name, only in (("attn_type", "multihead_attention"), ("alibi", True), ("alibi_bias_max", 8), ("qk_ln", False)):
@@ -62,7 +54,7 @@ def _mpt(fields: Fields) -> DecoderConfig:
         fields,
         norm=NormConfig("layer", fields.get("layer_norm_epsilon")),
         attention=attention,
-        mlp={"gated": False, "inner": 4 * width, "activation": "gelu"},
+        mlp={"gated": False, "inner": int(fields.get("expansion_ratio") * width), "activation": "gelu"},
         ropes=(),
         alibi=Alibi(_mpt_slopes(heads)),
     )

@@ -6,20 +6,23 @@ does; transformers writes their checkpoints with the names their authors gave.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from jaxpool.errors import ConfigError
 from jaxpool.models.bert import BertConfig
 from jaxpool.models.decoder import Decoder, DecoderConfig
+from jaxpool.models.mlp import MlpConfig
+from jaxpool.models.moe import MoeConfig
 from jaxpool.models.norms import NormConfig
+from jaxpool.ops.moe import Router
 from jaxpool_conversions.families import Family, HeadStyle, bert
 from jaxpool_conversions.families.config_fields import Fields
 from jaxpool_conversions.families.decoder_tables import ATTENTION, MLP, fused, llama_like, llama_table, qkv
 from jaxpool_conversions.families.rope_fields import rope
 from jaxpool_conversions.families.table_rows import linear, rows
-from jaxpool_conversions.rules import Ignore, Part, Rule, Table
+from jaxpool_conversions.rules import Ignore, Part, Rule, Table, Transpose
 
 
 def _eurobert(fields: Fields) -> DecoderConfig:
@@ -36,8 +39,40 @@ def _eurobert_head(fields: Fields) -> HeadStyle:
     return HeadStyle("CLS" if kind == "bos" else "MEAN", dense="gelu", late=kind == "late")
 
 
-def _post_norm(fields: Fields, *, bias: bool, down_bias: bool) -> DecoderConfig:
-    """Gated BERT: norms on sums, rotary positions, segment types."""
+def _nomic(fields: Fields) -> DecoderConfig:
+    """v1 gates without biases; v2-moe has biases, no gates, and mixtures in some layers."""
+    if not fields.get("plain_mlp"):
+        return _post_norm(fields, bias=False, mlp={"down_bias": False})
+    width, inner, activation = (fields.get(name) for name in ("hidden_size", "intermediate_size", "hidden_act"))
+    plain = MlpConfig(width, inner, activation, gated=False, bias=True)
+    router = Router(fields.get("num_experts") or 0, fields.get("moe_top_k", 1))
+    mixed = MoeConfig(width, inner, activation, router, gated=False, out_bias=True)
+    step, layers = fields.get("moe_every_n_layers") or 0, range(fields.get("num_hidden_layers"))
+    return _post_norm(fields, bias=True, mlp=tuple(mixed if step and i % step == 1 else plain for i in layers))
+
+
+def _nomic_table(config: DecoderConfig) -> Table:
+    plain = fused(f"{_NOMIC_LAYER}.attn.Wqkv", qkv(ATTENTION))
+    if not isinstance(config.mlp, tuple):
+        return _table("nomic_bert.", _NOMIC, plain)
+    place = f"{_NOMIC_LAYER}.mlp"
+    names = {ours: theirs for ours, theirs in _NOMIC.items() if ours != "layers.mlp.gate"}
+    names |= {"layers.mlp.up": f"{place}.fc1", "layers.mlp.router": f"{place}.router.layer"}
+    count = next((kind.router.experts for kind in config.mlp if isinstance(kind, MoeConfig)), 0)
+    experts = (
+        rule
+        for i in range(count)
+        for rule in (
+            Rule(f"{place}.experts.mlp.w1", f"{MLP}.experts.up.kernel", (Part(0, i, count), Transpose()), expert=i),
+            Rule(f"{place}.experts.mlp.w2", f"{MLP}.experts.down.kernel", (Part(0, i, count),), expert=i),
+        )
+    )
+    bias = Rule(f"{place}.experts.bias", f"{MLP}.bias")
+    return _table("nomic_bert.", names, (*plain, *experts, bias))
+
+
+def _post_norm(fields: Fields, *, bias: bool, mlp: Any) -> DecoderConfig:
+    """BERT with rotary positions: norms on sums, segment types, and usually gates."""
     norm = NormConfig("layer", fields.get("layer_norm_eps"), bias=True)
     size = fields.get("head_dim") or fields.get("hidden_size") // fields.get("num_attention_heads")
     return llama_like(
@@ -49,7 +84,7 @@ def _post_norm(fields: Fields, *, bias: bool, down_bias: bool) -> DecoderConfig:
         ropes=(rope(fields, size, parameters=_without_ntk(fields, size)),),
         types=fields.get("type_vocab_size"),
         attention={"causal": False, "qkv_bias": bias, "out_bias": bias},
-        mlp={"down_bias": down_bias},
+        mlp=mlp,
     )
 
 
@@ -114,13 +149,19 @@ def _table(
     )
 
 
-def _gated(prefix_class: str, table: Table, *, bias: bool, down_bias: bool) -> Family:
+def _family(
+    prefix_class: str,
+    config: Callable[[Fields], DecoderConfig],
+    table: Table,
+    table_of: Callable[[DecoderConfig], Table] | None = None,
+) -> Family:
     return Family(
         name="decoder",
         backbone=Decoder,
-        config=lambda fields: _post_norm(fields, bias=bias, down_bias=down_bias),
+        config=config,
         head=lambda _: HeadStyle("CLS", dense="tanh"),
         table=table,
+        table_of=table_of,
         prefix_class=prefix_class,
         head_bias=True,
         types=True,
@@ -155,8 +196,9 @@ FAMILIES = {
         prefix_class="EuroBert",
         head_bias=True,
     ),
-    "gte": _gated(
+    "gte": _family(
         "Gte",
+        lambda fields: _post_norm(fields, bias=True, mlp={"down_bias": True}),
         _table(
             "gte.",
             _GTE,
@@ -166,15 +208,8 @@ FAMILIES = {
             ),
             other_prefixes=("new.",),
         ),
-        bias=True,
-        down_bias=True,
     ),
-    "nomic_bert": _gated(
-        "NomicBert",
-        _table("nomic_bert.", _NOMIC, fused(f"{_NOMIC_LAYER}.attn.Wqkv", qkv(ATTENTION))),
-        bias=False,
-        down_bias=False,
-    ),
+    "nomic_bert": _family("NomicBert", _nomic, Table(prefix="", rules=()), _nomic_table),
     "jina_embeddings_v3": bert.family(
         "JinaEmbeddingsV3",
         _jina,

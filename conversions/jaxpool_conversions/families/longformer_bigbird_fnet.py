@@ -16,18 +16,20 @@ def _longformer(fields: Fields) -> BertConfig:
     fields.get("onnx_export")  # how transformers computes the same
     architectures = fields.get("architectures") or ()
     given, layers = fields.get("attention_window"), fields.get("num_hidden_layers")
-    windows = set(given if isinstance(given, list | tuple) else [given])
-    if len(windows) > 1 or windows == {0} or any(window % 2 for window in windows):
+    windows = list(given) if isinstance(given, list | tuple) else [given] * layers
+    if len(windows) != layers or any(window < 2 or window % 2 for window in windows):
         raise ConfigError(
-            f"config.json sets attention_window={given!r}; jaxpool implements one even window for all {layers} layers."
+            f"config.json sets attention_window={given!r}; there must be an even number for each of {layers} layers."
         )
+    halves = tuple(window // 2 + 1 for window in windows)
     return config(
         fields,
         padding_id=padding(fields),
+        windows=halves if len(set(halves)) > 1 else (),
         mixer=LandmarkConfig(
             width=fields.get("hidden_size"),
             heads=fields.get("num_attention_heads"),
-            window=windows.pop() // 2 + 1,
+            window=max(halves),
             # As the models of transformers set it when nobody says.
             first=not any(name.endswith(("ForTokenClassification", "Model")) for name in architectures),
         ),

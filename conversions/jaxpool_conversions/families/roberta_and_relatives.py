@@ -10,7 +10,7 @@ from jaxpool_conversions.families.bert import CLASSIFIER, LAYER, NAMES, config, 
 from jaxpool_conversions.families.config_fields import Fields
 from jaxpool_conversions.families.decoder_tables import fused, qkv
 from jaxpool_conversions.families.table_rows import linear, rows
-from jaxpool_conversions.rules import Ignore
+from jaxpool_conversions.rules import Ignore, Table
 
 
 def _roberta(fields: Fields, **changes: bool) -> BertConfig:
@@ -52,8 +52,29 @@ def _electra(fields: Fields) -> BertConfig:
 
 
 def _albert(fields: Fields) -> BertConfig:
-    fields.require("inner_group_num", 1)
-    return config(fields, embed_width=fields.get("embedding_size"), shared=fields.get("num_hidden_groups"))
+    inner = fields.get("inner_group_num")
+    return config(fields, embed_width=fields.get("embedding_size"), shared=fields.get("num_hidden_groups"), inner=inner)
+
+
+def _albert_table(config: BertConfig) -> Table:
+    """A group's layers run one after the other wherever the group does; each has rows of its own."""
+    whole = table(
+        "albert.",
+        _ALBERT,
+        head=(linear("pooler", "head.dense"), ("classifier",)),
+        ignore=(
+            Ignore("predictions.{rest}", "masked-language-model head"),
+            Ignore("sop_classifier.{rest}", "sentence-order head"),
+        ),
+    )
+    count, of_all = config.inner, tuple(rule for rule in whole.rules if "{layer}" not in rule.source)
+    layers = (rule for rule in whole.rules if "{layer}" in rule.source)
+    each = (
+        replace(rule, source=rule.source.replace("albert_layers.0", f"albert_layers.{i}"), every=count, first=i)
+        for rule in layers
+        for i in range(count)
+    )
+    return replace(whole, rules=(*of_all, *each))
 
 
 _GROUP = "encoder.albert_layer_groups.{layer}.albert_layers.0"
@@ -184,19 +205,7 @@ FAMILIES = {
         ),
         dense="gelu",
     ),
-    "albert": family(
-        "Albert",
-        _albert,
-        table(
-            "albert.",
-            _ALBERT,
-            head=(linear("pooler", "head.dense"), ("classifier",)),
-            ignore=(
-                Ignore("predictions.{rest}", "masked-language-model head"),
-                Ignore("sop_classifier.{rest}", "sentence-order head"),
-            ),
-        ),
-    ),
+    "albert": replace(family("Albert", _albert, table("albert.", _ALBERT)), table_of=_albert_table),
     "mpnet": family("MPNet", _mpnet, table("mpnet.", _MPNET, head=CLASSIFIER), types=False),
     "ernie": family("Ernie", _ernie, table("ernie.", NAMES | {"extra": "embeddings.task_type_embeddings"})),
     "megatron-bert": family(

@@ -58,7 +58,8 @@ INERT = frozenset(
         "use_flash_attn", "use_flash_attention", "use_flash_attention_2",
         "flash_attn", "attn_implementation",
         "fused_bias_fc", "dense_seq_output", "fused_dropout_add_ln",
-        "fused_mlp", "pad_vocab_size_multiple", "chunk_size_feed_forward",
+        "fused_mlp", "pad_vocab_size_multiple", "moe_impl", "moe_resid_pdrop", "add_pooling_layer",
+        "chunk_size_feed_forward",
         "reorder_and_upcast_attn", "onnx_export", "torch_compile", "use_return_dict",
         "ignore_attention_mask", "attention_mode", "embedding_size_per_head", "pad_to_multiple_of",
         # read elsewhere in jaxpool

@@ -12,11 +12,15 @@ from aiohttp import web
 
 from jaxpool.errors import ValidationError
 from jaxpool.ops.host_activations import activate
+from jaxpool.zero_shot.options import Question
 from jaxpool_serving.bodies import parse_body, request_id
+from jaxpool_serving.candidates import judge
 from jaxpool_serving.chat_rendering import request_prompts
 from jaxpool_serving.compute import Job, compute, deadline
-from jaxpool_serving.models import find_classifier, find_model
+from jaxpool_serving.models import find_classifier, find_model, refuse_questions
 from jaxpool_serving.schemas.classify import (
+    ClassifyChatRequest,
+    ClassifyRequest,
     PredictRequest,
     TextClassificationRequest,
     classify_response,
@@ -33,6 +37,8 @@ routes = web.RouteTableDef()
 async def classify(request: web.Request) -> web.Response:
     """Labels and probabilities of texts, or of a conversation."""
     body = await parse_body(request, parse_classify)
+    if (asked := body.asked()) and (question := Question.of(asked)) is not None:
+        return await _judged(request, body, question)
     model = find_classifier(request.app, body.model)
     spec = model.llm.engine.spec
     activated = spec.use_activation if body.use_activation is None else body.use_activation
@@ -52,6 +58,22 @@ async def classify(request: web.Request) -> web.Response:
     name = request_id(request, body)
     return web.json_response(
         classify_response(name, model.name, model.answers.labels, values, scores.tokens, body, logits, scores.cached),
+    )
+
+
+async def _judged(
+    request: web.Request, body: ClassifyRequest | ClassifyChatRequest, question: Question
+) -> web.Response:
+    """The same for labels that the request names."""
+    model = find_model(request.app, body.model)
+    if model.adapter is not None:
+        raise ValidationError("Labels of your own are for the model itself, not for an adapter.", parameter="model")
+    scores = await judge(request, model, body, question)
+    activated = body.use_activation is not False
+    values = activate(scores.values, "sigmoid" if question.multi_label else "softmax") if activated else scores.values
+    logits, name = scores.values if body.return_logits else None, request_id(request, body)
+    return web.json_response(
+        classify_response(name, model.name, question.labels, values, scores.tokens, body, logits, scores.cached),
     )
 
 
@@ -91,6 +113,7 @@ async def pooling(request: web.Request) -> web.Response:
     """Whatever task the model serves: the bare numbers of each prompt."""
     asked = await parse_body(request, parse_pooling)
     model = find_model(request.app, asked.model)
+    refuse_questions(model.llm)
     spec = model.llm.engine.spec
     body = check_task(asked, spec.task, spec.supported_tasks)
     async with deadline(request, body.timeout):

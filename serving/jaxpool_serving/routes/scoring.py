@@ -102,7 +102,7 @@ async def _prompts(
         question = await app[TOKENIZER_THREADS].run(_question, llm, first, second, options, app[OPTIONS])
         prompts = await app[RENDERERS].render(question)
     else:
-        prompts = pairs(first, second, joined=reading.joined)
+        prompts = pairs(first, second, joined=reading.joined, variables=options.chat_template_kwargs)
     return prompts, reading.tokenization(tokenization, options)
 
 

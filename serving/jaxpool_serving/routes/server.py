@@ -36,7 +36,7 @@ async def ready(request: web.Request) -> web.Response:
     """
     warm = [find_model(request.app, name) for name in request.app[MODELS]]
     queued = sum(model.batcher.queued for model in warm)
-    engines = [model.llm.engine for model in warm]
+    engines = [model.batcher.engine for model in warm]
     to_come = sum(len(engine.buckets) - len(engine.usable) for engine in engines)
     return web.json_response({"status": "ready", "queued_texts": queued, "programs_to_come": to_come})
 
@@ -44,7 +44,12 @@ async def ready(request: web.Request) -> web.Response:
 @routes.get("/v1/models", allow_head=False)
 async def models(request: web.Request) -> web.Response:
     """The models that are loaded, and their adapters."""
-    answer: ModelList = {"object": "list", "data": [_card(model) for model in _listed(request.app)]}
+    aliases = request.app[OPTIONS].aliases
+    first, *_ = [*request.app[MODELS]]
+    named = [
+        (name, one) for one in _listed(request.app) for name in (one.name, *(aliases if one.name == first else ()))
+    ]
+    answer: ModelList = {"object": "list", "data": [_card(name, model) for name, model in named]}
     return web.json_response(answer)
 
 
@@ -70,10 +75,10 @@ def _listed(app: web.Application) -> list[ServedModel]:
     return found
 
 
-def _card(model: ServedModel) -> ModelCard:
+def _card(name: str, model: ServedModel) -> ModelCard:
     now = int(time.time())
     return {
-        "id": model.name,
+        "id": name,
         "object": "model",
         "created": now,
         "owned_by": "jaxpool",

@@ -23,7 +23,7 @@ from jaxpool_serving.schemas.tokenize import (
     TokenizeResponse,
     parse_tokenize,
 )
-from jaxpool_serving.state import MODELS, TOKENIZER_THREADS, ServedModel
+from jaxpool_serving.state import MODELS, OPTIONS, TOKENIZER_THREADS, ServedModel
 from jaxpool_serving.tokenization import tokenizer_errors
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ async def detokenize(request: web.Request) -> web.Response:
 
 
 def _named(app: web.Application, name: str | None) -> ServedModel:
-    models = app[MODELS]
-    if name and name not in models:
-        message = f"The model `{truncated(name)}` does not exist. Valid aliases: {', '.join(models)}."
+    names = [*app[MODELS], *app[OPTIONS].aliases]
+    if name and name not in names:
+        message = f"The model `{truncated(name)}` does not exist. Valid aliases: {', '.join(names)}."
         raise RequestError(404, "NotFoundError", message, "model")
     return find_model(app, name)
 

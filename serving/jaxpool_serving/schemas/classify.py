@@ -26,6 +26,18 @@ from jaxpool_serving.schemas.request import (
     usage,
 )
 
+QUESTION = frozenset(
+    {"candidate_labels", "prompt", "examples", "length_normalize", "calibrate", "multi_label", "answers"}
+)
+"""Fields of labels that the caller names; see ``jaxpool.zero_shot.options.Question``."""
+
+
+class Example(TypedDict):
+    """A text and which of the candidate labels it has."""
+
+    text: str
+    label: str
+
 
 class ClassifyOptions(UseActivation):
     """What a response says beside vLLM's fields; nothing unless it is asked for."""
@@ -37,10 +49,24 @@ class ClassifyOptions(UseActivation):
     window: Annotated[int, Field(ge=1)] | None = None
     overlap: Annotated[int, Field(ge=0)] | None = None
     aggregate: Literal["mean", "max", "first"] | None = None
+    candidate_labels: list[str] | None = None
+    prompt: str | None = None
+    examples: list[Example | tuple[str, str]] | None = None
+    length_normalize: bool = False
+    calibrate: bool = False
+    multi_label: bool = False
+    answers: tuple[str, str] | None = None
 
     def long_texts(self) -> dict[str, Any]:
         """What is said of texts that are longer than the model reads."""
         return self.model_dump(include={"long_text", "window", "overlap", "aggregate"}, exclude_none=True)
+
+    def asked(self) -> dict[str, Any]:
+        """What is said of labels of the caller's own, as arguments of ``Question.of``; mostly nothing."""
+        if not self.model_fields_set & QUESTION:
+            return {}
+        pairs = [(one["text"], one["label"]) if isinstance(one, dict) else one for one in self.examples or ()]
+        return {name: getattr(self, name) for name in QUESTION} | {"examples": pairs or None}
 
 
 class ClassifyRequest(PoolingRequest, TextInput, ClassifyOptions):

@@ -13,7 +13,7 @@ from one_label import one_label
 from parity_cases.first import BERT, LLAMA
 
 from jaxpool import LLM, CheckpointError, ConfigError
-from jaxpool.checkpoints.sentence_transformers import default_prompt, is_sentence_embedder
+from jaxpool.checkpoints.sentence_transformers import default_prompt, is_sentence_embedder, saved_prompts
 from jaxpool.commands.convert import convert
 from jaxpool.text.tokenizer import Tokenizer
 from jaxpool.text.vocabulary import Vocabulary
@@ -142,3 +142,11 @@ def test_pairs_are_joined_where_the_converter_says_so(name: str, tmp_path: Path)
         path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
         with LLM(str(tmp_path), skip_tokenizer_init=True) as llm:
             assert llm.reads_pairs().joined is joined
+
+
+def test_prompts_by_name_come_from_either_file(tmp_path: Path) -> None:
+    files(tmp_path, ["Transformer", "Pooling"], prompts={"query": "q: ", "passage": "p: "}, default_prompt_name="query")
+    (tmp_path / "config.json").write_text("{}")
+    assert saved_prompts(tmp_path) == {"prefix": "q: ", "prefixes": {"query": "q: ", "passage": "p: "}}
+    (tmp_path / "config.json").write_text(json.dumps({"task_instructions": {"retrieval": "r: "}}))
+    assert saved_prompts(tmp_path) == {"prefix": "q: ", "prefixes": {"retrieval": "r: "}}

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hub_folders import ids_of, make
+from hub_folders import make
 from hub_layouts import LAYOUTS
+from hub_table import PAGE, PARTS, ours, row
 
-from jaxpool import LLM, CheckpointError, PoolingParams
+from jaxpool import LLM, CheckpointError
 from jaxpool.checkpoints.location import locate
 
 
@@ -19,19 +21,12 @@ def test_layout(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     layout = LAYOUTS[name]
     theirs = make(tmp_path, layout)
     caplog.set_level(logging.WARNING, "jaxpool")
-    dtype = "auto" if layout.dtype == "float16" else "float32"
     if layout.refused:
         with pytest.raises(CheckpointError, match=layout.refused):
             LLM(str(tmp_path), skip_tokenizer_init=True, runner="pooling" if layout.head == "none" else "auto")
     else:
-        with LLM(str(tmp_path), skip_tokenizer_init=True, dtype=dtype) as llm:
-            ids, raw = ids_of(layout), PoolingParams(use_activation=layout.head == "none")
-            outputs = llm.encode(ids, raw, pooling_task=llm.pooling_task, use_tqdm=False)
-            assert llm.engine.spec.max_length <= 64
-        ours = [output.outputs.data for output in outputs]
-        ours = np.concatenate(ours) if layout.head == "tokens" else np.array(ours)
         assert np.ptp(theirs, axis=0).max() > 1e-2, "the checkpoint must tell texts apart"
-        np.testing.assert_allclose(ours, theirs, atol=1e-4, rtol=0)
+        np.testing.assert_allclose(ours(tmp_path, layout), theirs, atol=1e-4, rtol=0)
     said = [record.getMessage() for record in caplog.records if record.name.startswith("jaxpool")]
     assert bool(said) is bool(layout.warned), said
     assert layout.warned in "".join(said)
@@ -39,6 +34,16 @@ def test_layout(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
 
 def test_enough_of_them() -> None:
     assert len([name for name in LAYOUTS if "/" in name]) >= 60
+
+
+def test_the_page_is_of_these_layouts() -> None:
+    """``python tests/support/hub_table.py`` writes it; here all but its figures, which must be small."""
+    lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    found = [re.fullmatch(r"(\| .* \|) (\d\.\de[-+]\d+|—) \|", line) for line in lines]
+    expected = [row(name, layout, "") for part in PARTS.values() for name, layout in part.items()]
+    assert [f"{match[1]}  |" for match in found if match] == expected
+    assert all(match[2] == "—" or float(match[2]) <= 1e-4 for match in found if match)
+    assert {name for part in PARTS.values() for name in part} == LAYOUTS.keys()
 
 
 def test_the_model_may_lie_below_its_modules(tmp_path: Path) -> None:

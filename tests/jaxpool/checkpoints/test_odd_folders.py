@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import pytest
 import tiny
 from hub_folders import make
 from hub_layouts import LAYOUTS
+from hub_table import ours
 from parity_cases.first import BERT
+from safetensors.numpy import load_file
 
-from jaxpool import LLM, CheckpointError, MissingHeadError
+from jaxpool import LLM, MissingHeadError
 from jaxpool.checkpoints.location import SMALL_FILES
+from jaxpool.commands.convert import convert, unconvert
 from jaxpool.text.vocabulary import read_tokenizer
 
 
@@ -61,10 +65,45 @@ def test_bertweet_reads_its_codes(tmp_path: Path) -> None:
     assert read.convert_ids_to_tokens(read.encode("ab cd")) == ["<s>", "ab", "cd", "</s>"]
 
 
-def test_dense_modules_beside_a_model_below_are_refused(tmp_path: Path) -> None:
-    make(tmp_path, LAYOUTS["sentence-transformers/msmarco-distilbert-base-v2"])
-    modules = json.loads((tmp_path / "modules.json").read_text())
-    dense = {"path": "2_Dense", "type": "sentence_transformers.models.Dense"}
-    (tmp_path / "modules.json").write_text(json.dumps([*modules[:2], dense]))
-    with pytest.raises(CheckpointError, match="Dense modules beside it"):
-        LLM(str(tmp_path), skip_tokenizer_init=True)
+@pytest.mark.parametrize(
+    "name", ["nomic-ai/nomic-embed-text-v2-moe", "jinaai/jina-embeddings-v2-base-en", "google-bert/bert-base-uncased"]
+)
+def test_there_and_back(name: str, tmp_path: Path) -> None:
+    """Fused experts, halves of a gate, and a head that is the token embedding, from a store under their own names."""
+    source = tmp_path / "source"
+    source.mkdir()
+    theirs = make(source, LAYOUTS[name])
+    convert(source, tmp_path / "store", dtype="float32")
+    np.testing.assert_allclose(ours(tmp_path / "store", LAYOUTS[name]), theirs, atol=1e-4)
+    unconvert(tmp_path / "store", tmp_path / "back")
+    back, stored = (load_file(folder / "model.safetensors") for folder in (tmp_path / "back", source))
+    used = {key: x for key, x in stored.items() if not re.search("seq_relationship|pooler", key)}
+    bare = {re.sub(r"^(nomic_)?bert\.", "", key): x for key, x in back.items()}
+    for key, x in used.items():
+        name = key.removeprefix("bert.").replace("gamma", "weight").replace("beta", "bias")
+        np.testing.assert_array_equal(bare[name], x, key)
+
+
+def test_an_mpt_with_mlps_of_another_width(tmp_path: Path) -> None:
+    """``expansion_ratio`` as its authors' code builds it; transformers' class has four built in."""
+    import torch
+    from transformers import MptConfig, MptForSequenceClassification
+
+    torch.manual_seed(0)
+    sizes = {"d_model": 32, "n_heads": 4, "n_layers": 2, "vocab_size": 60, "max_seq_len": 64, "pad_token_id": 0}
+    model = MptForSequenceClassification(MptConfig(**sizes, expansion_ratio=2, num_labels=3)).eval()
+    for block in model.transformer.blocks:
+        block.ffn.up_proj, block.ffn.down_proj = (torch.nn.Linear(*of, bias=False) for of in ((32, 64), (64, 32)))
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        theirs = model(torch.tensor([[5, 9, 7, 11]])).logits.numpy()
+    np.testing.assert_allclose(tiny.jaxpool_logits(tmp_path, [[5, 9, 7, 11]]), theirs, atol=1e-5)
+
+
+def test_a_store_of_a_model_below_its_modules_pools_and_ends_as_they_say(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    layout = LAYOUTS["a model below its modules, a Dense one among them"]
+    theirs = make(source, layout)
+    convert(source, tmp_path / "store", dtype="float32")
+    np.testing.assert_allclose(ours(tmp_path / "store", layout), theirs, atol=1e-5)

@@ -65,6 +65,10 @@ def softmax(values: Any) -> np.ndarray:
     return powers / powers.sum()
 
 
+def log_softmax(values: np.ndarray) -> np.ndarray:
+    return values - np.log(np.exp(values.astype(np.float64) - values.max()).sum()) - values.max()
+
+
 def guard(answers: list[str], ending: str = "", **template: Any) -> Callable[[Path, Any], np.ndarray]:
     def steps(folder: Path, tokenizer: Any) -> np.ndarray:
         chat = [{"role": "user", "content": QUERY}, {"role": "assistant", "content": DOCUMENT}]
@@ -161,6 +165,34 @@ def test_the_steps_of_the_card(name: str, tmp_path: Path) -> None:
                 llm.classify(QUERY, use_tqdm=False)
 
 
+@pytest.mark.parametrize(("name", "variable"), [("qwen3-reranker", "instruction"), ("zerank", "guideline")])
+def test_instructions_and_limits_of_a_reranker(name: str, variable: str, tmp_path: Path) -> None:
+    """An instruction takes the place of the recipe's own; a template's variables reach it; sides are cut alone."""
+    from transformers import AutoTokenizer
+
+    folder_name, kind, more = ARCHITECTURES[name]
+    folder = make(tmp_path / folder_name, kind, **more)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with LLM(folder, dtype="float32") as llm:
+        plain = llm.score(QUERY, DOCUMENT, use_tqdm=False)[0]
+        given: dict[str, Any] = {"chat_template_kwargs": {variable: "Find tea."}}
+        for extra in (given, {"instruction": "Find tea."}) if variable == "instruction" else (given,):
+            [asked] = llm.score(QUERY, DOCUMENT, use_tqdm=False, pooling_params=PoolingParams(extra_kwargs={**extra}))
+            said = tokenizer.decode(asked.prompt_token_ids)
+            assert "Find tea." in said
+            assert ("retrieve relevant" in said) is False
+            assert asked.outputs.score != plain.outputs.score
+        short = PoolingParams(extra_kwargs={"max_tokens_per_query": 2, "max_tokens_per_doc": 3})
+        [cut] = llm.score(QUERY, DOCUMENT, use_tqdm=False, pooling_params=short)
+        with llm.tokenizer.reading() as vocabulary:
+            sides = vocabulary.beginning(QUERY, 2), vocabulary.beginning(DOCUMENT, 3)
+        assert cut.prompt_token_ids == llm.score(*sides, use_tqdm=False)[0].prompt_token_ids
+        assert len(cut.prompt_token_ids) < len(plain.prompt_token_ids)
+        if variable == "instruction":
+            with pytest.raises(ValueError, match="instruction should be a text"):
+                llm.score("a", "b", use_tqdm=False, pooling_params=PoolingParams(extra_kwargs={"instruction": 3}))
+
+
 def test_a_reward_model_reads_chats_if_asked_and_texts_if_not(tmp_path: Path) -> None:
     from transformers import AutoTokenizer
 
@@ -173,10 +205,84 @@ def test_a_reward_model_reads_chats_if_asked_and_texts_if_not(tmp_path: Path) ->
         [by_ids] = plain.classify(ids, pooling_params=raw, use_tqdm=False)
         [text] = plain.classify(QUERY, pooling_params=raw, use_tqdm=False)
         assert text.prompt_token_ids == tokenizer(QUERY)["input_ids"]
+        [chat] = plain.classify([{"messages": turns}], pooling_params=raw, use_tqdm=False)  # said to be a chat
+        assert (chat.prompt_token_ids, chat.outputs.probs) == (ids, by_ids.outputs.probs)
     with LLM(folder, dtype="float32", recipe="skywork-reward") as llm:
         [chat] = llm.classify([{"messages": turns}], use_tqdm=False)
         assert chat.prompt_token_ids == ids
         assert chat.outputs.probs == by_ids.outputs.probs  # no sigmoid
+
+
+def test_llama_guard_4_reads_texts(tmp_path: Path) -> None:
+    """The whole model, images and all, against its text part."""
+    import torch
+    from transformers import AutoTokenizer, Llama4Config, Llama4ForConditionalGeneration
+
+    folder, source = tmp_path / "Llama-Guard-4-12B", MODELS / "llama-causal"
+    text = SIZES | {"moe_layers": [], "intermediate_size_mlp": 40, "head_dim": 8, "num_hidden_layers": 4}
+    text |= {"vocab_size": len(AutoTokenizer.from_pretrained(source)), "pad_token_id": 0}
+    vision = {"hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    vision |= {"image_size": 28, "patch_size": 14, "vision_output_dim": 32, "projector_input_dim": 32}
+    torch.manual_seed(0)
+    config = Llama4Config(text_config=text, vision_config=vision | {"projector_output_dim": 32})
+    model = Llama4ForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.copy_(torch.randn(weight.shape) * 0.2)
+    model.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(source / name, folder / name)
+    (folder / "chat_template.jinja").write_text(CHAT)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    turns = [{"role": "user", "content": QUERY}, {"role": "assistant", "content": DOCUMENT}]
+    shown = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True) + "\n\n"
+    ids = tokenizer(shown, add_special_tokens=False)["input_ids"]
+    first = [tokenizer(answer, add_special_tokens=False)["input_ids"][0] for answer in ("safe", "unsafe")]
+    with torch.no_grad():
+        wanted = softmax(model(input_ids=torch.tensor([ids])).logits[0, -1].numpy()[first])
+    with LLM(folder, dtype="float32") as llm:
+        [output] = llm.classify([{"messages": turns}], use_tqdm=False)
+        assert llm.labels == ("safe", "unsafe")
+        assert output.prompt_token_ids == ids
+        np.testing.assert_allclose(output.outputs.probs, wanted, atol=1e-5)
+
+
+def test_a_router_gives_the_probability_of_each_route(tmp_path: Path) -> None:
+    """The card's two prompts around routes and a conversation, both JSON; the answer is JSON, too."""
+    from transformers import AutoTokenizer
+
+    folder = make(tmp_path / "Arch-Router-1.5B", "qwen2", tie_word_embeddings=True)
+    routes, text = ["code", 'code "review"', "other"], 'Fix {label}:\n"if x"'
+    shown = json.dumps([{"name": name, "description": name} for name in routes])
+    task = (
+        "\nYou are a helpful assistant designed to find the best suited route.\nYou are provided with route "
+        f"description within <routes></routes> XML tags:\n<routes>\n\n{shown}\n\n</routes>\n\n<conversation>\n\n"
+        f"{json.dumps([{'role': 'user', 'content': text}])}\n\n</conversation>\n"
+    )
+    form = (
+        "\nYour task is to decide which route is best suit with user intent on the conversation in <conversation>"
+        "</conversation> XML tags.  Follow the instruction:\n1. If the latest intent from user is irrelevant or user "
+        'intent is full filled, response with other route {"route": "other"}.\n2. You must analyze the route '
+        "descriptions and find the best match route for user latest intent. \n3. You only response the name of the "
+        "route that best matches the user's request, use the exact name in the <routes></routes>.\n\nBased on your "
+        "analysis, provide your response in the following JSON formats if you decide to match any route:\n"
+        '{"route": "route_name"} \n'
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    chat = [{"role": "user", "content": task + form}]
+    start = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True) + '{"route": "'
+    wanted = []
+    for name in routes:
+        spelled = start + json.dumps(name)[1:] + "}"
+        before, ids = (tokenizer(one, add_special_tokens=False)["input_ids"] for one in (start, spelled))
+        first = next((i for i, (a, b) in enumerate(zip(before, ids)) if a != b), len(before))
+        scores = [log_softmax(last_logits(folder, ids[:at]))[ids[at]] for at in range(first, len(ids))]
+        wanted.append(sum(scores))
+    with LLM(folder, dtype="float32") as llm:
+        [output] = llm.classify(text, candidate_labels=routes, use_tqdm=False)
+        np.testing.assert_allclose(output.outputs.probs, softmax(wanted), atol=1e-5)
+        [plain] = llm.classify(text, candidate_labels=routes, prompt="{text} {labels}:", use_tqdm=False)
+        assert "<routes>" not in tokenizer.decode(plain.prompt_token_ids)
 
 
 def test_prompt_guard_has_names_for_its_labels(tmp_path: Path) -> None:

@@ -96,6 +96,34 @@ ELSEWHERE_IN: dict[str, dict[str, str]] = {
     "minicpm3": {"dim_model_base": "of the vocabulary projection"},
     "mixtral": {"router_jitter_noise": "training only"},
     "phimoe": {"input_jitter_noise": "training only", "lm_head_bias": "of the vocabulary projection"},
+    **{
+        kind: dict.fromkeys(
+            (
+                "n_langs",
+                "use_lang_emb",
+                "lang_id",
+                "asm",
+                "sinusoidal_embeddings",
+                "mask_index",
+                "unk_index",
+                "bos_index",
+                "eos_index",
+                "pad_index",
+                "mask_token_id",
+                "embed_init_std",
+                "start_n_top",
+                "end_n_top",
+                "layerdrop",
+            ),
+            "of languages that nobody names, of pretraining, or of answers to questions",
+        )
+        for kind in ("xlm", "flaubert")
+    },
+    "esmc": {"mask_token_id": "for the tokenizer"},
+    "xlnet": dict.fromkeys(
+        ("mem_len", "reuse_len", "use_mems_eval", "use_mems_train", "same_length", "start_n_top", "end_n_top"),
+        "of memories between calls, of causal masks, or of answers to questions",
+    ),
     "jamba": dict.fromkeys(
         ("use_mamba_kernels", "use_mambapy", "use_associative_scan"), "how transformers computes the same numbers"
     ),
@@ -178,6 +206,7 @@ BASE: dict[str, dict[str, Any]] = {
     "ernie": {"use_task_id": True},
     "esm": ESM,
     "xmod": {"languages": ["en_XX", "de_DE"], "default_language": "en_XX"},
+    "xlnet": {"clamp_len": 8},
 }
 """Settings under which fields matter that otherwise lie idle."""
 
@@ -247,7 +276,10 @@ def test_an_unknown_architecture_names_itself_and_what_is_supported() -> None:
         ("LlamaForCausalLM", "pooling", "auto", "embed"),
         ("LlamaForCausalLM", "auto", "embed", "embed"),
         ("GPT2LMHeadModel", "pooling", "auto", "embed"),
-        ("BertForMaskedLM", "pooling", "auto", "embed"),
+        ("BertForMaskedLM", "pooling", "auto", "classify"),
+        ("BertForMaskedLM", "auto", "embed", "embed"),
+        ("RobertaForMaskedLM", "auto", "auto", "embed"),
+        ("DistilBertForMaskedLM", "pooling", "auto", "embed"),
         ("LlamaForSequenceClassification", "pooling", "embed", "embed"),
         ("LlamaForCausalLM", "auto", "auto", "language"),
         ("T5ForConditionalGeneration", "auto", "auto", 'Pass convert="classify".*convert="embed"'),
@@ -255,7 +287,7 @@ def test_an_unknown_architecture_names_itself_and_what_is_supported() -> None:
         ("LlamaForRewardModel", "auto", "auto", "reward model whose head"),
         ("Qwen2ForProcessRewardModel", "auto", "auto", "classify"),
         ("Qwen2ForRewardModel", "auto", "embed", "embed"),
-        ("BertForMaskedLM", "auto", "auto", 'Pass convert="classify"'),
+        ("DistilBertForMaskedLM", "auto", "auto", 'Pass convert="classify"'),
         ("LlamaForSequenceClassification", "generate", "auto", "does not support `--runner generate`"),
         ("LlamaForSequenceClassification", "walk", "auto", "runner must be one of"),
         ("LlamaForSequenceClassification", "auto", "reward", "convert must be one of"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from jaxpool.commands.main import _parse
 from jaxpool.commands.options import model_arguments
 from jaxpool.commands.vllm_options import SERVER, spelled, without_effect
 from jaxpool.engine_args import ARGUMENTS, IGNORED, REFUSED, with_defaults
-from jaxpool_serving.command import MODEL, _models, _pooler
+from jaxpool_serving.command import MODEL, _models, _pooler, served_models
 
 
 @pytest.mark.parametrize(
@@ -43,6 +44,7 @@ def test_spellings(words: list[str], ours: list[str]) -> None:
 def test_a_command_line_of_vllms() -> None:
     line = (
         "serve ORG/NAME --runner pooling --dtype half --max_model_len 512 --no-enable-prefix-caching --seed 0 "
+        "--kv-cache-memory-bytes 1.5g "
         "--gpu-memory-utilization 0.3 --enforce-eager --tokenizer other --pooler-config.use_activation False "
         "--disable-uvicorn-access-log --cpu-offload-gb 0 --allowed-media-domains a b --trust-remote-code"
     )
@@ -51,7 +53,7 @@ def test_a_command_line_of_vllms() -> None:
     assert _pooler(args).use_activation is False
     given = model_arguments(args, MODEL)
     expected = {"dtype": "half", "max_model_len": 512, "tokenizer": "other", "trust_remote_code": True}
-    expected["enable_prefix_caching"] = False
+    expected |= {"enable_prefix_caching": False, "kv_cache_memory_bytes": 1_500_000_000}
     assert {name: given[name] for name in expected} == expected
     ignored = without_effect(args)
     assert set(ignored) == {
@@ -69,7 +71,6 @@ def test_a_command_line_of_vllms() -> None:
         ["--load-format", "dummy"],
         ["--root-path", "/x"],
         ["--speculative-config.method", "ngram"],
-        ["--config", "file.yaml"],
     ],
 )
 def test_what_would_change_answers_is_refused(words: list[str]) -> None:
@@ -101,3 +102,54 @@ def test_llm_refuses_them_by_name() -> None:
     with pytest.raises(NotImplementedError, match="load_format='dummy' is not possible in jaxpool: the weights"):
         LLM(load_format="dummy")
     assert json.loads(spelled(["--a.b", "x"])[0].removeprefix("--a=")) == {"b": "x"}
+
+
+CONFIG = """
+model: org/name
+port: 9000
+max_model_len: 64
+served-model-name: [one, two]
+api_key: [a, b]
+trust-request-chat-template: true
+enforce-eager: true
+compressed_bodies: false
+request-timeout: null
+pooler-config: {use_activation: false}
+allowed-origins: [x, y]
+"""
+
+
+def test_options_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(CONFIG)
+    args = _parse(["serve", "--config", str(path), "--max-model-len", "32"])
+    assert served_models(args) == ({"one": "org/name"}, ("two",))
+    assert (args.port, args.max_model_len, args.api_key, args.allowed_origins) == (9000, 32, ["a", "b"], ("x", "y"))
+    assert (args.trust_request_chat_template, args.compressed_bodies, args.request_timeout) == (True, False, None)
+    assert _pooler(args).use_activation is False
+    assert set(without_effect(args)) == {"--enforce-eager"}
+    args = _parse(
+        ["serve", "other", f"--config={path}", "--served_model_name", "mine", "--pooler-config.task", "embed"]
+    )
+    assert served_models(args) == ({"mine": "other"}, ())
+    assert (_pooler(args).task, _pooler(args).use_activation) == ("embed", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("[1, 2]", "must hold options"), ("a: [", "is not YAML"), ("quantization: fp8", "not possible")],
+)
+def test_files_that_cannot_be_followed(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises((ValidationError, NotImplementedError), match=message):
+        without_effect(_parse(["serve", "--config", str(path)]))
+    with pytest.raises(ValidationError, match="names one file, not 2"):
+        _parse(["serve", "--config", str(path), "--config", str(path)])
+    with pytest.raises(FileNotFoundError):
+        _parse(["serve", "--config", str(tmp_path / "none.yaml")])
+
+
+def test_names_are_not_taken_for_a_model() -> None:
+    with pytest.raises(ValidationError, match="Say the model before --served-model-name"):
+        served_models(_parse(["serve", "--served-model-name", "a", "org/name"]))

@@ -12,16 +12,21 @@ import jax
 import numpy as np
 import pytest
 import tiny
+from parity_cases import CASES, FIRST
 from patience import wait_until
 from transformers import AutoConfig
 
 from jaxpool import LLM
+from jaxpool.checkpoints.spec import resolve
 from jaxpool.commands.main import main
+from jaxpool.engine import sharding
 from jaxpool.engine.buckets import Bucket
 from jaxpool.engine.engine import Engine, Row
 from jaxpool.engine.opening import open_engine
 from jaxpool.engine.pipeline import Pipeline
+from jaxpool.engine.programs import abstract
 from jaxpool.errors import ValidationError
+from jaxpool_conversions.rules import HeadSource
 
 SMALL = {"vocab_size": 80, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 4}
 GROUPED = {**SMALL, "num_key_value_heads": 2, "max_position_embeddings": 64}
@@ -128,6 +133,19 @@ def test_weights_lie_on_their_stage_alone(folders: Path) -> None:
         assert "head.out.kernel" in pipeline.stages[2].leaves
 
 
+@pytest.mark.parametrize(
+    "model_type", ["esm", "convbert", "mobilebert", "deberta", "longformer", "bloom", "deepseek_v3"]
+)
+def test_whoever_scans_its_layers_can_be_cut(model_type: str) -> None:
+    name, shape = CASES[FIRST[model_type]]
+    config = AutoConfig.for_model(name, **{"pad_token_id": 0, **shape})
+    config.architectures = [tiny.classifier(config).__name__]
+    spec = resolve(config, lambda _family, labels, _width: HeadSource("weight", "bias", labels or 2))
+    model = abstract(spec)
+    pipeline = Pipeline(model, spec, sharding.make_mesh(stages=2))
+    assert set().union(*(stage.leaves for stage in pipeline.stages)) == sharding.parameters(model).keys()
+
+
 def test_a_stage_reads_its_own_layers_only(folders: Path) -> None:
     folder = folder_of(folders, "llama")
     with closing(opened(folder, 4)) as engine:
@@ -210,7 +228,9 @@ def test_models_that_do_not_scan_are_refused_by_name(family: str, tmp_path: Path
 
 
 def test_more_stages_than_there_are_places_to_cut_are_refused(folders: Path) -> None:
-    with pytest.raises(ValidationError, match="8 layers repeat in periods of 4 and can be cut into at most 2 stages"):
+    with pytest.raises(
+        ValidationError, match="8 layers can be cut into at most 2 stages: they repeat from layers 0, 4"
+    ):
         opened(folder_of(folders, "jamba"), 3)
     with pytest.raises(ValidationError, match=r"pipeline_parallel_size=4 asks for 16 devices; this machine has 8"):
         opened(folder_of(folders, "llama"), 4, 2, 2)

@@ -14,6 +14,7 @@ from parity_cases import CASES
 
 from jaxpool import LLM, PoolingParams
 from jaxpool.engine.beginnings import Beginning
+from jaxpool.engine.buckets import Bucket
 from jaxpool.engine.costs import Costs
 from jaxpool.engine.engine import Row
 
@@ -91,6 +92,20 @@ def test_any_length_of_a_beginning_is_exact(llm: LLM, plain: LLM, length: int) -
     np.testing.assert_allclose(found, logits(plain, [text]), atol=1e-5, rtol=0)
 
 
+def test_devices_that_share_a_model_share_what_is_kept_by_head(folder: Path, plain: LLM) -> None:
+    text = behind(BEGINNING, [11])[0]
+    with opened(folder, tensor_parallel_size=2, data_parallel_size=2) as llm:
+        prefixes = llm.engine.prefixes
+        assert prefixes is not None
+        beginning = Beginning.of(np.array(text), 129)
+        bucket = next(one for one in prefixes.menu(129) if one.length >= 32 and one.segments == 1)
+        found = llm.engine.submit([Row(text, activated=False, beginning=beginning)], bucket).result()
+        np.testing.assert_allclose(found, logits(plain, [text]), atol=1e-5, rtol=0)
+        kept = prefixes.store.get(beginning).notes[0][0]["keys"]
+        assert kept.sharding.shard_shape(kept.shape)[2] * 2 == kept.shape[2]
+        assert prefixes.store.bytes == sum(shard.data.nbytes for shard in kept.addressable_shards[:1]) * 2
+
+
 def test_a_batch_of_two_beginnings_is_refused(llm: LLM) -> None:
     assert llm.engine.prefixes is not None
     rows = [Row(text, beginning=Beginning.of(np.array(text), 20)) for text in behind([], [40, 40])]
@@ -106,6 +121,20 @@ def test_what_a_tiny_model_computes_at_once_is_not_worth_a_compile(folder: Path)
         logits(llm, behind(BEGINNING, [5] * 8))
         assert llm.engine.prefixes is not None
         assert llm.engine.prefixes.store.misses == 0
+
+
+def test_calls_that_come_again_have_their_programs_compiled_behind(folder: Path) -> None:
+    """One call does not pay for a compile, thirty do: from the third on beginnings are shared."""
+    with opened(folder) as llm:
+        prior = llm.engine.costs.prior
+        whole = 6 * prior.formula(Bucket(1, 160))
+        llm.engine.costs = Costs(replace(prior, seconds_per_compile=3 * whole), learns=False)
+        used = []
+        for seed in range(4):
+            logits(llm, behind(BEGINNING, [5, 9, 3, 8, 4, 6], seed))
+            llm.engine.programs.wait()
+            used.append(llm.engine.prefixes.saved > 0)  # type: ignore[union-attr]
+        assert used == [False, False, True, True]
 
 
 def test_deterministic_scores_share_nothing(folder: Path) -> None:
@@ -124,13 +153,13 @@ def test_only_models_that_read_forwards_and_pool_the_end(tmp_path: Path) -> None
 
 def test_nothing_is_compiled_after_ready_and_the_bound_holds(folder: Path) -> None:
     """Everything ahead; the store has room for two beginnings and sees six."""
-    options: Any = {"max_model_len": 80, "max_num_batched_tokens": 128, "compile": "ahead"}
+    options: Any = {"max_model_len": 96, "max_num_batched_tokens": 128, "compile": "ahead"}
     with opened(folder, **options, kv_cache_memory_bytes=160_000) as llm:
         assert llm.engine.prefixes is not None
         begun, store = llm.engine.begun, llm.engine.prefixes.store
         for seed in range(6):
-            beginning = np.random.default_rng(100 + seed).integers(1, VOCAB, 40 + seed).tolist()
-            logits(llm, behind(beginning, [3, 9, 20, 31, 5], seed))
+            beginning = np.random.default_rng(100 + seed).integers(1, VOCAB, 70 + seed).tolist()
+            logits(llm, behind(beginning, [3, 9, 12, 5, 7, 8], seed))
             assert 0 < store.bytes <= 160_000
         assert store.misses >= 6
         assert store.evictions == store.misses - len(store) > 0

@@ -17,9 +17,10 @@ from transformers import AutoModelForTokenClassification
 from transformers.models.deberta_v2.modeling_deberta_v2 import build_relative_position
 
 from jaxpool import LLM, PoolerConfig, PoolingParams
-from jaxpool.models.deberta import skew, table_rows
+from jaxpool.models.deberta import table_rows
 from jaxpool.ops.layout import Layout
 from jaxpool.ops.pooling import pool
+from jaxpool.ops.relative import skew
 
 
 def test_eos_pooling_takes_the_last_end_among_real_tokens() -> None:
@@ -98,3 +99,18 @@ def test_skew_picks_each_distance(length: int) -> None:
     index = np.arange(length)
     picked = scores[:, :, index[:, None], index[None, :] - index[:, None] + length - 1]
     np.testing.assert_array_equal(jax.jit(skew)(scores), picked)
+
+
+def test_xlnet_tells_segments_apart(tmp_path: Path) -> None:
+    """Pairs as its tokenizer makes them: a text, another, and the token that is read, each a segment."""
+    model_type, config = CASES["xlnet"]
+    folder = tiny.save(tmp_path, model_type, **config)
+    [ids] = tiny.prompts(config["vocab_size"], (12,))
+    types = [0] * 6 + [1] * 5 + [2]
+    theirs = tiny.torch_logits(folder, [ids], [types])
+    assert np.abs(theirs - tiny.torch_logits(folder, [ids])).max() > 1e-3
+    with LLM(str(folder), skip_tokenizer_init=True) as llm:
+        assert (llm.engine.spec.token_types, llm.engine.spec.max_length) == (3, 2048)
+        prompt = {"prompt_token_ids": ids, "token_type_ids": types}
+        [ours] = llm.classify(prompt, pooling_params=PoolingParams(use_activation=False), use_tqdm=False)
+    np.testing.assert_allclose(ours.outputs.probs, theirs[0], atol=1e-4)

@@ -41,7 +41,7 @@ def test_bfloat16_keeps_the_label_wherever_torch_is_sure(case: str, tmp_path: Pa
 
 
 def test_bfloat16_is_tested_for_every_model_type() -> None:
-    assert FIRST.keys() == families().keys()
+    assert FIRST.keys() == families().keys() - {"llama4"}  # its text part is: llama4_text; the whole has no classifier
 
 
 def test_long_texts_attend_in_blocks_with_equal_results(tmp_path: Path) -> None:

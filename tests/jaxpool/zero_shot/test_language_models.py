@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,13 +65,20 @@ def llm(folder: Path) -> Iterator[LLM]:
         yield llm
 
 
+@functools.lru_cache(1)
+def torch_model(folder: Path) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+
+
 def torch_scores(folder: Path, contexts: list[str], labels: list[str], **wanted: bool) -> np.ndarray:
     """Log-probability of each label's tokens behind each context, a forward pass each: ``[contexts, labels]``."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager").eval()
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), torch_model(folder)
     scores = np.zeros((len(contexts), len(labels)))
     for i, context in enumerate(contexts):
         start = tokenizer(context)["input_ids"]
@@ -101,6 +109,26 @@ def test_labels_of_several_tokens_are_torchs(llm: LLM, folder: Path) -> None:
     np.testing.assert_allclose(found(llm), wanted, atol=1e-4)
     powers = np.exp(wanted - wanted.max(1, keepdims=True))
     np.testing.assert_allclose(found(llm, activated=True), powers / powers.sum(1, keepdims=True), atol=1e-4)
+
+
+NAMED = ("llama", "qwen3", "gemma2", "gpt2", "mixtral", "jamba")
+
+
+@pytest.mark.parametrize("folder", NAMED, indirect=True)
+def test_every_way_of_asking_is_torchs(llm: LLM, folder: Path) -> None:
+    """Means, calibration and yes/no questions; the labels have one token or several, and one begins another."""
+    texts, labels = TEXTS[:2], LABELS[1:]
+    sums, means = (torch_scores(folder, contexts([*texts, ""]), labels, mean=mean) for mean in (False, True))
+    asked: dict[str, Any] = {"texts": texts, "candidate_labels": labels}
+    np.testing.assert_allclose(found(llm, **asked, length_normalize=True), means[:-1], atol=1e-4)
+    both = found(llm, **asked, length_normalize=True, calibrate=True)
+    np.testing.assert_allclose(both, means[:-1] - means[-1], atol=1e-4)
+    np.testing.assert_allclose(found(llm, **asked, calibrate=True), sums[:-1] - sums[-1], atol=1e-4)
+    prompts = [f"Is {label} in {text}? No, Yes:" for text in texts for label in labels]
+    scores = torch_scores(folder, prompts, ["No", "Yes"])
+    wanted = (scores[:, 1] - scores[:, 0]).reshape(len(texts), -1)
+    several = found(llm, **asked, prompt="Is {label} in {text}? {labels}:", multi_label=True)
+    np.testing.assert_allclose(several, wanted, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -164,25 +192,12 @@ def test_a_tree_that_does_not_fit_beside_its_text_is_computed_in_rows(opened: LL
     np.testing.assert_allclose(found(opened, [text], candidate_labels=labels), wanted, atol=1e-4)
 
 
-def test_twenty_labels_cost_little_more_than_one(opened: LLM) -> None:
-    """Counted, not timed: tokens of the forward, and programs."""
-    from jaxpool.zero_shot.options import Question
-    from jaxpool.zero_shot.prompts import Wording
-    from jaxpool.zero_shot.tree import together
-
-    alphabet = one_token_labels(opened, 6)
-    labels = [" ".join(alphabet[i] for i in (n % 6, n % 5, n % 4)[: 1 + n % 3]) for n in range(20)]
-    wording = Wording(opened.tokenizer, Question.of({"candidate_labels": sorted(set(labels)), "prompt": PROMPT}))
-    context = [1] * 100
-    assert len(together(context, wording.tree).ids) < 1.3 * len(context)
-
-
 def test_a_second_call_compiles_nothing(opened: LLM) -> None:
     found(opened)
     programs = opened._judge.programs
-    before = programs.compiles
+    before = programs.begun
     found(opened, candidate_labels=LABELS[::-1], prompt="Kind of {text}:")
-    assert programs.compiles == before > 0
+    assert programs.begun == before > 0
 
 
 def test_conversations(llama: Path, tmp_path: Path) -> None:

@@ -42,6 +42,8 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "albert": ("albert", BERT | {"num_labels": 2, "embedding_size": 20}),
     "albert-groups-uneven": ("albert", BERT | {"num_labels": 7, "embedding_size": 24, "num_hidden_layers": 5,
                                                "num_hidden_groups": 2, "hidden_act": "gelu"}),
+    "albert-layers-in-groups": ("albert", BERT | {"num_labels": 3, "embedding_size": 24, "num_hidden_layers": 4,
+                                                  "num_hidden_groups": 2, "inner_group_num": 2}),
     "albert-every-layer-own": ("albert", BERT | {"num_labels": 1, "embedding_size": 48, "num_hidden_groups": 3}),
     "mpnet": ("mpnet", BERT | {"num_labels": 2}),
     "mpnet-7-labels": ("mpnet", BERT | {"num_labels": 7, "hidden_act": "gelu_new", "hidden_size": 33,

@@ -17,6 +17,8 @@ LONG = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0, 1.
 LAYERS = ["sliding_attention", "sliding_attention", "full_attention", "sliding_attention"]
 GEMMA3 = SMALL | {"head_dim": 10, "query_pre_attn_scalar": 12, "sliding_window": 5, "num_hidden_layers": 4,
                   "layer_types": LAYERS}  # fmt: skip
+LLAMA4 = SMALL | {"head_dim": 8, "num_hidden_layers": 4, "moe_layers": [], "intermediate_size_mlp": 60,
+                  "floor_scale": 8, "attn_scale": 0.7, "attention_chunk_size": 64}  # fmt: skip
 VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
           "image_size": 28, "patch_size": 14}  # fmt: skip
 
@@ -100,6 +102,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "smollm3": ("smollm3", SMALL | {"num_labels": 2, "num_hidden_layers": 4}),
     "smollm3-windows-biases": ("smollm3", SMALL | {"num_labels": 3, "use_sliding_window": True, "sliding_window": 6,
                                "no_rope_layers": [0, 1, 0], "attention_bias": True, "mlp_bias": True}),
+    "llama4": ("llama4_text", LLAMA4 | {"num_labels": 2}),
+    "llama4-plain-queries": ("llama4_text", LLAMA4 | {"num_labels": 3, "use_qk_norm": False, "attention_bias": True,
+                             "attn_temperature_tuning": False, "no_rope_layers": [1, 0, 0, 1],
+                             "rope_parameters": LLAMA3}),
     "granite": ("granite", SMALL | {"num_labels": 2, "attention_multiplier": 0.2, "embedding_multiplier": 3.0,
                                     "residual_multiplier": 0.4, "logits_scaling": 7.0}),
     "granite-biases": ("granite", SMALL | {"num_labels": 1, "attention_bias": True, "mlp_bias": True}),

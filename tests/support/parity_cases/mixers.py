@@ -12,6 +12,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "longformer": ("longformer", LONGFORMER | {"num_labels": 2}),
     "longformer-narrow": ("longformer", LONGFORMER | {
         "num_labels": 7, "attention_window": [4, 4, 4], "type_vocab_size": 1, "hidden_act": "relu"}),
+    "longformer-mixed": ("longformer", LONGFORMER | {"num_labels": 2, "attention_window": [4, 16, 8]}),
     "longformer-wide-odd": ("longformer", LONGFORMER | {
         "num_labels": 1, "attention_window": 64, "hidden_size": 33, "num_attention_heads": 3}),
     "big_bird": ("big_bird", BERT | {"num_labels": 2}),
