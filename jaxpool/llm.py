@@ -179,12 +179,7 @@ class LLM:
         params = broadcast(pooling_params, prompts := split(prompts), task)
         adapters = self._adapters(lora_request, len(prompts))
         outputs = self._run(prompts, params, use_tqdm, tokenization_kwargs, long_text, "classify", adapters)
-        spec = self.engine.spec
-        meant = [(spec.labels, spec.problem) if a is None else (a.answers.labels, a.answers.problem) for a in adapters]
-        return [
-            ClassificationRequestOutput.from_base(output, labels, self._threshold(problem, self._activated(one)))
-            for output, one, (labels, problem) in zip(outputs, params, meant)
-        ]
+        return offline.classified(outputs, params, adapters, self.engine.spec)
 
     def encode(
         self,
@@ -370,15 +365,6 @@ class LLM:
         if self._closed:
             raise EngineError("This LLM is closed; make a new one.")
         self.engine.check_process()
-
-    def _activated(self, params: PoolingParams) -> bool:
-        return self.engine.spec.use_activation if params.use_activation is None else params.use_activation
-
-    def _threshold(self, problem: str, activated: bool) -> float | None:
-        """What an entry must exceed for its label to hold: a probability of one half, or a logit of 0."""
-        if problem != "multi":
-            return None
-        return 0.5 if activated else 0.0
 
     def _adapters(self, asked: Adapters, count: int) -> list[Loaded | None]:
         """The adapter of each prompt, loaded."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jaxpool.outputs import PoolingOutput, PoolingRequestOutput
+from jaxpool.outputs import ClassificationRequestOutput, PoolingOutput, PoolingRequestOutput
 from jaxpool.params import PoolingParams
 from jaxpool.text import aggregate, windows
 from jaxpool.text.ahead import in_parts
@@ -14,6 +14,7 @@ from jaxpool.text.tokenizer import Tokenizer
 from jaxpool.text.windows import LongText, LongTextOptions
 
 if TYPE_CHECKING:
+    from jaxpool.checkpoints.spec import Spec
     from jaxpool.engine.adapters import Loaded
     from jaxpool.engine.engine import Engine, Row
 
@@ -90,3 +91,20 @@ class Call:
             PoolingRequestOutput(str(next(self.ids)), PoolingOutput(score), list(text.ids))
             for score, text in zip(scores, texts)
         ]
+
+
+def classified(
+    outputs: Sequence[PoolingRequestOutput[PoolingOutput]],
+    params: Sequence[PoolingParams],
+    adapters: Sequence[Loaded | None],
+    spec: Spec,
+) -> list[ClassificationRequestOutput]:
+    """Outputs with names: each text has the labels, and the meaning of them, of its adapter, or the model's."""
+    found = []
+    for output, one, adapter in zip(outputs, params, adapters):
+        meant = spec if adapter is None else adapter.answers
+        activated = spec.use_activation if one.use_activation is None else one.use_activation
+        # What an entry must exceed for its label to hold: a probability of one half, or a logit of 0.
+        threshold = None if meant.problem != "multi" else 0.5 if activated else 0.0
+        found.append(ClassificationRequestOutput.from_base(output, meant.labels, threshold))
+    return found

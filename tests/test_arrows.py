@@ -38,7 +38,7 @@ ARROWS = {
     "views": "",
     "zero_shot": "errors params outputs text ops models checkpoints engine zero_shot",
     "zero_shot.tree": "",  # numpy alone
-    "offline": "outputs params text engine",
+    "offline": "outputs params text checkpoints engine",
     "llm": "errors params outputs engine_args views text checkpoints engine zero_shot offline",
     "files": "errors params outputs llm files",
     "batch": "version errors text checkpoints engine llm zero_shot files batch",
