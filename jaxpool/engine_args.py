@@ -108,6 +108,26 @@ class EngineArgs(VllmArgs, total=False):
     max_num_batched_tokens: Annotated[
         int | None, Argument(None, "most tokens of a batch, padding included", also=("--batch-tokens",))
     ]
+    merge_lora: Annotated[
+        PathLike | None,
+        Argument(None, "a PEFT adapter to put into the weights", metavar="ADAPTER", also=("--lora",)),
+    ]
+    enable_lora: Annotated[
+        bool,
+        Argument(
+            False,
+            "make room for PEFT adapters, each chosen by request",
+            option=False,
+            python="``lora_request`` then names one, for a call or for each prompt",
+        ),
+    ]
+    max_loras: Annotated[int, Argument(1, "adapters that are loaded at a time", option=False)]
+    max_lora_rank: Annotated[
+        int, Argument(16, "the largest rank of theirs: 1, 8, 16, 32, 64, 128, 256, 320 or 512", option=False)
+    ]
+    max_lora_cls_labels: Annotated[
+        int | None, Argument(None, "most labels of theirs", "as many as the model has", option=False)
+    ]
     download_dir: Annotated[PathLike | None, Argument(None, "where hub downloads are kept", option=False)]
     recipe: Annotated[
         str | None,

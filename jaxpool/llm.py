@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 from jaxpool import offline
-from jaxpool.checkpoints import parsed_cache, recipes, tasks
+from jaxpool.checkpoints import tasks
 from jaxpool.checkpoints.cross_encoder import RECIPE_OR_TEMPLATE, pair_reading
-from jaxpool.checkpoints.location import locate
+from jaxpool.checkpoints.reading import read_model
 from jaxpool.checkpoints.sentence_transformers import saved_prompts
 from jaxpool.engine_args import EngineArgs, takes_engine_args, with_defaults
 from jaxpool.errors import EngineError, ValidationError
@@ -23,7 +23,7 @@ from jaxpool.outputs import (
     PoolingRequestOutput,
     ScoringRequestOutput,
 )
-from jaxpool.params import Adapters, Params, PoolerConfig, PoolingParams, broadcast
+from jaxpool.params import Adapters, Params, PoolingParams, broadcast, per_prompt
 from jaxpool.text import scoring
 from jaxpool.text.prompts import Prompts, split
 from jaxpool.text.tokenizer import Tokenizer
@@ -33,6 +33,7 @@ from jaxpool.views import EngineView, ModelConfig, VllmConfig
 from jaxpool.zero_shot.options import CandidateLabels, Question
 
 if TYPE_CHECKING:
+    from jaxpool.engine.adapters import Loaded
     from jaxpool.engine.engine import Engine
 
 logger = logging.getLogger(__name__)
@@ -71,33 +72,21 @@ class LLM:
 
     def __init__(self, model: str | os.PathLike[str] | None = None, **engine_args: Unpack[EngineArgs]) -> None:
         args = with_defaults(engine_args)
-        tokenizer, skip_tokenizer_init = args["tokenizer"], args["skip_tokenizer_init"]
-        pooler, convert = PoolerConfig.of(args["pooler_config"]), args["convert"]
-        hub: dict[str, Any] = {"token": args["hf_token"], "cache_dir": args["download_dir"]}
-        folder = locate(model, revision=args["revision"], **hub)
-        tokenizer_folder = folder
-        if tokenizer is None and (revision := args["tokenizer_revision"]) is not None:
-            raise ValidationError(f"tokenizer_revision={revision!r} needs a tokenizer=… from the hub.")
-        if tokenizer is not None:
-            tokenizer_folder = locate(tokenizer, revision=args["tokenizer_revision"], weights=False, **hub)
-        if args["trust_remote_code"]:
-            logger.warning("trust_remote_code has no effect: jaxpool never runs code from a checkpoint.")
-        read_from = None if skip_tokenizer_init else tokenizer_folder
-        config, vocabulary = parsed_cache.read(folder, read_from, args["hf_overrides"])
-        overridden = recipes.is_overridden(args["runner"], convert, args["hf_overrides"])
-        known = recipes.find(args["recipe"], model, folder, overridden=overridden)
-        if known is not None:
-            convert, pooler = recipes.apply(known, config, vocabulary, convert, pooler)
+        files = read_model(model, args)
+        folder, tokenizer_folder, config = files.folder, files.tokenizer_folder, files.config
 
-        from jaxpool.engine.opening import open_engine
+        from jaxpool.engine.opening import open_engine, room_of
 
         self.engine: Engine = open_engine(
             folder,
             config,
-            tokenizer=vocabulary,
+            tokenizer=files.vocabulary,
             runner=args["runner"],
-            convert=convert,
-            pooler_config=pooler,
+            convert=files.convert,
+            pooler_config=files.pooler,
+            merge_lora=files.adapter,
+            room=room_of(args),
+            find_adapter=files.find_adapter,
             dtype=args["dtype"],
             max_model_len=args["max_model_len"],
             tensor_parallel_size=args["tensor_parallel_size"],
@@ -116,18 +105,18 @@ class LLM:
         self.pooling_task: str = spec.task
         self.report: Any = None
         absent = f"{tokenizer_folder.name} has no tokenizer files"
-        absent = "skip_tokenizer_init was set" if skip_tokenizer_init else absent
+        absent = "skip_tokenizer_init was set" if args["skip_tokenizer_init"] else absent
         self.tokenizer = Tokenizer(
-            vocabulary,
+            files.vocabulary,
             max_length=spec.max_length,
             vocab_size=spec.vocab_size,
             token_types=spec.token_types,
             lower=lower_cases(tokenizer_folder),
             **(saved_prompts(folder) if self.pooling_task == "embed" else {}),
-            frame=None if known is None else known.frame,
+            frame=None if files.recipe is None else files.recipe.frame,
             absent=f"Texts cannot be read because {absent}; pass token ids, or name a tokenizer=….",
         )
-        self.compile, self.asking = args["compile"], None if known is None else known.asking
+        self.compile, self.asking = args["compile"], None if files.recipe is None else files.recipe.asking
         self._pairs = pair_reading(spec, folder, args["chat_template"], framed=self.tokenizer.frame is not None)
         self._tokenizer_folder = tokenizer_folder
         self._name = folder.name if model is None or Path(model).is_dir() else str(model)
@@ -161,7 +150,7 @@ class LLM:
                 tokenizer makes of it: special tokens, or an error where there are none.
             pooling_params: for all prompts, or one per prompt.
             use_tqdm: whether to show a progress bar, or what to make one with.
-            lora_request: must be None; adapters are not supported yet.
+            lora_request: an adapter for all prompts, or one or None for each; it answers with labels of its own.
             tokenization_kwargs: truncation and padding; see ``jaxpool.text.prompts.Options``.
             **options: what becomes of texts that are longer than the model reads: ``long_text`` ("error", "truncate"
                 or "window"), ``window``, ``overlap``, ``aggregate``, see ``jaxpool.text.windows.LongText``; or labels
@@ -183,15 +172,14 @@ class LLM:
         if question is not None:
             if long_text:
                 raise ValidationError(f"{min(long_text)} has no meaning with candidate_labels: texts are read whole.")
-            params = broadcast(pooling_params, prompts := split(prompts), "classify", lora_request)
+            params = broadcast(pooling_params, prompts := split(prompts), "classify")
+            per_prompt(lora_request, len(prompts), enabled=False)
             return self._judged(question, prompts, params, use_tqdm, tokenization_kwargs)
         task = tasks.check("classify", self.pooling_task, self.supported_tasks)
-        params = broadcast(pooling_params, prompts := split(prompts), task, lora_request)
-        outputs = self._run(prompts, params, use_tqdm, tokenization_kwargs, long_text, "classify")
-        return [
-            ClassificationRequestOutput.from_base(output, self.labels, self._threshold(self._activated(one)))
-            for output, one in zip(outputs, params)
-        ]
+        params = broadcast(pooling_params, prompts := split(prompts), task)
+        adapters = self._adapters(lora_request, len(prompts))
+        outputs = self._run(prompts, params, use_tqdm, tokenization_kwargs, long_text, "classify", adapters)
+        return offline.classified(outputs, params, adapters, self.engine.spec)
 
     def encode(
         self,
@@ -221,8 +209,9 @@ class LLM:
         """
         task = tasks.check(pooling_task, self.pooling_task, self.supported_tasks)
         steps = self.engine.spec.steps
-        params = broadcast(pooling_params, prompts := split(prompts), task, lora_request, steps)
-        return self._run(prompts, params, use_tqdm, tokenization_kwargs, long_text, "encode")
+        params = broadcast(pooling_params, prompts := split(prompts), task, steps)
+        adapters = self._adapters(lora_request, len(prompts))
+        return self._run(prompts, params, use_tqdm, tokenization_kwargs, long_text, "encode", adapters)
 
     def score(
         self,
@@ -258,16 +247,21 @@ class LLM:
         first, second = scoring.sides(self.tokenizer, data_1, data_2, options)
         if self.pooling_task in scoring.BY_LIKENESS:
             texts = [*first, *second]
-            params = broadcast(pooling_params, texts, self.pooling_task, lora_request)
-            outputs = self._run(texts, params, use_tqdm, tokenization_kwargs, long_text, "score")
+            params, adapters = (
+                broadcast(pooling_params, texts, self.pooling_task),
+                self._adapters(lora_request, len(texts)),
+            )
+            outputs = self._run(texts, params, use_tqdm, tokenization_kwargs, long_text, "score", adapters)
             sides = scoring.matched(outputs[: len(first)], second), outputs[len(first) :]
             pad = getattr(self.tokenizer.vocabulary, "pad_token_id", None)
             return [ScoringRequestOutput.of_embeddings(one, two, pad) for one, two in zip(*sides)]
         reading = self.reads_pairs(chat_template)
         prompts = reading.prompts(self.tokenizer, first, second, options)
-        params = broadcast(pooling_params, prompts, "classify", lora_request)
+        params = broadcast(pooling_params, prompts, "classify")
+        for adapter in filter(None, adapters := self._adapters(lora_request, len(prompts))):
+            scoring.check(self.pooling_task, len(adapter.answers.labels))
         tokenization = reading.tokenization(tokenization_kwargs, options)
-        outputs = self._run(prompts, params, use_tqdm, tokenization, long_text, "score")
+        outputs = self._run(prompts, params, use_tqdm, tokenization, long_text, "score", adapters)
         return [ScoringRequestOutput.from_base(output) for output in outputs]
 
     def reads_pairs(self, template: str | None = None) -> scoring.PairReading:
@@ -302,8 +296,9 @@ class LLM:
             ValidationError: as ``classify`` does, and where the model serves no embeddings.
         """
         task = tasks.check("embed", self.pooling_task, self.supported_tasks)
-        params = broadcast(pooling_params, prompts := split(prompts), task, lora_request)
-        outputs = self._run(prompts, params, use_tqdm, tokenization_kwargs, long_text, "embed")
+        params = broadcast(pooling_params, prompts := split(prompts), task)
+        adapters = self._adapters(lora_request, len(prompts))
+        outputs = self._run(prompts, params, use_tqdm, tokenization_kwargs, long_text, "embed", adapters)
         return [EmbeddingRequestOutput.from_base(output) for output in outputs]
 
     def generate(self, *_args: Any, **_kwargs: Any) -> list[Any]:
@@ -371,14 +366,12 @@ class LLM:
             raise EngineError("This LLM is closed; make a new one.")
         self.engine.check_process()
 
-    def _activated(self, params: PoolingParams) -> bool:
-        return self.engine.spec.use_activation if params.use_activation is None else params.use_activation
-
-    def _threshold(self, activated: bool) -> float | None:
-        """What an entry must exceed for its label to hold: a probability of one half, or a logit of 0."""
-        if self.engine.spec.problem != "multi":
-            return None
-        return 0.5 if activated else 0.0
+    def _adapters(self, asked: Adapters, count: int) -> list[Loaded | None]:
+        """The adapter of each prompt, loaded."""
+        self._check_open()
+        adapters = self.engine.adapters
+        wanted = per_prompt(asked, count, enabled=adapters is not None)
+        return [None] * count if adapters is None else adapters.of(wanted)
 
     def _run(
         self,
@@ -388,7 +381,8 @@ class LLM:
         tokenization_kwargs: dict[str, Any] | None,
         long_text: LongTextOptions,
         caller: str,
+        adapters: Sequence[Loaded | None] = (),
     ) -> list[PoolingRequestOutput[PoolingOutput]]:
         self._check_open()
         call = offline.Call(self.engine, self.tokenizer, self._name, self._ids, use_tqdm, caller)
-        return call.run(prompts, params, tokenization_kwargs, long_text)
+        return call.run(prompts, params, tokenization_kwargs, long_text, adapters)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from jaxpool.outputs import PoolingOutput, PoolingRequestOutput
+from jaxpool.outputs import ClassificationRequestOutput, PoolingOutput, PoolingRequestOutput
 from jaxpool.params import PoolingParams
 from jaxpool.text import aggregate, windows
 from jaxpool.text.ahead import in_parts
@@ -14,6 +14,8 @@ from jaxpool.text.tokenizer import Tokenizer
 from jaxpool.text.windows import LongText, LongTextOptions
 
 if TYPE_CHECKING:
+    from jaxpool.checkpoints.spec import Spec
+    from jaxpool.engine.adapters import Loaded
     from jaxpool.engine.engine import Engine, Row
 
 
@@ -42,8 +44,9 @@ class Call:
         params: Sequence[PoolingParams],
         tokenization_kwargs: dict[str, Any] | None,
         long_text: LongTextOptions,
+        adapters: Sequence[Loaded | None] = (),
     ) -> list[PoolingRequestOutput[PoolingOutput]]:
-        """Outputs in the order of ``prompts``; errors as ``LLM.classify``."""
+        """Outputs in the order of ``prompts``; errors as ``LLM.classify``. ``adapters`` are one a prompt, or none."""
         from jaxpool.engine import postprocess
         from jaxpool.engine.engine import Row
         from jaxpool.engine.progress import bar_of
@@ -62,9 +65,12 @@ class Call:
 
         def parts() -> Iterator[list[Row]]:
             for part in in_parts(len(prompts), tokenise):
-                wanted, before = activated[len(texts) : len(texts) + len(part)], len(rows)
-                for text, one in zip(part, wanted):
-                    rows.extend(Row(window.ids, window.types, one) for window in text.windows)
+                done, before = len(texts), len(rows)
+                for number, text in enumerate(part, done):
+                    own = adapters[number] if adapters else None
+                    rows.extend(
+                        Row(window.ids, window.types, activated[number], adapter=own) for window in text.windows
+                    )
                 texts.extend(part)
                 yield rows[before:]
 
@@ -85,3 +91,20 @@ class Call:
             PoolingRequestOutput(str(next(self.ids)), PoolingOutput(score), list(text.ids))
             for score, text in zip(scores, texts)
         ]
+
+
+def classified(
+    outputs: Sequence[PoolingRequestOutput[PoolingOutput]],
+    params: Sequence[PoolingParams],
+    adapters: Sequence[Loaded | None],
+    spec: Spec,
+) -> list[ClassificationRequestOutput]:
+    """Outputs with names: each text has the labels, and the meaning of them, of its adapter, or the model's."""
+    found = []
+    for output, one, adapter in zip(outputs, params, adapters):
+        meant = spec if adapter is None else adapter.answers
+        activated = spec.use_activation if one.use_activation is None else one.use_activation
+        # What an entry must exceed for its label to hold: a probability of one half, or a logit of 0.
+        threshold = None if meant.problem != "multi" else 0.5 if activated else 0.0
+        found.append(ClassificationRequestOutput.from_base(output, meant.labels, threshold))
+    return found

@@ -240,24 +240,19 @@ class LoRARequest:
 
 
 Params = PoolingParams | Sequence[PoolingParams] | None
-Adapters = list[LoRARequest] | LoRARequest | None
+Adapters = Sequence[LoRARequest | None] | LoRARequest | None
 
 
-def broadcast(
-    params: Params, prompts: Sequence[Any], task: str, adapters: Adapters, steps: bool = False
-) -> list[PoolingParams]:
+def broadcast(params: Params, prompts: Sequence[Any], task: str, steps: bool = False) -> list[PoolingParams]:
     """One ``PoolingParams`` per prompt, pinned to ``task``; ``steps`` says whether tokens are STEP-pooled.
 
     Raises:
-        ValidationError: counts differ, an option is not for ``task``, or an adapter is asked for.
+        ValidationError: counts differ, or an option is not for ``task``.
         TypeError: ``params`` is something else.
     """
     count = len(prompts)
     if count == 1 and isinstance(prompts[0], Mapping) and "data" in prompts[0]:
         raise ValidationError("The 'data' field is only supported for the 'plugin' pooling task.")
-    for adapter in adapters if isinstance(adapters, list) else [adapters]:
-        if adapter is not None:
-            raise ValidationError(f"Got lora_request {adapter} but LoRA is not enabled!")
     if params is None or isinstance(params, PoolingParams):
         return [(params or PoolingParams()).for_task(task, steps)] * count
     if not isinstance(params, Sequence) or not all(isinstance(one, PoolingParams) for one in params):
@@ -265,3 +260,20 @@ def broadcast(
     if len(params) != count:
         raise ValidationError(f"The lengths of prompts ({count}) and params ({len(params)}) must be the same.")
     return [one.for_task(task, steps) for one in params]
+
+
+def per_prompt(adapters: Adapters, count: int, *, enabled: bool) -> list[LoRARequest | None]:
+    """The adapter of each of ``count`` prompts: one for all of them, or a list with one, or None, for each.
+
+    Raises:
+        ValidationError: counts differ, or there is no room for adapters.
+        TypeError: ``adapters`` is something else.
+    """
+    wanted = list(adapters) if isinstance(adapters, Sequence) else [adapters] * count
+    if not all(isinstance(one, LoRARequest | None) for one in wanted):
+        raise TypeError(f"lora_request should be a LoRARequest or a list of them, got {type(adapters).__name__}.")
+    if not enabled and (asked := [one for one in wanted if one is not None]):
+        raise ValidationError(f"Got lora_request {asked[0]} but LoRA is not enabled!")
+    if len(wanted) != count:
+        raise ValidationError(f"The lengths of prompts ({count}) and lora_request ({len(wanted)}) must be the same.")
+    return wanted

@@ -24,7 +24,7 @@ class Refused:
     why: str
 
 
-ADAPTERS = "adapters are not supported yet, and without them it says nothing"
+ADAPTERS = "adapters lie on the device, in the dtype of the weights, and may be for any layer"
 LOGGING = "Python's logging and the server's metrics say what there is to say"
 MEMORY = "weights are placed as they are; JAX owns the device memory"
 NO_CACHE = "there is no key-value cache: every prompt is read once"
@@ -81,7 +81,7 @@ class VllmArgs(TypedDict, total=False):
     dcp_kv_cache_interleave_size: Annotated[Any, Ignored(ONE_PROCESS)]
     dcp_q_replicate: Annotated[bool, Ignored(ONE_PROCESS)]
     decode_context_parallel_size: Annotated[Any, Ignored(ONE_PROCESS)]
-    default_mm_loras: Annotated[Any, Refused(({}, None), "adapters are not supported yet")]
+    default_mm_loras: Annotated[Any, Refused(({}, None), "only text is read")]
     device_ids: Annotated[list[Any], Ignored(MEMORY)]
     diffusion_config: Annotated[Any, Ignored(NO_GENERATION)]
     disable_cascade_attn: Annotated[bool, Ignored(XLA)]
@@ -112,7 +112,6 @@ class VllmArgs(TypedDict, total=False):
     enable_layerwise_nvtx_tracing: Annotated[bool, Ignored(LOGGING)]
     enable_log_requests: Annotated[bool, Ignored(LOGGING)]
     enable_logging_iteration_details: Annotated[bool, Ignored(LOGGING)]
-    enable_lora: Annotated[bool, Refused((False, None), "adapters are not supported yet")]
     enable_mamba_cache_stochastic_rounding: Annotated[bool, Ignored(NO_CACHE)]
     enable_mamba_shared_prefix_checkpoint: Annotated[bool, Ignored(NO_CACHE)]
     enable_mfu_metrics: Annotated[bool, Ignored(LOGGING)]
@@ -182,9 +181,6 @@ class VllmArgs(TypedDict, total=False):
     max_cpu_loras: Annotated[Any, Ignored(ADAPTERS)]
     max_cudagraph_capture_size: Annotated[Any, Ignored(XLA)]
     max_logprobs: Annotated[Any, Ignored(NO_GENERATION)]
-    max_lora_cls_labels: Annotated[Any, Ignored(ADAPTERS)]
-    max_lora_rank: Annotated[Any, Ignored(ADAPTERS)]
-    max_loras: Annotated[Any, Ignored(ADAPTERS)]
     max_num_active_seqs: Annotated[Any, Ignored(PLANNER)]
     max_num_partial_prefills: Annotated[Any, Ignored(PLANNER)]
     max_num_queued_reqs: Annotated[Any, Ignored(SERVER)]

@@ -38,7 +38,7 @@ ARROWS = {
     "views": "",
     "zero_shot": "errors params outputs text ops models checkpoints engine zero_shot",
     "zero_shot.tree": "",  # numpy alone
-    "offline": "outputs params text engine",
+    "offline": "outputs params text checkpoints engine",
     "llm": "errors params outputs engine_args views text checkpoints engine zero_shot offline",
     "files": "errors params outputs llm files",
     "batch": "version errors text checkpoints engine llm zero_shot files batch",
@@ -52,9 +52,9 @@ ARROWS = {
     "bench commands jaxpool_conversions",
     "jaxpool_conversions": "errors jaxpool_conversions",
     "jaxpool_conversions.families": "errors ops models jaxpool_conversions",
-    "jaxpool_serving": "errors params outputs text ops.host_activations engine.engine engine.buckets "
+    "jaxpool_serving": "errors params outputs text ops.host_activations engine.engine engine.adapters engine.buckets "
     "engine.daemon_threads engine.packing engine.postprocess engine.prefixes engine_args llm zero_shot "
-    "checkpoints.digest "
+    "checkpoints.adapters checkpoints.digest checkpoints.spec "
     "commands.options commands.vllm_options bench.texts jaxpool_serving",
     "jaxpool_serving.batching": "errors engine.engine engine.buckets engine.packing jaxpool_serving.batching",
     "jaxpool_serving.schemas": "errors params text.scoring text.windows jaxpool_serving.schemas",

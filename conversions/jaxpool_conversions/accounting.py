@@ -78,13 +78,13 @@ def account(
     accounts = Accounts()
     unmapped: list[str] = []
     for name in sorted(shapes):
-        matches = _match(name, table)
+        matches = matching(name, table)
         active = [(rule, found_at) for rule, given in matches if (found_at := stacking.find(rule, given, targets))]
         for rule, (path, place) in active:
             found[path].setdefault(place, []).append(Source(name, rule.steps, rule.copy))
         if active or name in (head.weight, head.bias):
             continue
-        reason = _ignored_because(name, table)
+        reason = ignored_because(name, table)
         if reason is not None:
             accounts.ignored[name] = reason
         elif matches:
@@ -209,7 +209,7 @@ def bare(name: str, table: Table) -> str:
     return next((name.removeprefix(prefix) for prefix in table.prefixes if prefix and name.startswith(prefix)), name)
 
 
-def _match(name: str, table: Table) -> list[tuple[Rule, tuple[int, ...]]]:
+def matching(name: str, table: Table) -> list[tuple[Rule, tuple[int, ...]]]:
     """The rules for a source name (without the prefix, or as it is) and the numbers in it."""
     for candidate in dict.fromkeys((bare(name, table), name)):
         given = [(rule, stacking.numbers(rule, candidate)) for rule in (*table.rules, *table.head)]
@@ -219,7 +219,8 @@ def _match(name: str, table: Table) -> list[tuple[Rule, tuple[int, ...]]]:
     return []
 
 
-def _ignored_because(name: str, table: Table) -> str | None:
+def ignored_because(name: str, table: Table) -> str | None:
+    """Why nobody reads a source tensor on purpose; None if somebody should."""
     for row in table.ignore:
         if any(stacking.pattern(row.source).fullmatch(candidate) for candidate in (name, bare(name, table))):
             return row.reason

@@ -143,6 +143,32 @@ class SafetensorsFile:
         self._map = None
 
 
+class ArraysFile:
+    """Tensors in memory, in the place of a file."""
+
+    def __init__(self, tensors: Mapping[str, np.ndarray]) -> None:
+        self._tensors = tensors
+
+    def names(self) -> Iterable[str]:
+        """Names of all tensors."""
+        return self._tensors.keys()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a tensor."""
+        return self._tensors[name].shape
+
+    def dtype(self, name: str) -> np.dtype:
+        """Type of a tensor."""
+        return self._tensors[name].dtype
+
+    def read(self, name: str, index: Index) -> np.ndarray:
+        """The slice ``index`` of a tensor."""
+        return self._tensors[name][index].copy()
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
 class Reader:
     """All weights of a checkpoint folder under their Hugging Face names, read slice by slice.
 
@@ -191,9 +217,26 @@ class Reader:
         for path in _find((root or self.folder) / module)[0]:
             self._add(path, f"{module}.")
 
+    def replace(self, tensors: Mapping[str, np.ndarray], source: Path) -> None:
+        """Puts tensors of ``source`` in the place of the checkpoint's own, or beside them where it has none.
+
+        One is the same as another if its name ends with the other's: what stands before the backbone may differ.
+
+        Raises:
+            CheckpointError: a name could be that of several tensors.
+        """
+        file = ArraysFile(tensors)
+        self._files.append(file)
+        for name in tensors:
+            same = [own for own in self._sources if f".{own}".endswith(f".{name}") or f".{name}".endswith(f".{own}")]
+            if len(same) > 1:
+                raise CheckpointError(f"{name} of {source} could be {' or '.join(same)} of {self.folder}")
+            key = same[0] if same else name
+            self._sources[key], self._paths[key], self._stored[key] = file, source, name
+
     def _add(self, path: Path, prefix: str = "") -> None:
-        _refuse_pointer(path)
-        file: WeightFile = _torch_file(path) if path.suffix == ".bin" else SafetensorsFile(path)
+        refuse_pointer(path)
+        file: WeightFile = torch_file(path) if path.suffix == ".bin" else SafetensorsFile(path)
         self._files.append(file)
         for stored in file.names():
             name = prefix + stored
@@ -275,7 +318,8 @@ def _find(folder: Path) -> tuple[list[Path], dict[str, str]]:
     )
 
 
-def _torch_file(path: Path) -> TorchFile:
+def torch_file(path: Path) -> TorchFile:
+    """A ``.bin`` file, in either of torch's two formats."""
     with path.open("rb") as file:
         return LegacyTorchFile(path) if file.read(len(MAGIC)) == MAGIC else TorchFile(path)
 
@@ -302,7 +346,7 @@ def _read_index(path: Path) -> dict[str, str]:
     return promised
 
 
-def _refuse_pointer(path: Path) -> None:
+def refuse_pointer(path: Path) -> None:
     """Say so when a file is what ``git clone`` leaves in place of large files."""
     try:
         with path.open("rb") as file:

@@ -39,6 +39,8 @@ SMALL_FILES = ["*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken", "vocab*", 
 NOT_OURS = ["onnx/*", "openvino/*", "coreml/*", "original/*", "*/*.safetensors", "*/*.bin"]
 NOT_OURS += ["consolidated*", "optimizer*", "training_args.bin", "scheduler*", "rng_state*"]
 
+_KINDS = {"config.json": "a checkpoint", "adapter_config.json": "a PEFT adapter"}
+
 # Fields of config.json that something is divided by, or made of.
 SIZES = ["hidden_size", "d_model", "n_embd", "vocab_size", "num_attention_heads", "num_key_value_heads", "num_heads"]
 SIZES += ["n_head", "n_heads", "encoder_attention_heads", "decoder_attention_heads"]
@@ -51,6 +53,7 @@ def locate(
     token: bool | str | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     weights: bool = True,
+    holds: str = "config.json",
 ) -> Path:
     """The local folder of a checkpoint, downloaded first when it is a hub id.
 
@@ -60,6 +63,7 @@ def locate(
         token: hub token; None uses the one stored by ``hf auth login``, if any.
         cache_dir: where downloads are kept; None uses the hub's own cache.
         weights: False fetches configuration and tokenizer files only.
+        holds: a file that tells that it is one; another name finds what is no checkpoint (an adapter, say).
 
     Raises:
         CheckpointError: no such folder, no ``config.json`` in it, or a hub id that cannot be had.
@@ -78,16 +82,16 @@ def locate(
     folder = Path(name).expanduser()
     if folder.is_dir():
         _refuse_revision(revision, f"the folder {name}")
-        if not (folder / "config.json").is_file() and (inner := _inner(folder)) is not None:
+        if not (folder / holds).is_file() and (inner := _inner(folder)) is not None:
             return inner
-        if weights and not (folder / "config.json").is_file():
-            raise CheckpointError(f"The folder {name} has no config.json, so it is not a checkpoint.")
+        if weights and not (folder / holds).is_file():
+            raise CheckpointError(f"The folder {name} has no {holds}, so it is not {_KINDS.get(holds, 'that')}.")
         return folder
     if folder.is_file():
         raise CheckpointError(f"{name} is a file; give the checkpoint folder that holds it.")
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise CheckpointError(f"There is no folder {name}.")
-    return _download(name, revision, token, cache_dir, weights)
+    return _download(name, revision, token, cache_dir, weights, holds)
 
 
 def _refuse_revision(revision: str | None, what: str) -> None:
@@ -109,6 +113,7 @@ def _download(
     token: bool | str | None,
     cache_dir: str | os.PathLike[str] | None,
     weights: bool,
+    holds: str,
 ) -> Path:
     """Asks the hub (or its cache) for ``name``; every failure becomes one sentence."""
     from huggingface_hub import errors, snapshot_download
@@ -157,8 +162,8 @@ def _download(
         raise CheckpointError(f"{name!r} is neither a folder nor a hub id of the form org/name.") from error
     except OSError as error:  # HTTP errors are OSErrors, and so is a full disk
         raise CheckpointError(f"The hub model {name}{at} could not be downloaded: {error}") from error
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"The hub model {name}{at} has no config.json, so it is not a checkpoint.")
+    if not (folder / holds).is_file():
+        raise CheckpointError(f"The hub model {name}{at} has no {holds}, so it is not {_KINDS.get(holds, 'that')}.")
     return folder
 
 

@@ -24,12 +24,12 @@ opening it is only reading.
   jaxpool classify --model some-classifier-store "Loved the new café."
 
 --convert, --hf-overrides and --dtype are settled here; the store needs none of them.
-The way back, to a folder that transformers reads:
+An adapter (PEFT's LoRA) is put into the weights with --lora. The way back, to a folder that transformers reads:
 
   jaxpool convert some-classifier-store some-classifier --to safetensors
 """
 
-MODEL = {name: engine_options()[name] for name in ("revision", "dtype", "convert", "hf_overrides")}
+MODEL = {name: engine_options()[name] for name in ("revision", "dtype", "convert", "hf_overrides", "merge_lora")}
 MODEL["convert"] = replace(
     MODEL["convert"], about="classify: make a classifier of a language model", choices=("auto", "classify")
 )
@@ -72,6 +72,7 @@ def convert(
     dtype: str = "auto",
     convert: str = "auto",
     hf_overrides: dict[str, Any] | None = None,
+    merge_lora: str | os.PathLike[str] | None = None,
 ) -> None:
     """Writes a store; ``target`` appears under its name only when complete.
 
@@ -79,7 +80,7 @@ def convert(
         source: checkpoint folder or hub id.
         target: the folder to make.
         force: replace ``target`` if it is a store, never anything else.
-        revision, dtype, convert, hf_overrides: as in ``LLM``.
+        revision, dtype, convert, hf_overrides, merge_lora: as in ``LLM``.
 
     Raises:
         ValidationError: ``target`` exists, or may not be replaced, or ``source`` is a store already.
@@ -90,11 +91,13 @@ def convert(
 
     import jax
 
+    from jaxpool.checkpoints.adapters import adapt, open_adapter
     from jaxpool.checkpoints.labels import config_field, text_configs
     from jaxpool.checkpoints.location import locate, read_config
     from jaxpool.checkpoints.sentence_transformers import modules_root
     from jaxpool.checkpoints.spec import resolve
     from jaxpool.engine import sharding
+    from jaxpool.engine.merging import merged
     from jaxpool.engine.opening import head_source, stored_dtype
     from jaxpool.engine.programs import abstract
     from jaxpool.text.vocabulary import read_tokenizer
@@ -109,8 +112,13 @@ def convert(
     if is_store(folder):
         raise ValidationError(f"{source} is a converted store already; convert its original checkpoint instead")
     config = read_config(folder, hf_overrides)
+    adapter = None if merge_lora is None else open_adapter(merge_lora)
+    if adapter is not None:
+        adapt(config, adapter)
     tokenizer = read_tokenizer(folder) if config_field(config, "classifier_from_token") else None
     with Reader(folder) as reader:
+        if adapter is not None:
+            reader.replace(adapter.replaced, adapter.folder)
         spec = resolve(
             config,
             lambda family, labels, width: head_source(folder, reader, family, config, labels, width, tokenizer),
@@ -124,6 +132,8 @@ def convert(
             reader.attach(module, modules_root(folder))
         targets = sharding.targets(abstract(spec), sharding.make_mesh())
         leaves = load(reader, spec.family.table, spec.source, targets)
+    if adapter is not None:
+        leaves = merged(leaves, adapter, spec.family.table)
 
     meta = {
         "jaxpool": __version__,

@@ -57,10 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--freeze-{what}", dest="freeze", action="store_const", const=what, default=from_recipe, help=note
         )
     for name, kind, note in (
+        ("lora", int, "train a PEFT adapter of this rank, which OUTPUT will hold; the weights stay as they are"),
         ("contrast", int, f"steps on pairs before the head is solved (default: 60 for up to {FEW} texts)"),
         ("epochs", int, "most passes over the data (default: 3, or what makes 300 steps, 30 at most)"),
         ("batch-size", int, "texts per step (default: 32)"),
-        ("learning-rate", float, "peak rate (default: 5e-5)"),
+        ("learning-rate", float, "peak rate (default: 5e-5; 2e-4 with --lora)"),
         ("warmup", float, "share of the steps in which the rate rises (default: 0.1)"),
         ("weight-decay", float, "on matrices, not on biases and norms (default: 0.01)"),
         ("clip", float, "largest norm of a gradient (default: 1)"),

@@ -58,7 +58,6 @@ SERVER: dict[str, tuple[type, Ignored | Refused]] = {
     "h11_max_incomplete_event_size": (int, Ignored("aiohttp bounds the headers")),
     "headless": (bool, Refused((False,), ONE_APP)),
     "log_error_stack": (bool, Ignored(OWN_LOG)),
-    "lora_modules": (list, Refused(((), None), "adapters are not supported yet")),
     "max_log_len": (int, Ignored("prompts are not logged")),
     "middleware": (list, Refused(((), None), "mount jaxpool_serving.app.init_app in an application of your own")),
     "response_role": (str, Ignored("nothing is generated")),

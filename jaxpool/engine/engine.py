@@ -17,13 +17,15 @@ import numpy as np
 
 from jaxpool.checkpoints.spec import Spec
 from jaxpool.engine import feeding
+from jaxpool.engine.adapters import Adapters, Loaded
+from jaxpool.engine.batches import fill
 from jaxpool.engine.beginnings import Beginning
 from jaxpool.engine.buckets import Bucket, CostModel
 from jaxpool.engine.costs import Costs
 from jaxpool.engine.packing import fits
 from jaxpool.engine.prefixes import Prefixes
-from jaxpool.engine.programs import Programs, fill
-from jaxpool.errors import EngineError
+from jaxpool.engine.programs import Programs
+from jaxpool.errors import EngineError, ValidationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Row:
         activated: whether scores are wanted after the activation (probabilities) or before it.
         tenant: whose it is: what is computed of a text's beginning serves only texts of an equal one.
         beginning: what it begins with, and its batch computes only what follows.
+        adapter: the one that it is computed with, or None; holding it keeps its slot.
     """
 
     ids: Sequence[int] | np.ndarray
@@ -43,6 +46,7 @@ class Row:
     activated: bool = True
     tenant: Hashable = None
     beginning: Beginning | None = None
+    adapter: Loaded | None = None
 
 
 FORKED = (
@@ -55,7 +59,10 @@ NOT_PICKLED = (
 )
 
 Results = np.ndarray | list[np.ndarray]
-"""float32 ``[rows, labels]``; for tasks of tokens one ``[tokens, labels]`` per row. Embeddings: width for labels."""
+"""float32 ``[rows, labels]``; for tasks of tokens one ``[tokens, labels]`` per row. Embeddings: width for labels.
+
+With adapters one array per row: each has labels of its own.
+"""
 
 
 class _Work(NamedTuple):
@@ -102,6 +109,7 @@ class Engine:
         programs: the compiled executables.
         tokens, slots: computed by ``run`` so far: real tokens, and places for tokens, padding included.
         leaves: the parameters, for programs of other kinds; none once it is closed.
+        adapters: where a model has room for some.
         prefixes: shared beginnings of texts, computed once; None where the model, or the user, has none of it.
     """
 
@@ -113,11 +121,12 @@ class Engine:
         buckets: tuple[Bucket, ...],
         costs: Costs,
         prefixes: Prefixes | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
         self.spec, self.programs, self.buckets, self.costs = spec, programs, buckets, costs
         self.planner, self._process = feeding.Planner(buckets, programs.shares_cores), os.getpid()
         self.tokens = self.slots = 0
-        self.leaves, self.prefixes = leaves, prefixes
+        self.leaves, self.prefixes, self.adapters = leaves, prefixes, adapters
         self._todo: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
         running: queue.Queue[_Running | None] = queue.Queue(maxsize=programs.depth)
         self._threads = [
@@ -125,7 +134,7 @@ class Engine:
             threading.Thread(
                 target=_dispatch, args=(self._todo, running, programs, leaves, spec, prefixes), daemon=True
             ),
-            threading.Thread(target=_fetch, args=(running, programs, costs), daemon=True),
+            threading.Thread(target=_fetch, args=(running, programs, costs, adapters), daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -202,6 +211,8 @@ class Engine:
         self.check_process()
         if not self._stop.alive:
             future.set_exception(EngineError("the engine is closed"))
+        elif self.adapters is not None and self.adapters.headless and any(row.adapter is None for row in rows):
+            future.set_exception(ValidationError("This model has no head of its own: name an adapter that brings one."))
         else:
             work = _Work(rows, bucket, places, future)
             if work.fits():
@@ -245,14 +256,14 @@ class Engine:
                 values[text] = one
 
         feeding.run(self, parts, found, progress, total)
-        if self.spec.per_token:
+        if self.spec.per_token or self.adapters is not None:
             return values
         return np.stack(values) if values else np.empty((0, self.spec.num_labels), np.float32)
 
     def close(self) -> None:
         """Finishes what was submitted, then stops the threads. Safe to call twice."""
         self._stop()
-        self.leaves = []
+        self.leaves.clear()  # in place: others hold the list, too
         if self.prefixes is not None:
             self.prefixes.store.clear()
 
@@ -285,6 +296,7 @@ def _dispatch(
     """Fills, places and starts batches; never waits for a result."""
     while (work := todo.get()) is not None:
         if not work.future.set_running_or_notify_cancel():
+            work = None
             continue
         try:
             begun = work.begun
@@ -295,6 +307,7 @@ def _dispatch(
                 work.bucket,
                 bool(spec.token_types),
                 work.places,
+                [0 if row.adapter is None else row.adapter.slot for row in work.rows] if programs.adapted else None,
             )
             arrays = programs.place(inputs)
             if work.beginning is not None and prefixes is not None:
@@ -308,6 +321,7 @@ def _dispatch(
             running.put(_Running(work, where, out, started, took))
         except BaseException as error:
             work.future.set_exception(error)
+        work = None  # as in _fetch
     running.put(None)
 
 
@@ -315,7 +329,7 @@ def _is_ready(out: Any) -> bool:
     return bool(out.is_ready())  # of every jax.Array, and not declared
 
 
-def _fetch(running: queue.Queue[_Running | None], programs: Programs, costs: Costs) -> None:
+def _fetch(running: queue.Queue[_Running | None], programs: Programs, costs: Costs, adapters: Adapters | None) -> None:
     """Waits for results and hands them over, padding cut off; never starts anything."""
     free, known, disturbed = 0.0, True, False
     while (item := running.get()) is not None:
@@ -332,10 +346,19 @@ def _fetch(running: queue.Queue[_Running | None], programs: Programs, costs: Cos
             if took is not None:
                 costs.ran(work.bucket, took, disturbed=disturbed or programs.busy)
             free, known, disturbed = done, not late, programs.busy
-            if values.ndim == 3:
-                starts = zip(work.rows, where[:, 0], where[:, 2])
-                work.future.set_result([values[row, at : at + len(one.ids)].copy() for one, row, at in starts])
-            else:
-                work.future.set_result(values[where[:, 0] * work.bucket.segments + where[:, 1]])
+            work.future.set_result(_results(work, where, values, adapters))
         except BaseException as error:
             work.future.set_exception(error)
+        item = work = None  # type: ignore[assignment]  # what waits for the next batch must not hold an adapter's slot
+
+
+def _results(work: _Work, where: np.ndarray, values: np.ndarray, adapters: Adapters | None) -> Any:
+    """``Results`` of the rows of a batch, of what its program made."""
+    if values.ndim == 3:
+        starts = zip(work.rows, where[:, 0], where[:, 2])
+        found: Any = [values[row, at : at + len(one.ids)].copy() for one, row, at in starts]
+    else:
+        found = values[where[:, 0] * work.bucket.segments + where[:, 1]]
+    if adapters is None:
+        return found
+    return [adapters.answer(row.adapter, one, activated=row.activated) for row, one in zip(work.rows, found)]

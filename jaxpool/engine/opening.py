@@ -3,34 +3,47 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 
+from jaxpool.checkpoints.adapters import adapt, as_classifier, open_adapter
 from jaxpool.checkpoints.cross_encoder import read_scoring
 from jaxpool.checkpoints.labels import config_field
 from jaxpool.checkpoints.sentence_transformers import modules_root
 from jaxpool.checkpoints.spec import Spec, resolve
 from jaxpool.engine import prefixes, sharding
+from jaxpool.engine.adapters import Adapters, room_for, with_slots, without_head
 from jaxpool.engine.buckets import Bucket, CostModel, essential, grid, on_demand
 from jaxpool.engine.compile_cache import enable_cache
 from jaxpool.engine.engine import Engine
+from jaxpool.engine.merging import merged
 from jaxpool.engine.packing import ahead_grid, packed_grid, pays
 from jaxpool.engine.pipeline import Pipeline
 from jaxpool.engine.prior import learned, prior
 from jaxpool.engine.programs import Programs, abstract
 from jaxpool.errors import ConfigError, MissingHeadError, ValidationError
+from jaxpool.models.low_rank import AdapterSizes
 from jaxpool.ops.kernels import Implementation, available
 from jaxpool.params import PoolerConfig
 from jaxpool_conversions.families import Family
 from jaxpool_conversions.heads import FROM_2_WAY_SOFTMAX, NO_POST_PROCESSING, find_head, find_vocabulary
 from jaxpool_conversions.load import load
+from jaxpool_conversions.peft_folder import PeftAdapter
 from jaxpool_conversions.reader import Reader
-from jaxpool_conversions.rules import HeadSource
+from jaxpool_conversions.rules import NO_HEAD, HeadSource
 
 logger = logging.getLogger(__name__)
+
+IN_STAGES = (
+    "Adapters are not for models in stages (pipeline_parallel_size) yet; convert with the adapter first: "
+    "jaxpool convert --lora ADAPTER CHECKPOINT STORE."
+)
+STORED = "An adapter is merged before a store is written: jaxpool convert --lora ADAPTER CHECKPOINT STORE."
 
 TOKEN_BUDGET = {"cpu": 1024, "gpu": 32768, "tpu": 16384}
 """Platform -> most tokens of one batch on one device, padding included."""
@@ -59,6 +72,9 @@ def open_engine(
     compile: Literal["on_demand", "ahead", "behind"] = "on_demand",  # noqa: A002 - the name users know
     deterministic: bool = False,
     attention_backend: str | None = None,
+    merge_lora: PeftAdapter | None = None,
+    room: Callable[[int], AdapterSizes] | None = None,
+    find_adapter: Callable[[str], PeftAdapter] = open_adapter,
     enable_prefix_caching: bool | None = None,
     kv_cache_memory_bytes: int | None = None,
 ) -> Engine:
@@ -77,6 +93,9 @@ def open_engine(
             the weights load, and never again; ``behind`` returns when its `essential` part is compiled, and compiles
             the rest in the background.
         attention_backend: as in ``LLM``.
+        merge_lora: an adapter whose changes the weights are opened with.
+        room: sizes of the room for adapters, of the model's number of labels; None for no room.
+        find_adapter: reads an adapter by its path or hub id.
         deterministic: whether a text's scores must not depend on its neighbours, bit for bit: nothing is packed, and no
             beginning shared.
         enable_prefix_caching: whether to compute what texts begin with alike once; None: where the model allows it.
@@ -89,12 +108,31 @@ def open_engine(
     enable_cache()
     platform = {"cuda": "gpu", "rocm": "gpu"}.get(jax.default_backend(), jax.default_backend())
     stored = (folder / "jaxpool.json").is_file()  # what `jaxpool convert` writes beside the arrays
+    if stored and merge_lora is not None:
+        raise ValidationError(STORED, parameter="merge_lora")
     reader = None if stored else Reader(folder)
     programs: Programs | None = None
     try:
+        if reader is not None and merge_lora is not None:
+            adapt(config, merge_lora)
+            reader.replace(merge_lora.replaced, merge_lora.folder)
+        if room is not None and convert == "classify":
+            as_classifier(config)
+        headless = False
+
+        def head_of(family: Family, labels: int | None, width: int) -> HeadSource:
+            nonlocal headless
+            try:
+                return head_source(folder, reader, family, config, labels, width, tokenizer)
+            except MissingHeadError:
+                if room is None:
+                    raise
+                headless = True  # each adapter brings one
+                return HeadSource("", None, num_labels=labels or 1)
+
         spec = resolve(
             config,
-            lambda family, labels, width: head_source(folder, reader, family, config, labels, width, tokenizer),
+            head_of,
             find_vocabulary=lambda family, width: _vocabulary(folder, reader, family, config, width),
             folder=folder,
             stored_dtype=None if reader is None else stored_dtype(reader),
@@ -106,6 +144,12 @@ def open_engine(
             max_model_len=max_model_len,
             tokenizer_limit=getattr(tokenizer, "model_max_length", None),
         )
+        if spec.language is not None and room is not None:
+            raise ValidationError(
+                "Adapters need a model with a head of its own, or one made with convert='classify'; this is a language "
+                "model.",
+                parameter="enable_lora",
+            )
         stages = 1 if pipeline_parallel_size is None else pipeline_parallel_size
         if spec.language is not None and stages != 1:
             raise ValidationError(
@@ -113,8 +157,11 @@ def open_engine(
                 "classifier of this language model (convert='classify'), or use tensor_parallel_size.",
                 parameter="pipeline_parallel_size",
             )
+        if stages != 1 and (room is not None or merge_lora is not None):
+            raise ValidationError(IN_STAGES, parameter="pipeline_parallel_size")
         mesh = _mesh(spec, tensor_parallel_size, data_parallel_size, platform, stages)
-        model = abstract(spec, _implementation(platform, attention_backend))
+        sizes, at = None if room is None else room(spec.num_labels), _implementation(platform, attention_backend)
+        model = abstract(spec, at, sizes)
         if mesh.shape["model"] > 1 and (whole := sharding.undivided(model, mesh)):
             logger.warning(
                 "every device holds all of %s: tensor_parallel_size=%d does not divide them",
@@ -141,16 +188,18 @@ def open_engine(
             packs=packs,
         )
         shapes: dict[int, tuple[Bucket, ...]] = {}
-        # A stage would have to keep what its own layers note. Processes that share a mesh must plan alike, and what
-        # they have room for differs.
-        one = stages == 1 and sharding.whole(mesh).is_fully_addressable
+        # A stage would have to keep what its own layers note, and each adapter has beginnings of its own. Processes
+        # that share a mesh must plan alike, and what they have room for differs.
+        one = stages == 1 and room is None and sharding.whole(mesh).is_fully_addressable
         if enable_prefix_caching is not False and not deterministic and one and prefixes.suits(spec):
             shapes = prefixes.menus(spec.max_length, budget, mesh.shape["data"], ahead=compile != "on_demand")
-        costs = learned(assumed, spec, mesh, (*buckets, *(bucket for menu in shapes.values() for bucket in menu)))
+        costs = learned(
+            assumed, spec, mesh, (*buckets, *(bucket for menu in shapes.values() for bucket in menu)), sizes
+        )
         programs.noted = lambda bucket, seconds, key, found: costs.compiled(bucket, seconds, key, found=found)
         if compile != "on_demand":
             programs.start([*essential(buckets), *buckets])
-        targets = sharding.targets(model, mesh)
+        targets = sharding.targets(model if sizes is None else abstract(spec, at), mesh)
         if reader is None:
             from jaxpool_conversions.store import (
                 open_store,
@@ -160,7 +209,10 @@ def open_engine(
         else:
             for module in spec.modules:
                 reader.attach(module, modules_root(folder))
-            arrays = load(reader, spec.family.table, spec.source, targets, programs.place_leaf)
+            wanted = without_head(targets, reader.names(), spec.family.table) if headless else targets
+            arrays = load(reader, spec.family.table, NO_HEAD if headless else spec.source, wanted, programs.place_leaf)
+            if merge_lora is not None:
+                arrays = merged(arrays, merge_lora, spec.family.table)
     except BaseException:
         if programs is not None:
             programs.close()  # what waits to be compiled is for nobody
@@ -168,9 +220,15 @@ def open_engine(
     finally:
         if reader is not None:
             reader.close()
+    adapters: Adapters | None = None
     shared = prefixes.Prefixes(spec, programs, shapes, kv_cache_memory_bytes) if shapes else None
-    leaves = programs.ordered({path: arrays[path] for path in targets})
-    engine = Engine(spec, programs, leaves, buckets, costs, shared)
+    if sizes is None:
+        leaves = programs.ordered({path: arrays[path] for path in targets})
+    else:
+        arrays = with_slots(arrays, sharding.targets(model, mesh))
+        leaves = list(arrays.values())
+        adapters = Adapters(spec, leaves, list(arrays), sizes, find_adapter, headless=headless)
+    engine = Engine(spec, programs, leaves, buckets, costs, shared, adapters)
     if compile != "on_demand":
         try:
             engine.warm(essential(buckets) if compile == "behind" else None)
@@ -178,6 +236,22 @@ def open_engine(
             engine.close()
             raise
     return engine
+
+
+def room_of(args: Mapping[str, Any]) -> Callable[[int], AdapterSizes] | None:
+    """What the arguments of ``LLM`` say of room for adapters, for ``open_engine``.
+
+    Raises:
+        ValidationError: of ``enable_lora`` together with ``merge_lora``.
+    """
+    if not args["enable_lora"]:
+        return None
+    if args["merge_lora"] is not None:
+        raise ValidationError(
+            "Adapters are trained on a model as it was, so none can be served beside one with merge_lora.",
+            parameter="merge_lora",
+        )
+    return partial(room_for, args["max_loras"], args["max_lora_rank"], args["max_lora_cls_labels"])
 
 
 def _implementation(platform: str, wanted: str | None) -> Implementation:

@@ -21,10 +21,11 @@ from jax.sharding import Mesh, NamedSharding
 
 from jaxpool.checkpoints.spec import Spec
 from jaxpool.engine import sharding
+from jaxpool.engine.batches import Inputs, empty
 from jaxpool.engine.buckets import Bucket
 from jaxpool.engine.chips import chip_of
 from jaxpool.engine.cutting import cut
-from jaxpool.engine.programs import Inputs, Programs, empty, scores
+from jaxpool.engine.programs import Programs, scores
 from jaxpool.errors import ValidationError
 from jaxpool.models.classifier import Classifier
 from jaxpool.models.groups import cuts, held

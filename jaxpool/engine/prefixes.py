@@ -16,11 +16,12 @@ import numpy as np
 
 from jaxpool.checkpoints.spec import Spec
 from jaxpool.engine import sharding
+from jaxpool.engine.batches import Past, pad
 from jaxpool.engine.beginnings import BLOCK, Beginning, Recurring, Sums, divide
 from jaxpool.engine.buckets import Batch, Bucket, CostModel, grid
 from jaxpool.engine.packing import packed_grid, plan, seconds
 from jaxpool.engine.prefix_store import PrefixStore
-from jaxpool.engine.programs import Past, Programs, pad
+from jaxpool.engine.programs import Programs
 
 if TYPE_CHECKING:
     from jaxpool.engine.engine import Row

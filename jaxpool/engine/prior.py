@@ -16,6 +16,7 @@ from jaxpool.engine.buckets import Bucket, CostModel
 from jaxpool.engine.chips import Chip, chip_of
 from jaxpool.engine.compile_cache import on_disk
 from jaxpool.engine.costs import Costs
+from jaxpool.models.low_rank import AdapterSizes
 from jaxpool.version import __version__
 
 FAST_SHARE, LEAST_FAST, SPILL = 0.6, 8192, 1.3
@@ -64,8 +65,17 @@ def fast_tokens(config: Any, chip: Chip, itemsize: int) -> float:
     return tokens if tokens >= LEAST_FAST else float("inf")
 
 
-def learned(assumed: CostModel, spec: Spec, mesh: jax.sharding.Mesh, buckets: tuple[Bucket, ...]) -> Costs:
-    """The prior, corrected by what earlier processes measured of this model on devices of this kind."""
+def learned(
+    assumed: CostModel,
+    spec: Spec,
+    mesh: jax.sharding.Mesh,
+    buckets: tuple[Bucket, ...],
+    adapters: AdapterSizes | None = None,
+) -> Costs:
+    """The prior, corrected by what earlier processes measured of this model on devices of this kind.
+
+    With room for ``adapters``, what they measured with as much room.
+    """
     if os.environ.get("JAXPOOL_MEASURE") == "off":
         return Costs(assumed, buckets, learns=False)
     folder = private_folder("measured")
@@ -73,7 +83,9 @@ def learned(assumed: CostModel, spec: Spec, mesh: jax.sharding.Mesh, buckets: tu
         return Costs(assumed, buckets)
     device = mesh.devices.flat[0]
     model = (spec.config, spec.head, spec.dtype, spec.pooling, spec.task, spec.columns, spec.dimensions)
-    about = (__version__, jax.__version__, device.platform, device.device_kind, dict(mesh.shape), os.cpu_count(), model)
+    where = (device.platform, device.device_kind, dict(mesh.shape), os.cpu_count())
+    about: tuple[Any, ...] = (__version__, jax.__version__, *where, model)
+    about = about if adapters is None else (*about, adapters)
     words = re.sub(r" at 0x[0-9a-f]+", "", repr(about))  # functions
     name = f"{hashlib.sha256(words.encode()).hexdigest()}.json"
     return Costs(assumed, buckets, lambda: folder.read(name), lambda content: folder.write(name, content), on_disk)

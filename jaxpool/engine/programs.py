@@ -7,11 +7,11 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,14 @@ from jax.sharding import Mesh, NamedSharding
 
 from jaxpool.checkpoints.spec import Spec
 from jaxpool.engine import sharding
+from jaxpool.engine.batches import Inputs, Past, shapes
 from jaxpool.engine.buckets import Bucket
 from jaxpool.engine.compile_cache import noting
 from jaxpool.engine.daemon_threads import DaemonThreads
 from jaxpool.errors import EngineError
 from jaxpool.models.classifier import Classifier
+from jaxpool.models.low_rank import AdapterSizes, chosen
 from jaxpool.ops.kernels import ANYWHERE, Implementation
-from jaxpool.ops.layout import Layout
 from jaxpool.ops.pooling import activate, calibrate, pool, pooled_index
 from jaxpool_conversions.load import Place, place
 
@@ -36,57 +37,15 @@ STACK_BYTES = 64 << 20
 """Stack of a compiling thread: XLA recurses deeply, and the default of secondary threads can overflow."""
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True, slots=True)
-class Past:
-    """A beginning of texts, computed.
+def abstract(spec: Spec, at: Implementation = ANYWHERE, adapters: AdapterSizes | None = None) -> Classifier:
+    """The classifier of ``spec`` with shapes and dtypes in place of weights, for devices as ``at`` says.
 
-    Attributes:
-        reach: places for its tokens.
-        length: int32 scalar, how many it has.
-        notes: what the layers noted of it, as ``models.groups`` stacks it.
+    With room for ``adapters``, whose heads have a bias, and labels enough for theirs and the model's own.
     """
-
-    reach: int = field(metadata={"static": True})
-    length: Any
-    notes: Any
-
-
-class Inputs(NamedTuple):
-    """One batch; B rows, T tokens, M texts of a row: 1 where padded.
-
-    Attributes:
-        ids: int32 ``[B, T]``.
-        types: int32 ``[B, T]`` token types, or None for backbones without them.
-        lengths: int32 ``[B, M]`` tokens of each text; where there is none 1 if padded, 0 if packed.
-        activated: bool ``[B, M]``; whether the text wants the activation.
-        starts: int32 ``[B, M]``, where in its row each text begins; None if padded: at 0.
-        segments: int32 ``[B, T]``, the text that a token belongs to, from 1, 0 for padding; None if padded.
-        past: what the rows' texts begin with and the rows do not hold; None where they hold all.
-    """
-
-    ids: Any
-    types: Any
-    lengths: Any
-    activated: Any
-    starts: Any = None
-    segments: Any = None
-    past: Past | None = None
-
-    @property
-    def layout(self) -> Layout:
-        """Where the texts lie."""
-        if self.segments is None:
-            layout = Layout.padded(self.lengths[:, 0], self.ids.shape[1])
-        else:
-            layout = Layout.packed(self.segments, self.starts, self.lengths)
-        return layout if self.past is None else layout.behind(self.past.length, self.past.notes, self.past.reach)
-
-
-def abstract(spec: Spec, at: Implementation = ANYWHERE) -> Classifier:
-    """The classifier of ``spec`` with shapes and dtypes in place of weights, for devices as ``at`` says."""
-    dtype = jnp.dtype(spec.dtype)
-    return jax.eval_shape(lambda: Classifier(spec.family.backbone, spec.config, spec.head, dtype, at))
+    dtype, head = jnp.dtype(spec.dtype), spec.head
+    if adapters is not None and head.labels:
+        head = replace(head, labels=max(head.labels, adapters.labels), bias=True)
+    return jax.eval_shape(lambda: Classifier(spec.family.backbone, spec.config, head, dtype, at, adapters))
 
 
 def logits(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
@@ -98,15 +57,19 @@ def logits(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
     picks = getattr(model.backbone, "picks", False) and not spec.per_token and spec.pooling != "MEAN"
     layout = inputs.layout
     at = (pooled_index(layout, spec.pooling, _marks(inputs, spec)),) if picks else ()
-    with _precision(spec):
+    with _precision(spec), chosen(inputs.slots, layout):
         hidden_BTD = model.backbone(inputs.ids, inputs.types, layout, *at)
+    of_texts = of_tokens = None
+    if inputs.slots is not None:
+        of_texts = inputs.slots.reshape(-1)
+        of_tokens = jnp.broadcast_to(layout.spread(inputs.slots[..., None])[..., 0], inputs.ids.shape)
     if picks:
-        return model.head(hidden_BTD.reshape(-1, hidden_BTD.shape[-1]))
+        return model.answered(hidden_BTD.reshape(-1, hidden_BTD.shape[-1]), of_texts)
     if spec.per_token:
-        return model.head(hidden_BTD, last_only=spec.last_only)
+        return model.answered(hidden_BTD, of_tokens, last_only=spec.last_only)
     if spec.late:
-        return pooled(model.head(hidden_BTD), inputs, spec)
-    return model.head(pooled(hidden_BTD, inputs, spec))
+        return pooled(model.answered(hidden_BTD, of_tokens), inputs, spec)
+    return model.answered(pooled(hidden_BTD, inputs, spec), of_texts)
 
 
 def _precision(spec: Spec) -> Any:
@@ -128,7 +91,10 @@ def _marks(inputs: Inputs, spec: Spec) -> jax.Array | None:
 
 
 def scores(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
-    """What leaves the device, shaped as ``logits``: calibrated, and activated in the rows that want it."""
+    """What leaves the device, shaped as ``logits``: calibrated, and activated in the rows that want it.
+
+    With adapters nothing is activated here: what becomes of logits, and how many there are, differs from text to text.
+    """
     values = logits(model, inputs, spec)
     if spec.columns is not None:
         values = values[..., np.array(spec.columns)]
@@ -136,6 +102,8 @@ def scores(model: Classifier, inputs: Inputs, spec: Spec) -> jax.Array:
         values = spec.softcap * jnp.tanh(values / spec.softcap)
     if spec.num_labels:
         values = calibrate(values, spec.logit_mean, spec.logit_sigma)
+    if inputs.slots is not None:
+        return values
     wanted = inputs.activated.reshape(-1, 1)
     if spec.per_token:
         wanted = inputs.layout.spread(inputs.activated)[:, :, None]
@@ -146,6 +114,7 @@ class Programs:
     """The executables of one model, compiled on demand or ahead, each once.
 
     Attributes:
+        adapted: whether texts may have adapters.
         compiles: programs compiled (or taken from the persistent cache) so far.
         depth: stages that a batch passes one after another, each on devices of its own.
         noted: called with each bucket whose program is there, the seconds that took, its key in the cache on disk (or
@@ -159,7 +128,7 @@ class Programs:
         leaves, treedef = jax.tree.flatten(model)
         self._leaves = list(sharding.targets(model, mesh).values())
         assert len(leaves) == len(self._leaves)
-        self._types, self.mesh = bool(spec.token_types), mesh
+        self._types, self.mesh, self.adapted = bool(spec.token_types), mesh, model.adapters is not None
         self._one: dict[Bucket, Future[Any]] = {}
         self._lock = threading.Lock()
         self._pool: DaemonThreads | None = None
@@ -197,7 +166,7 @@ class Programs:
 
     def lower(self, bucket: Bucket) -> jax.stages.Lowered:
         """The program of one bucket before compilation (for inspection, or for a device that is not here)."""
-        inputs, run = _shapes(bucket, self._types), self._run
+        inputs, run = shapes(bucket, self._types, self.adapted), self._run
         # Operations that divide their own work (``ops/moe.py``) ask for the mesh.
         with jax.set_mesh(self.mesh):
             if not bucket.segments:
@@ -223,7 +192,7 @@ class Programs:
 
     def _noted(self, bucket: Bucket) -> tuple[Any, Any]:
         """Shapes and shardings of what layers note of a beginning."""
-        notes = jax.eval_shape(self._note, self._leaves, _shapes(bucket, self._types))
+        notes = jax.eval_shape(self._note, self._leaves, shapes(bucket, self._types))
         return notes, jax.tree.map(lambda leaf: sharding.noted(leaf, self.mesh), notes)
 
     def lowered(self, bucket: Bucket) -> list[jax.stages.Lowered]:
@@ -320,70 +289,3 @@ class Programs:
         with self._lock:
             if self._pool is not None:
                 self._pool.shutdown(cancel_futures=True)
-
-
-def empty(bucket: Bucket, with_types: bool) -> Inputs:
-    """A batch without texts, in numpy arrays."""
-    tokens, texts = (bucket.rows, bucket.length), (bucket.rows, max(bucket.segments, 1))
-    ids, types = np.zeros(tokens, np.int32), np.zeros(tokens, np.int32) if with_types else None
-    if bucket.segments <= 1:
-        return Inputs(ids, types, np.ones(texts, np.int32), np.zeros(texts, np.bool_))
-    lengths, starts = np.zeros(texts, np.int32), np.zeros(texts, np.int32)
-    return Inputs(ids, types, lengths, np.zeros(texts, np.bool_), starts, np.zeros(tokens, np.int32))
-
-
-def _shapes(bucket: Bucket, with_types: bool) -> Inputs:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), empty(bucket, with_types))
-
-
-def fill(
-    texts: Sequence[np.ndarray],
-    types: Sequence[np.ndarray | None],
-    activated: Sequence[bool],
-    bucket: Bucket,
-    with_types: bool,
-    places: Sequence[int] | np.ndarray | None = None,
-) -> tuple[Inputs, np.ndarray]:
-    """One batch of texts.
-
-    Args:
-        texts: token ids of each.
-        types: token types of each, or None for zeros.
-        activated: whether each wants the activation.
-        bucket: the shape.
-        with_types: whether the backbone reads token types.
-        places: the row of each text; None: each has its own. The caller sees to it that they fit.
-
-    Returns:
-        the batch, and int64 ``[texts, 3]``: row, place among the row's texts and first token of each text.
-    """
-    inputs = empty(bucket, with_types)
-    where = np.zeros((len(texts), 3), np.int64)
-    used, filled = [0] * bucket.rows, [0] * bucket.rows
-    for i, ids in enumerate(texts):
-        row = i if places is None else int(places[i])
-        segment, start = used[row], filled[row]
-        used[row], filled[row] = segment + 1, start + len(ids)
-        where[i] = row, segment, start
-        inputs.ids[row, start : filled[row]] = ids
-        kinds = types[i]
-        if inputs.types is not None and kinds is not None:
-            inputs.types[row, start : filled[row]] = kinds
-        if inputs.segments is not None:
-            inputs.segments[row, start : filled[row]] = segment + 1
-    inputs.lengths[where[:, 0], where[:, 1]] = [len(ids) for ids in texts]
-    inputs.activated[where[:, 0], where[:, 1]] = activated
-    if inputs.starts is not None:
-        inputs.starts[where[:, 0], where[:, 1]] = where[:, 2]
-    return inputs, where
-
-
-def pad(
-    rows: Sequence[np.ndarray],
-    types: Sequence[np.ndarray | None],
-    activated: Sequence[bool],
-    bucket: Bucket,
-    with_types: bool,
-) -> Inputs:
-    """As ``fill``, one text to a row."""
-    return fill(rows, types, activated, bucket, with_types)[0]

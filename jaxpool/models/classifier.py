@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxpool.models.layers import ACTIVATIONS, LayerNorm, Linear
+from jaxpool.models.layers import ACTIVATIONS, LayerNorm, Linear, stacked
+from jaxpool.models.low_rank import AdapterSizes, sized
 from jaxpool.ops.kernels import ANYWHERE, Implementation
 from jaxpool.ops.pooling import Activation, activate
 
@@ -109,6 +110,23 @@ class Classifier(nnx.Module):
         head: HeadConfig,
         dtype: jnp.dtype,
         implementation: Implementation = ANYWHERE,
+        adapters: AdapterSizes | None = None,
     ) -> None:
-        self.backbone = backbone(config, dtype, implementation)
-        self.head = Head(head)
+        with sized(adapters):
+            self.backbone = backbone(config, dtype, implementation)
+        # With adapters every one has a head of its own, behind the model's; with as many labels as the most.
+        self.head = Head(head) if adapters is None else stacked(lambda: Head(head), 1 + adapters.slots)
+        self.adapters = adapters
+
+    def answered(self, x: jax.Array, slots: jax.Array | None, **how: bool) -> jax.Array:
+        """Logits by each vector's own head, ``[…, C]`` of ``[…, D]``.
+
+        Args:
+            x: as for ``Head``.
+            slots: int32, the adapter of each vector, from 1, 0 for the model's own head; None where there are none.
+            **how: as for ``Head``.
+        """
+        if slots is None or not jax.tree.leaves(self.head):
+            return self.head(x, **how)
+        all_heads = jax.vmap(lambda head: head(x, **how))(self.head)
+        return jnp.take_along_axis(all_heads, slots[None, ..., None], axis=0)[0]

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxpool.models.low_rank import room
 from jaxpool.models.parts import enter, leave
 from jaxpool.ops.devices import whole_vectors
 from jaxpool.ops.pooling import gelu
@@ -78,11 +79,18 @@ class Linear(nnx.Module):
         self.kernel = param((d_in, d_out), axes, dtype, units=units)
         # A bias lies along the output; its units matter only when the output is the sharded side.
         self.bias = param((d_out,), axes[1:], dtype, units=units) if bias else None
+        self.low_rank = room((d_in, d_out), axes, dtype, units)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """``[..., in] -> [..., out]`` in the dtype of ``x``."""
-        y = x @ self.kernel[...]
-        return y if self.bias is None else y + self.bias[...]
+        return self.added(x, x @ self.kernel[...])
+
+    def added(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        """What is added to ``y = x @ kernel``: the bias, and each text's adapter."""
+        bias = None if self.bias is None else self.bias[...]
+        if self.low_rank is not None:
+            return self.low_rank(x, y, bias)
+        return y if bias is None else y + bias
 
 
 class LayerNorm(nnx.Module):
@@ -123,11 +131,14 @@ class Embedding(nnx.Module):
 
     def __init__(self, rows: int, width: int, dtype: jnp.dtype, *, axis: str | None = None) -> None:
         self.table, self.axis = param((rows, width), (axis, "embed"), dtype), axis
+        # Adapters know no embeddings but those of tokens.
+        self.low_rank = room((rows, width), (axis, "embed"), dtype) if axis == "vocab" else None
 
     def __call__(self, index: jax.Array) -> jax.Array:
         """Integer ``[...] -> [..., width]``; indices are checked on the host, before they get here."""
         x = jnp.take(self.table[...], index, axis=0, mode="clip")
-        return whole_vectors(x, len(self.table)) if self.axis else x
+        x = whole_vectors(x, len(self.table)) if self.axis else x
+        return x if self.low_rank is None else self.low_rank.of_table(index, x)
 
 
 def stacked(build: Callable[[], Module], count: int) -> Module:

@@ -133,9 +133,9 @@ class Moe(nnx.Module):
 
     def _scores(self, x_BTD: jax.Array) -> jax.Array:
         """Router logits in float32: rounding them could choose other experts."""
-        x_ND = x_BTD.reshape(-1, x_BTD.shape[-1])
-        logits_NE = jnp.matmul(x_ND, self.router.kernel[...], preferred_element_type=jnp.float32)
-        return logits_NE if self.router.bias is None else logits_NE + self.router.bias[...]
+        logits_BTE = jnp.matmul(x_BTD, self.router.kernel[...], preferred_element_type=jnp.float32)
+        logits_BTE = self.router.added(x_BTD, logits_BTE)
+        return logits_BTE.reshape(-1, logits_BTE.shape[-1])
 
     def _combine(self, *entered: jax.Array) -> jax.Array:
         c = self.config

@@ -21,14 +21,15 @@ def of_texts(
     """Results of texts, of those of all their windows in a row.
 
     Args:
-        values: float32 ``[windows, C]``: probabilities, logits or embeddings; ``per_token`` a list of ``[tokens, C]``.
+        values: float32 ``[windows, C]``: probabilities, logits or embeddings; ``per_token`` a list of ``[tokens, C]``;
+            a list, too, where C differs from text to text.
         texts: what the windows belong to.
         how: "mean", "max" (each column's highest) or "first"; without effect where each token has its own.
         per_token: whether each token has its own scores: those of the window that it is farthest inside of.
         length_one: scale means to length one, as embeddings are; a mean of such vectors is shorter.
 
     Returns:
-        float32 ``[texts, C]``, or ``per_token`` a list of ``[tokens, C]``.
+        float32 ``[texts, C]``, or a list where ``values`` is one.
     """
     found, done = [], 0
     for text in texts:
@@ -41,7 +42,7 @@ def of_texts(
         else:
             vector = _together(np.asarray(own), text.weights(), how)
             found.append((vector / max(float(np.linalg.norm(vector)), 1e-12)) if length_one else vector)
-    return found if per_token else np.stack(found)
+    return found if isinstance(values, list) else np.stack(found)
 
 
 def _together(scores_wc: np.ndarray, weights_w: np.ndarray, how: str) -> np.ndarray:

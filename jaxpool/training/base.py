@@ -9,12 +9,13 @@ import numpy as np
 
 from jaxpool.checkpoints.location import read_config
 from jaxpool.engine import programs, sharding
+from jaxpool.engine.batches import Inputs
 from jaxpool.engine.buckets import grid
-from jaxpool.engine.programs import Inputs, pooled
+from jaxpool.engine.programs import pooled
 from jaxpool.errors import CheckpointError
 from jaxpool.text.tokenizer import Tokenizer
 from jaxpool.text.vocabulary import lower_cases, read_tokenizer
-from jaxpool.training import averaging
+from jaxpool.training import adapter, averaging
 from jaxpool.training.data import Labelled
 from jaxpool.training.loop import Leaves, Texts, Trainer
 from jaxpool.training.new_head import open_for_training
@@ -61,6 +62,8 @@ class Base:
             self.network = programs.abstract(self.spec)
             targets = sharding.targets(self.network, sharding.make_mesh())
             self.leaves: Leaves = load(reader, self.spec.family.table, self.spec.source, targets)
+        if recipe.lora is not None:
+            self.leaves = adapter.started(self.leaves, self.spec, recipe.lora, recipe.seed)
         spec, self.longest = self.spec, min(recipe.max_length or 512, self.spec.max_length)
         self.encoder = Tokenizer(
             tokenizer,

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +107,7 @@ def fit(
             )
         held.targets(training.order)  # an unknown label is found before anything slow begins
 
+    from jaxpool.training import adapter
     from jaxpool.training.fitting import run
     from jaxpool.training.resume import Saved
 
@@ -122,7 +124,11 @@ def fit(
         resume=resume,
         log=log,
     )
-    save(output, trained.leaves, trained.spec, trained.config, trained.base, trained.report)
+    if recipe.lora is None:
+        save(output, trained.leaves, trained.spec, trained.config, trained.base, trained.report)
+    else:
+        adapt = partial(adapter.write, leaves=trained.leaves, spec=trained.spec, config=trained.config)
+        _whole(output, partial(adapt, base=trained.base if model is None else model, rank=recipe.lora), trained.report)
     for state in states:
         state.remove()
     log(f"kept epoch {trained.best}; wrote {output}")
@@ -156,7 +162,6 @@ def save(
     Raises:
         JaxpoolError: the files cannot be written.
     """
-    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     from jaxpool.checkpoints.labels import PROBLEM_TYPES
@@ -168,18 +173,29 @@ def save(
     config.label2id = {label: i for i, label in config.id2label.items()}
     config.problem_type = PROBLEM_TYPES[spec.problem]
     config.dtype = spec.dtype
+
+    def write(part: Path) -> None:
+        for file in tokenizer_files(tokenizer_from):
+            shutil.copyfile(file, part / file.name)
+        vars(config).pop("raw", None)
+        config.save_pretrained(part)
+        # transformers refuses files that do not say which framework's layout they have.
+        save_file(export(leaves, spec.family.table, spec.source), part / "model.safetensors", {"format": "pt"})
+        shutil.copymode(part / "config.json", part / "model.safetensors")  # else for its writer's eyes only
+
+    _whole(output, write, report)
+
+
+def _whole(output: Path, write: Callable[[Path], object], report: Report | None) -> None:
+    """Makes a folder of what ``write`` puts into one, and ``validation.json``; or nothing, and a JaxpoolError."""
+    from safetensors import SafetensorError
+
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as name:
             part = Path(name) / "checkpoint"
             part.mkdir()
-            for file in tokenizer_files(tokenizer_from):
-                shutil.copyfile(file, part / file.name)
-            vars(config).pop("raw", None)
-            config.save_pretrained(part)
-            # transformers refuses files that do not say which framework's layout they have.
-            save_file(export(leaves, spec.family.table, spec.source), part / "model.safetensors", {"format": "pt"})
-            shutil.copymode(part / "config.json", part / "model.safetensors")  # else for its writer's eyes only
+            write(part)
             if report is not None:
                 report.save(part)
             if output.is_dir():

@@ -202,7 +202,7 @@ def _choose(
         return base, np.empty((0, 0)), everything[:0], _Solver(base, recipe, solved_head.PENALTIES[0])
     few = np.random.default_rng(recipe.seed).permutation(everything)[:_SAMPLE]
     rows = everything if whole else few
-    candidates = base.features(texts.take(rows), averages=base.fresh and averaging.suits(base.spec))
+    candidates = base.features(texts.take(rows), averages=base.fresh and _may_average(base, recipe))
     parts = folds(training.take(few), 5, recipe.seed, strict=False)
     spec, old = base.spec, base.head()
     found = []
@@ -223,6 +223,11 @@ def _choose(
     pooling = ", on the mean of all tokens" if best == 1 else ""
     log(f"the {kind} head for {', '.join(base.spec.labels)}{pooling}")
     return base, candidates[best], rows, _Solver(base, recipe, found[best][0])
+
+
+def _may_average(base: Base, recipe: Recipe) -> bool:
+    """Whether the head may read the mean of all tokens: an adapter cannot bring a layer that the base has not."""
+    return recipe.lora is None and averaging.suits(base.spec)
 
 
 def _solved_by_folds(

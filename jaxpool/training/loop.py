@@ -19,12 +19,13 @@ from tqdm.auto import tqdm
 
 from jaxpool.checkpoints.spec import Spec
 from jaxpool.engine import sharding
+from jaxpool.engine.batches import Inputs, pad
 from jaxpool.engine.buckets import Bucket
-from jaxpool.engine.programs import Inputs, logits, pad, pooled
+from jaxpool.engine.programs import logits, pooled
 from jaxpool.errors import EngineError
 from jaxpool.models.classifier import Classifier
 from jaxpool.text.tokenizer import Encoded
-from jaxpool.training import metrics
+from jaxpool.training import adapter, metrics
 from jaxpool.training.recipe import Recipe, label_weights, rates
 from jaxpool.training.solved_head import log_likelihood
 
@@ -89,6 +90,7 @@ class Trainer:
         self.optimiser = _optimiser(recipe)
 
         def classifier(leaves: Mapping[str, jax.Array]) -> Classifier:
+            leaves = leaves if recipe.lora is None else adapter.applied(leaves)
             return jax.tree.unflatten(treedef, [leaves[path] for path in paths])
 
         def loss(trained: Leaves, frozen: Leaves, batch: Inputs, target_B: jax.Array, weight_B: jax.Array) -> jax.Array:
@@ -233,7 +235,7 @@ def train(
         if not math.isfinite(loss):
             raise EngineError(
                 f"Training diverged: the loss of epoch {number} is {loss}. "
-                f"Lower the learning rate (now {recipe.learning_rate:g})."
+                f"Lower the learning rate (now {recipe.rate:g})."
             )
         epoch, held_NC = judged(number, loss)
         if epoch is None:
@@ -326,6 +328,8 @@ def _optimiser(recipe: Recipe) -> optax.GradientTransformation:
 
 
 def _frozen(path: str, recipe: Recipe) -> bool:
+    if recipe.lora is not None:
+        return not adapter.is_trained(path)
     prefix = {"embeddings": "backbone.tokens.", "backbone": "backbone."}.get(recipe.freeze or "", "/")
     return path.startswith(prefix)
 

@@ -28,12 +28,13 @@ class Recipe:
     Attributes:
         freeze: ``backbone`` solves the head alone, ``embeddings`` trains all but the token table, ``nothing``
             everything.
+        lora: rank of an adapter to train instead of the weights, which stay as they are; None trains weights.
         contrast: steps on pairs of texts before a fresh head is solved, kept where cross-validation says that they
             help; 0 for none.
         contrast_rate: peak of the learning rate of these steps.
         epochs: most passes over the data.
         batch_size: texts per step.
-        learning_rate: peak of the schedule.
+        learning_rate: peak of the schedule; None is 5e-5, and 2e-4 for an adapter.
         schedule: how the rate falls after warm-up, down to zero.
         warmup: share of all steps in which the rate rises.
         weight_decay: AdamW's (Loshchilov and Hutter 2017, arXiv:1711.05101), on matrices only.
@@ -48,11 +49,12 @@ class Recipe:
     """
 
     freeze: Literal["nothing", "embeddings", "backbone"] | None = None
+    lora: int | None = None
     contrast: int | None = None
     contrast_rate: float = 3e-5
     epochs: int | None = None
     batch_size: int = 32
-    learning_rate: float = 5e-5
+    learning_rate: float | None = None
     schedule: Literal["linear", "cosine"] = "linear"
     warmup: float = 0.1
     weight_decay: float = 0.01
@@ -71,7 +73,8 @@ class Recipe:
             ("contrast_rate", self.contrast_rate > 0, "above 0"),
             ("epochs", self.epochs is None or self.epochs >= 1, "at least 1"),
             ("batch_size", self.batch_size >= 1, "at least 1"),
-            ("learning_rate", self.learning_rate > 0, "above 0"),
+            ("lora", self.lora is None or self.lora >= 1, "at least 1"),
+            ("learning_rate", self.learning_rate is None or self.learning_rate > 0, "above 0"),
             ("schedule", self.schedule in ("linear", "cosine"), "linear or cosine"),
             ("warmup", 0 <= self.warmup < 1, "at least 0 and below 1"),
             ("weight_decay", self.weight_decay >= 0, "at least 0"),
@@ -85,6 +88,11 @@ class Recipe:
         for name, fits, allowed in rules:
             if not fits:
                 raise ValidationError(f"{name} must be {allowed}; got {getattr(self, name)!r}.", parameter=name)
+
+    @property
+    def rate(self) -> float:
+        """Peak of the learning rate."""
+        return self.learning_rate or (5e-5 if self.lora is None else 2e-4)
 
     def settled(self, texts: int, counts: dict[str, int]) -> Recipe:
         """The recipe with nothing left to decide.
@@ -108,7 +116,13 @@ class Recipe:
                 "leave them out, or set contrast to 0.",
                 parameter="contrast",
             )
-        few = self.freeze is None and texts <= FEW and self.epochs is None
+        if self.lora is not None and (self.contrast or self.freeze not in (None, "nothing")):
+            raise ValidationError(
+                "An adapter leaves all weights as they are and is trained itself, so lora goes with neither freeze nor "
+                "contrast; leave them out.",
+                parameter="lora",
+            )
+        few = self.lora is None and self.freeze is None and texts <= FEW and self.epochs is None
         freeze = "backbone" if few or self.contrast else self.freeze or "nothing"
         contrast = self.contrast if self.contrast is not None else _CONTRAST if few and counts else 0
         steps = math.ceil(texts / self.batch_size)
@@ -149,4 +163,4 @@ def rates(recipe: Recipe, steps: int) -> np.ndarray:
     rise = np.arange(1, warm + 1) / (warm + 1)
     left = 1 - np.arange(steps - warm) / max(1, steps - warm)
     fall = left if recipe.schedule == "linear" else 0.5 - 0.5 * np.cos(np.pi * left)
-    return (recipe.learning_rate * np.concatenate([rise, fall])).astype(np.float32)
+    return (recipe.rate * np.concatenate([rise, fall])).astype(np.float32)

@@ -20,6 +20,7 @@ from jaxpool.engine.daemon_threads import at_work
 from jaxpool.errors import ValidationError
 from jaxpool.params import PoolerConfig
 from jaxpool_serving.access import set_api_keys
+from jaxpool_serving.adapters import add_adapter_arguments, load_all, of_model, with_room
 from jaxpool_serving.app import init_app
 from jaxpool_serving.logs import STDOUT, log_as_json
 from jaxpool_serving.models import still_loading
@@ -62,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     http("--served-model-name", metavar="NAME", nargs="+", default=(), help=about)
     http("--config", metavar="FILE", help="YAML file of options; those on the command line go before it")
     http("--uds", metavar="PATH", help="Unix socket to listen on, instead of host and port")
+    add_adapter_arguments(parser)
     add_access_arguments(parser)
     add_template_arguments(parser)
     watch = parser.add_argument_group("observability").add_argument
@@ -94,6 +96,7 @@ def main(args: argparse.Namespace) -> int:
     """
     models, aliases = served_models(args)
     pooler = _pooler(args)
+    adapters = {name: of_model(name, [*models], args.lora_modules) for name in models}
     ignored = without_effect(args)
     certificates = tls_context(args)
     options = Options(
@@ -101,6 +104,7 @@ def main(args: argparse.Namespace) -> int:
         enable_request_id_headers=args.enable_request_id_headers,
         enable_prompt_tokens_details=args.enable_prompt_tokens_details,
         otlp_traces_endpoint=args.otlp_traces_endpoint,
+        allow_runtime_lora_updating=args.allow_runtime_lora_updating,
         aliases=aliases,
         **access_options(args),
         **template_options(args),
@@ -111,10 +115,12 @@ def main(args: argparse.Namespace) -> int:
     if ignored:
         log.info("accepted without effect: %s", "; ".join(f"{name} ({why})" for name, why in ignored.items()))
 
-    def open_llm(model: str | None) -> LLM:
+    def open_llm(name: str) -> LLM:
         from jaxpool.llm import LLM
 
-        return LLM(model, **model_arguments(args, MODEL) | own)
+        llm = LLM(models[name], **with_room(adapters[name], model_arguments(args, MODEL)) | own)
+        load_all(llm, adapters[name])
+        return llm
 
     try:
         import uvloop
@@ -122,7 +128,7 @@ def main(args: argparse.Namespace) -> int:
         loop_factory = None
     else:
         loop_factory = uvloop.new_event_loop
-    app = init_app({name: partial(open_llm, model) for name, model in models.items()}, options)
+    app = init_app({name: partial(open_llm, name) for name in models}, options)
 
     def reload() -> ssl.SSLContext | None:
         renewed = tls_context(args)

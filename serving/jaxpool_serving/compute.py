@@ -102,14 +102,14 @@ async def _compute(request: web.Request, served: ServedModel, job: Job) -> Score
         from jaxpool.engine import postprocess
 
         postprocess.check(spec, served.name, params)
-    record.model = served.name
+    record.model = served.base or served.name
     with served.batcher.admission.room(len(sizes), estimate_tokens(job.prompts, sizes, spec.max_length)) as room:
         record.texts, started = len(sizes), time.perf_counter()
         activated = spec.use_activation if job.activated is None else job.activated
         threads = request.app[TOKENIZER_THREADS]
         long = LongText.of(job.long_text, spec.max_length)
         texts = await tokenise(served.llm, threads, job.prompts, sizes, job.tokenization, long)
-        rows = rows_of(texts, activated, job.salt)
+        rows = rows_of(texts, activated, job.salt, served.adapter)
         if len(rows) > len(texts) and len(rows) > options.max_windows_per_request:
             raise ValidationError(
                 f"This request's texts have {len(rows)} windows and the server takes at most "
@@ -123,7 +123,7 @@ async def _compute(request: web.Request, served: ServedModel, job: Job) -> Score
         room.holds(record.tokens, len(rows))
         values, record.queue, record.device, cached = await served.batcher.classify(rows, job.priority)
     if long is not None and len(rows) > len(texts):
-        how = long.aggregate_for(spec.problem == "multi")
+        how = long.aggregate_for(served.answers.problem == "multi")
         values = aggregate.of_texts(values, texts, how, per_token=spec.per_token)
     if spec.steps or spec.dimensions is not None or job.dimensions is not None:
         from jaxpool.engine.postprocess import (

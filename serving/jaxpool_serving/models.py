@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -108,19 +109,35 @@ def still_loading(app: web.Application) -> bool:
 
 
 def find_model(app: web.Application, name: str | None) -> ServedModel:
-    """The model that a request names; the first one if it names none.
+    """The model, or adapter of one, that a request names; the first model if it names none.
 
     Raises:
         RequestError: 404, there is no such model; 503, it is still loading.
     """
     models = app[MODELS]
     name = None if name in app[OPTIONS].aliases else name
+    if name and name not in models and (adapted := _with_adapter(app, name)) is not None:
+        return adapted
     if name and name not in models:
         raise RequestError(404, "NotFoundError", f"The model `{truncated(name)}` does not exist.")
     found = models[name] if name else next(iter(models.values()))
     if not found.done() or found.exception():
         raise RequestError(503, "ServiceUnavailableError", "The model is still loading.", retry_after=1)
     return found.result()
+
+
+def _with_adapter(app: web.Application, name: str) -> ServedModel | None:
+    """The model that has an adapter of this name; None where there is no such adapter."""
+    for served in loaded(app):
+        held = {} if served.llm.engine.adapters is None else served.llm.engine.adapters.held()
+        if name in held:
+            return replace(served, name=name, adapter=held[name], base=served.name)
+    return None
+
+
+def loaded(app: web.Application) -> list[ServedModel]:
+    """The models that are there."""
+    return [model.result() for model in app[MODELS].values() if model.done() and not model.exception()]
 
 
 def refuse_where_none(app: web.Application, fits: Callable[[LLM], bool]) -> None:

@@ -17,6 +17,7 @@ from aiohttp import web
 from pydantic import TypeAdapter
 
 from jaxpool_serving.compute import DEADLINE
+from jaxpool_serving.schemas.adapters import LoadAdapterRequest, UnloadAdapterRequest
 from jaxpool_serving.schemas.classify import (
     ClassifyChatRequest,
     ClassifyRequest,
@@ -73,6 +74,8 @@ ROUTES: Mapping[str, RouteBodies] = {
     ),
     "/tokenize": RouteBodies(TokenizeForms, TokenizeResponse, errors=READ_STATUSES),
     "/detokenize": RouteBodies(DetokenizeRequest, DetokenizeResponse, errors=READ_STATUSES),
+    "/v1/load_lora_adapter": RouteBodies(LoadAdapterRequest, None, ("text/plain",), READ_STATUSES),
+    "/v1/unload_lora_adapter": RouteBodies(UnloadAdapterRequest, None, ("text/plain",), READ_STATUSES),
     "/v1/models": RouteBodies(response=ModelList),
     "/version": RouteBodies(response=Version),
     "/load": RouteBodies(response=Load),

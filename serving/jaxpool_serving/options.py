@@ -32,6 +32,7 @@ class Options:
         allowed_origins: origins whose pages may call from a browser (CORS), ``*`` for any; empty turns CORS off.
         allowed_methods: what those pages may send, ``*`` for any method.
         allowed_headers: headers they may send, ``*`` for any.
+        allow_runtime_lora_updating: whether requests may load and unload adapters.
         enable_request_id_headers: whether responses carry ``X-Request-Id``.
         enable_prompt_tokens_details: whether ``usage`` tells how many tokens came from shared beginnings.
         access_log: file to append to, ``-`` for standard output; None for no access log.
@@ -66,6 +67,7 @@ class Options:
     allowed_origins: tuple[str, ...] = ()
     allowed_methods: tuple[str, ...] = ("*",)
     allowed_headers: tuple[str, ...] = ("*",)
+    allow_runtime_lora_updating: bool = False
     enable_request_id_headers: bool = False
     enable_prompt_tokens_details: bool = False
     access_log: str | None = None

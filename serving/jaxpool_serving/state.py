@@ -16,6 +16,9 @@ from aiohttp import web
 from jaxpool_serving.options import Options
 
 if TYPE_CHECKING:
+    from jaxpool.checkpoints.adapters import Answers
+    from jaxpool.checkpoints.spec import Spec
+    from jaxpool.engine.adapters import Loaded
     from jaxpool.llm import LLM
     from jaxpool.zero_shot.kinds import Kind
     from jaxpool.zero_shot.options import Question
@@ -77,12 +80,21 @@ class ServedModel:
         llm: the model.
         batcher: its queue.
         questions: how it answers those that were asked before, the last one used last.
+        adapter: what it answers with, where a request named one; ``name`` is the adapter's then.
+        base: the model's own name where ``name`` is an adapter's.
     """
 
     name: str
     llm: LLM
     batcher: Batcher
     questions: dict[Question, Kind] = field(default_factory=dict)
+    adapter: Loaded | None = None
+    base: str | None = None
+
+    @property
+    def answers(self) -> Spec | Answers:
+        """What has its ``labels``, its ``activation`` and its ``problem``."""
+        return self.llm.engine.spec if self.adapter is None else self.adapter.answers
 
 
 OPTIONS = web.AppKey("OPTIONS", Options)

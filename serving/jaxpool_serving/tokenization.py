@@ -20,6 +20,7 @@ from jaxpool_serving.schemas.errors import RequestError
 from jaxpool_serving.state import OPTIONS, TOKENIZER_THREADS
 
 if TYPE_CHECKING:
+    from jaxpool.engine.adapters import Loaded
     from jaxpool.engine.engine import Row
     from jaxpool.llm import LLM
 
@@ -85,14 +86,16 @@ async def tokenise(
     return texts
 
 
-def rows_of(texts: Sequence[Windowed], activated: bool, salt: str | None = None) -> list[Row]:
+def rows_of(
+    texts: Sequence[Windowed], activated: bool, salt: str | None = None, adapter: Loaded | None = None
+) -> list[Row]:
     """What is computed for texts: a row for every window.
 
     ``activated``: scores are wanted after the activation; ``salt``: of those who may share beginnings.
     """
     from jaxpool.engine.engine import Row
 
-    return [Row(one.ids, one.types, activated, salt) for text in texts for one in text.windows]
+    return [Row(one.ids, one.types, activated, salt, adapter=adapter) for text in texts for one in text.windows]
 
 
 def _pieces(sizes: Sequence[int]) -> Iterable[tuple[int, int]]:

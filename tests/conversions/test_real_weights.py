@@ -20,8 +20,9 @@ import transformers
 from jaxpool import LLM
 from jaxpool.checkpoints.spec import resolve
 from jaxpool.engine import sharding
+from jaxpool.engine.batches import Inputs, pad
 from jaxpool.engine.buckets import Bucket
-from jaxpool.engine.programs import Inputs, abstract, pad
+from jaxpool.engine.programs import abstract
 from jaxpool.models.classifier import Classifier
 from jaxpool_conversions.load import load
 from jaxpool_conversions.reader import Reader

@@ -52,7 +52,7 @@ class TamperedEngine:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self.spec, self.buckets, self.cost = engine.spec, engine.buckets, engine.cost
+        self.spec, self.buckets, self.cost, self.adapters = engine.spec, engine.buckets, engine.cost, None
         self.under_way = engine.under_way
         self.batches: list[list[Row]] = []  # every batch that came in
         self.used: list[Bucket] = []  # and its bucket

@@ -11,8 +11,8 @@ from parity_cases import CASES
 from parity_cases.first import BERT
 from transformers import AutoConfig
 
+from jaxpool.engine.batches import Inputs, fill
 from jaxpool.engine.buckets import Bucket
-from jaxpool.engine.programs import Inputs, fill
 from jaxpool.ops.kernels import ANYWHERE
 from jaxpool_conversions.families import find
 from jaxpool_conversions.families.config_fields import Fields

@@ -6,7 +6,7 @@ A handler reads a body (`bodies.parse_body`), finds the model (`models.find_mode
 
 from __future__ import annotations
 
-from jaxpool_serving.routes import classify, embeddings, sagemaker, scoring, server, tokenize
+from jaxpool_serving.routes import adapters, classify, embeddings, sagemaker, scoring, server, tokenize
 
-RESOURCES = (classify, embeddings, scoring, tokenize, sagemaker, server)
+RESOURCES = (classify, embeddings, scoring, tokenize, sagemaker, adapters, server)
 ROUTES = tuple(resource.routes for resource in RESOURCES)

@@ -54,10 +54,10 @@ async def classify(request: web.Request) -> web.Response:
     scores = await compute(request, model, replace(job, activated=activated and not body.return_logits))
     values, logits = scores.values, scores.values if body.return_logits else None
     if activated and body.return_logits:
-        values = activate(values, spec.activation)
+        values = activate(values, model.answers.activation)
     name = request_id(request, body)
     return web.json_response(
-        classify_response(name, model.name, spec.labels, values, scores.tokens, body, logits, scores.cached),
+        classify_response(name, model.name, model.answers.labels, values, scores.tokens, body, logits, scores.cached),
     )
 
 
@@ -66,6 +66,8 @@ async def _judged(
 ) -> web.Response:
     """The same for labels that the request names."""
     model = find_model(request.app, body.model)
+    if model.adapter is not None:
+        raise ValidationError("Labels of your own are for the model itself, not for an adapter.", parameter="model")
     scores = await judge(request, model, body, question)
     activated = body.use_activation is not False
     values = activate(scores.values, "sigmoid" if question.multi_label else "softmax") if activated else scores.values
@@ -90,7 +92,7 @@ async def predict(request: web.Request) -> web.Response:
     model = find_classifier(request.app, body.model)
     job = Job(body.prompts(), body.tokenization(), False if body.raw_scores else None)
     scores = await compute(request, model, job)
-    answer = top_labels(model.llm.labels, np.asarray(scores.values))
+    answer = top_labels(model.answers.labels, np.asarray(scores.values))
     return web.json_response(answer if body.is_batch else answer[0])
 
 
@@ -103,7 +105,7 @@ async def inference(request: web.Request) -> web.Response:
     scores = await compute(request, model, Job(body.prompts(), {}, None if function is None else False))
     values = np.asarray(scores.values)
     top_k = body.parameters.top_k if body.parameters else None
-    return web.json_response(top_labels(model.llm.labels, activate(values, ACTIVATIONS[function]), top_k))
+    return web.json_response(top_labels(model.answers.labels, activate(values, ACTIVATIONS[function]), top_k))
 
 
 @routes.post("/pooling")

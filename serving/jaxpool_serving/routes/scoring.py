@@ -63,7 +63,7 @@ def _scores_pairs(llm: LLM) -> bool:
 
 def _scoring(app: web.Application, name: str | None) -> ServedModel:
     model = find_model(app, name)
-    if not _scores_pairs(model.llm):
+    if not _scores_pairs(model.llm) or (model.adapter is not None and len(model.adapter.answers.labels) > 1):
         raise web.HTTPNotFound
     return model
 

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 import uuid
+from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 from prometheus_client.exposition import choose_encoder
 
 from jaxpool_serving.metrics import METRICS
-from jaxpool_serving.models import find_model
+from jaxpool_serving.models import find_model, loaded
 from jaxpool_serving.openapi import html_page, openapi_document
 from jaxpool_serving.schemas.server import Load, ModelCard, ModelList, Version
 from jaxpool_serving.state import MODELS, OPTIONS, VERSION, ServedModel
@@ -42,10 +43,12 @@ async def ready(request: web.Request) -> web.Response:
 
 @routes.get("/v1/models", allow_head=False)
 async def models(request: web.Request) -> web.Response:
-    """The models that are loaded."""
-    loaded, aliases = _loaded(request.app), request.app[OPTIONS].aliases
+    """The models that are loaded, and their adapters."""
+    aliases = request.app[OPTIONS].aliases
     first, *_ = [*request.app[MODELS]]
-    named = [(name, model) for model in loaded for name in (model.name, *(aliases if model.name == first else ()))]
+    named = [
+        (name, one) for one in _listed(request.app) for name in (one.name, *(aliases if one.name == first else ()))
+    ]
     answer: ModelList = {"object": "list", "data": [_card(name, model) for name, model in named]}
     return web.json_response(answer)
 
@@ -60,12 +63,16 @@ async def version(_: web.Request) -> web.Response:
 @routes.get("/load", allow_head=False)
 async def load(request: web.Request) -> web.Response:
     """How much there is to do."""
-    answer: Load = {"server_load": sum(model.batcher.queued for model in _loaded(request.app))}
+    answer: Load = {"server_load": sum(model.batcher.queued for model in loaded(request.app))}
     return web.json_response(answer)
 
 
-def _loaded(app: web.Application) -> list[ServedModel]:
-    return [model.result() for model in app[MODELS].values() if model.done() and not model.exception()]
+def _listed(app: web.Application) -> list[ServedModel]:
+    found = []
+    for model in loaded(app):
+        adapters = {} if model.llm.engine.adapters is None else model.llm.engine.adapters.held()
+        found += [model, *(replace(model, name=name, adapter=one, base=model.name) for name, one in adapters.items())]
+    return found
 
 
 def _card(name: str, model: ServedModel) -> ModelCard:
@@ -76,7 +83,7 @@ def _card(name: str, model: ServedModel) -> ModelCard:
         "created": now,
         "owned_by": "jaxpool",
         "root": model.name,
-        "parent": None,
+        "parent": model.base,
         "max_model_len": model.llm.engine.spec.max_length,
         "permission": [
             {

@@ -25,14 +25,14 @@ class ModelPermission(TypedDict):
 
 
 class ModelCard(TypedDict):
-    """One model; ``max_model_len`` is the longest text in tokens."""
+    """One model, or an adapter of the model ``parent``; ``max_model_len`` is the longest text in tokens."""
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
     root: str
-    parent: None
+    parent: str | None
     max_model_len: int
     permission: list[ModelPermission]
 

@@ -7,12 +7,13 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import peft_files
 import pytest
 
 from jaxpool import LLM
 from jaxpool.commands import convert
 from jaxpool.commands.main import main
-from jaxpool.errors import CheckpointError
+from jaxpool.errors import CheckpointError, ValidationError
 
 MODELS = Path(__file__).resolve().parents[2] / "data" / "models"
 TEXTS = ["A first text.", "And a second one, somewhat longer than the first."]
@@ -180,3 +181,19 @@ def test_the_way_back_needs_a_store(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["convert", str(MODELS / "bert-cls"), str(tmp_path / "back"), "--to", "safetensors"]) == 1
     assert "is no converted store" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_adapter_is_converted_into_the_store(tmp_path: Path) -> None:
+    """The store has the merged weights and the adapter's labels, and so has the checkpoint written back from it."""
+    base, store, back = MODELS / "bert-cls", tmp_path / "store", tmp_path / "back"
+    adapter = peft_files.of_bert(tmp_path / "adapter", base, 1, 2)
+    (adapter / "config.json").write_text('{"id2label": {"0": "ham", "1": "spam"}}')
+    assert main(["convert", str(base), str(store), "--lora", str(adapter)]) == 0
+    assert main(["convert", str(store), str(back), "--to", "safetensors"]) == 0
+    merged = logits(base, merge_lora=adapter)
+    assert merged.shape == (2, 2)
+    np.testing.assert_allclose(logits(store), merged, atol=1e-6)
+    np.testing.assert_allclose(logits(back), merged, atol=1e-6)
+    assert json.loads((back / "config.json").read_text())["id2label"] == {"0": "ham", "1": "spam"}
+    with pytest.raises(ValidationError, match="merged before a store is written"):
+        LLM(store, merge_lora=adapter)

@@ -69,8 +69,6 @@ def test_a_command_line_of_vllms() -> None:
         ["--quantization", "fp8"],
         ["-q", "awq"],
         ["--load-format", "dummy"],
-        ["--enable-lora"],
-        ["--lora-modules", "a=b"],
         ["--root-path", "/x"],
         ["--speculative-config.method", "ngram"],
     ],

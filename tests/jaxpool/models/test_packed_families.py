@@ -11,7 +11,7 @@ import pytest
 from packed import FAST, LENGTHS, OWN, PACKED, PADDED, PLACES, batch, build, texts
 from parity_cases import FIRST
 
-from jaxpool.engine.programs import Inputs
+from jaxpool.engine.batches import Inputs
 from jaxpool_conversions.families import find
 
 

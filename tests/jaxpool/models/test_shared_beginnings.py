@@ -13,8 +13,8 @@ from packed import FAST, batch, build
 from parity_cases import CASES, FIRST
 from transformers import AutoConfig
 
+from jaxpool.engine.batches import Inputs
 from jaxpool.engine.buckets import Bucket
-from jaxpool.engine.programs import Inputs
 from jaxpool_conversions.families import find
 from jaxpool_conversions.families.config_fields import Fields
 
