@@ -65,7 +65,7 @@ def menus(max_length: int, token_budget: int, row_multiple: int, *, ahead: bool)
         else:
             shapes |= {*grid(longest, budget, row_multiple=row_multiple, per_octave=2)}
         found[reach] = tuple(sorted(replace(shape, prefix=reach) for shape in shapes))
-        reach *= 2
+        reach *= 4 if ahead else 2
     return found
 
 
