@@ -7,6 +7,7 @@ free again when nobody holds its adapter any more: neither this room nor a text 
 from __future__ import annotations
 
 import gc
+import itertools
 import threading
 import time
 import weakref
@@ -54,6 +55,9 @@ def room_for(max_loras: int, max_lora_rank: int, max_labels: int | None, own: in
     return AdapterSizes(max_loras, max_lora_rank, max(own, max_labels or 0))
 
 
+_SERIALS = itertools.count(1)
+
+
 class Loaded:
     """An adapter in its slot, for as long as anybody holds it.
 
@@ -61,11 +65,13 @@ class Loaded:
         name: as its request had it.
         path: where it came from.
         slot: its place, from 1.
+        serial: its number among all that were ever loaded, from 1: unlike names, ids and slots it never comes back.
         answers: its labels and what becomes of its logits.
     """
 
     def __init__(self, name: str, path: str, slot: int, meant: Answers) -> None:
         self.name, self.path, self.slot, self.answers = name, path, slot, meant
+        self.serial = next(_SERIALS)
 
     def __repr__(self) -> str:
         return f"Loaded({self.name!r}, slot={self.slot}, labels={self.answers.labels})"

@@ -130,6 +130,7 @@ def pad(
     activated: Sequence[bool],
     bucket: Bucket,
     with_types: bool,
+    slots: Sequence[int] | None = None,
 ) -> Inputs:
     """As ``fill``, one text to a row."""
-    return fill(rows, types, activated, bucket, with_types)[0]
+    return fill(rows, types, activated, bucket, with_types, None, slots)[0]

@@ -12,21 +12,36 @@ BLOCK = 16
 """Tokens from one place to the next at which a text's beginning is compared with those of texts before it."""
 
 
+class Owner(NamedTuple):
+    """Whose a text is: only texts of an equal owner share anything.
+
+    Attributes:
+        tenant: as of a ``Row``.
+        adapter: serial number of the adapter that computes it, which no other one ever has; 0 for none.
+    """
+
+    tenant: Hashable = None
+    adapter: int = 0
+
+
+NOBODY = Owner()
+
+
 class Beginning(NamedTuple):
     """Tokens that texts begin with, and whose; what is computed of them is kept under this.
 
     Attributes:
         ids: int32 token ids, as bytes.
-        tenant: as of a ``Row``: texts of others never see it.
+        owner: texts of others never see it.
     """
 
     ids: bytes
-    tenant: Hashable = None
+    owner: Owner = NOBODY
 
     @classmethod
-    def of(cls, ids: np.ndarray, length: int, tenant: Hashable = None) -> Beginning:
+    def of(cls, ids: np.ndarray, length: int, owner: Owner = NOBODY) -> Beginning:
         """The first ``length`` of a text's token ids."""
-        return cls(np.asarray(ids[:length], np.int32).tobytes(), tenant)
+        return cls(np.asarray(ids[:length], np.int32).tobytes(), owner)
 
     @property
     def length(self) -> int:
@@ -119,14 +134,14 @@ class Recurring:
     def __len__(self) -> int:
         return len(self._seen)
 
-    def note(self, ids: np.ndarray, tenant: Hashable) -> list[int]:
+    def note(self, ids: np.ndarray, owner: Owner) -> list[int]:
         """A text came: how often, this time included, one came that begins with its first block, its first two, …
 
         Blocks go by a hash of all that precedes them. Where two have the same one a count is wrong, never a score:
         what is computed is kept under the tokens themselves.
         """
         content, size = np.asarray(ids, np.int32).tobytes(), 4 * BLOCK
-        chain, counts = hash(tenant), []
+        chain, counts = hash(owner), []
         for start in range(0, len(content) - size + 1, size):
             chain = hash((chain, content[start : start + size]))
             counts.append(self._seen.pop(chain, 0) + 1)

@@ -19,7 +19,7 @@ from jaxpool.checkpoints.spec import Spec
 from jaxpool.engine import feeding
 from jaxpool.engine.adapters import Adapters, Loaded
 from jaxpool.engine.batches import fill
-from jaxpool.engine.beginnings import Beginning
+from jaxpool.engine.beginnings import Beginning, Owner
 from jaxpool.engine.buckets import Bucket, CostModel
 from jaxpool.engine.costs import Costs
 from jaxpool.engine.packing import fits
@@ -47,6 +47,16 @@ class Row:
     tenant: Hashable = None
     beginning: Beginning | None = None
     adapter: Loaded | None = None
+
+    @property
+    def owner(self) -> Owner:
+        """Whose it is, for what is computed of its beginning."""
+        return Owner(self.tenant, 0 if self.adapter is None else self.adapter.serial)
+
+    @property
+    def slot(self) -> int:
+        """Where its adapter is, from 1; 0 for none."""
+        return 0 if self.adapter is None else self.adapter.slot
 
 
 FORKED = (
@@ -81,9 +91,10 @@ class _Work(NamedTuple):
 
     def fits(self) -> bool:
         alike = all(row.beginning is self.beginning or row.beginning == self.beginning for row in self.rows)
+        own = self.beginning is None or all(row.owner == self.beginning.owner for row in self.rows)
         places = self.begun <= self.bucket.prefix and (self.begun > 0) == (self.bucket.prefix > 0)
         lengths = [len(row.ids) - self.begun for row in self.rows]
-        return alike and places and min(lengths, default=0) > 0 and fits(lengths, self.bucket, self.places)
+        return alike and own and places and min(lengths, default=0) > 0 and fits(lengths, self.bucket, self.places)
 
 
 class _Running(NamedTuple):
@@ -195,7 +206,7 @@ class Engine:
         """Queues one batch.
 
         Args:
-            rows: texts that fit into the bucket, of one and the same ``beginning``.
+            rows: texts that fit into the bucket, of one and the same ``beginning`` and, if they have one, of its owner.
             bucket: one of ``buckets``; or of ``prefixes``, with places for the beginning.
             places: for packed buckets: int ``[rows]``, the row of the bucket that each text goes to. None: each text
                 has a row of its own.
@@ -307,11 +318,11 @@ def _dispatch(
                 work.bucket,
                 bool(spec.token_types),
                 work.places,
-                [0 if row.adapter is None else row.adapter.slot for row in work.rows] if programs.adapted else None,
+                [row.slot for row in work.rows] if programs.adapted else None,
             )
             arrays = programs.place(inputs)
             if work.beginning is not None and prefixes is not None:
-                past, known = prefixes.computed(work.beginning, leaves)
+                past, known = prefixes.computed(work.beginning, leaves, work.rows[0].slot)
                 prefixes.saved += begun * (len(work.rows) - (not known))
                 arrays = arrays._replace(past=past)
             programs.ensure((work.bucket,))  # a wait for the compiler is no part of what the batch takes

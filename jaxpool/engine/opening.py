@@ -188,9 +188,9 @@ def open_engine(
             packs=packs,
         )
         shapes: dict[int, tuple[Bucket, ...]] = {}
-        # A stage would have to keep what its own layers note, and each adapter has beginnings of its own. Processes
-        # that share a mesh must plan alike, and what they have room for differs.
-        one = stages == 1 and room is None and sharding.whole(mesh).is_fully_addressable
+        # A stage would have to keep what its own layers note. Processes that share a mesh must plan alike, and what
+        # they have room for differs.
+        one = stages == 1 and sharding.whole(mesh).is_fully_addressable
         if enable_prefix_caching is not False and not deterministic and one and prefixes.suits(spec):
             shapes = prefixes.menus(spec.max_length, budget, mesh.shape["data"], ahead=compile != "on_demand")
         costs = learned(
@@ -221,13 +221,13 @@ def open_engine(
         if reader is not None:
             reader.close()
     adapters: Adapters | None = None
-    shared = prefixes.Prefixes(spec, programs, shapes, kv_cache_memory_bytes) if shapes else None
     if sizes is None:
         leaves = programs.ordered({path: arrays[path] for path in targets})
     else:
         arrays = with_slots(arrays, sharding.targets(model, mesh))
         leaves = list(arrays.values())
         adapters = Adapters(spec, leaves, list(arrays), sizes, find_adapter, headless=headless)
+    shared = prefixes.Prefixes(spec, programs, shapes, kv_cache_memory_bytes) if shapes else None
     engine = Engine(spec, programs, leaves, buckets, costs, shared, adapters)
     if compile != "on_demand":
         try:

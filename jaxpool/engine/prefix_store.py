@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from collections.abc import Hashable
 from typing import Any
 
 import numpy as np
 
-from jaxpool.engine.beginnings import Beginning
+from jaxpool.engine.beginnings import Beginning, Owner
 
 
 class PrefixStore:
@@ -64,11 +63,11 @@ class PrefixStore:
             self._lengths[beginning.length] += 1
             self.bytes += size
 
-    def longest(self, ids: np.ndarray, tenant: Hashable, limit: int) -> Beginning | None:
+    def longest(self, ids: np.ndarray, owner: Owner, limit: int) -> Beginning | None:
         """The longest entry of at most ``limit`` tokens that a text of these ids begins with; no use of it."""
         with self._lock:
             for length in sorted((length for length in self._lengths if length <= limit), reverse=True):
-                beginning = Beginning.of(ids, length, tenant)
+                beginning = Beginning.of(ids, length, owner)
                 if beginning in self._entries:
                     return beginning
         return None

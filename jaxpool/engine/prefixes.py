@@ -7,7 +7,7 @@ one row, padded to a power of two, and what follows it in packed or padded rows,
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ import numpy as np
 from jaxpool.checkpoints.spec import Spec
 from jaxpool.engine import sharding
 from jaxpool.engine.batches import Past, pad
-from jaxpool.engine.beginnings import BLOCK, Beginning, Recurring, Sums, divide
+from jaxpool.engine.beginnings import BLOCK, Beginning, Owner, Recurring, Sums, divide
 from jaxpool.engine.buckets import Batch, Bucket, CostModel, grid
 from jaxpool.engine.packing import packed_grid, plan, seconds
 from jaxpool.engine.prefix_store import PrefixStore
@@ -186,15 +186,15 @@ class Prefixes:
         def worth(common: int, sums: Sums) -> tuple[float, int]:
             return max((self._saving(cost, length, sums, usable), length) for length in _rounded(common))
 
-        tenants: dict[Hashable, list[int]] = {}
+        owners: dict[Owner, list[int]] = {}
         for i, row in enumerate(rows):
             if limits[i] >= LEAST:
-                tenants.setdefault(row.tenant, []).append(i)
-        for tenant, members in tenants.items():
+                owners.setdefault(row.owner, []).append(i)
+        for owner, members in owners.items():
             for group in divide([ids[i] for i in members], limits[members], worth):
                 texts = [members[i] for i in group.texts]
-                beginning = Beginning.of(ids[texts[0]], group.length, tenant)
-                known = self.store.longest(ids[texts[0]], tenant, group.length)
+                beginning = Beginning.of(ids[texts[0]], group.length, owner)
+                known = self.store.longest(ids[texts[0]], owner, group.length)
                 if known is not None and known != beginning:
                     sums = _sums(lengths[texts])
                     again = self._saving(cost, group.length, sums, usable)
@@ -203,7 +203,7 @@ class Prefixes:
                 add(beginning, texts)
         if len(self.store):
             for i in sorted(left):
-                known = self.store.longest(ids[i], rows[i].tenant, int(limits[i]))
+                known = self.store.longest(ids[i], rows[i].owner, int(limits[i]))
                 if known is not None:
                     sums = _sums(lengths[[i]])
                     if self._saving(cost, known.length, sums, usable, computed=True) > 0:
@@ -231,10 +231,10 @@ class Prefixes:
         limit, ready = self.limit(ids), self._programs.ready()
         if limit < LEAST:
             return None
-        known = self.store.longest(ids, row.tenant, limit)
+        known = self.store.longest(ids, row.owner, limit)
         so_far = 0 if known is None else known.length
         best, length, size = 0.0, so_far, float(len(ids))
-        for number, count in enumerate(self._recurring.note(ids[:limit], row.tenant), 1):
+        for number, count in enumerate(self._recurring.note(ids[:limit], row.owner), 1):
             if count > 1 and number * BLOCK > so_far and (tokens := number * BLOCK) <= LONGEST:
                 # As many are to come as have come.
                 like_it = Sums(count, count * size, count * size**2)
@@ -243,15 +243,19 @@ class Prefixes:
                 if gained > best:
                     best, length = gained, tokens
         longest = max((shape.length for shape in self.menu(length, ready)), default=0) if length else 0
-        return Beginning.of(ids, length, row.tenant) if 0 < len(ids) - length <= longest else None
+        return Beginning.of(ids, length, row.owner) if 0 < len(ids) - length <= longest else None
 
-    def computed(self, beginning: Beginning, leaves: list[jax.Array]) -> tuple[Past, bool]:
-        """What programs need of a beginning, from the store or computed now, and whether the store had it."""
+    def computed(self, beginning: Beginning, leaves: list[jax.Array], slot: int = 0) -> tuple[Past, bool]:
+        """What programs need of a beginning, from the store or computed now, and whether the store had it.
+
+        ``slot`` is where its owner's adapter is now, from 1; 0 for none. Whoever asks keeps the adapter there.
+        """
         found = self.store.get(beginning)
         if found is not None:
             return found, True
         programs, bucket = self._programs, self.program(beginning)
-        inputs = pad([beginning.tokens], [None], [False], bucket, bool(self._spec.token_types))
+        slots = [slot] if programs.adapted else None
+        inputs = pad([beginning.tokens], [None], [False], bucket, bool(self._spec.token_types), slots)
         programs.ensure((bucket,))
         arrays = sharding.placed(inputs, programs.input_sharding)
         # Waits: what failed on the device must not be kept for others.

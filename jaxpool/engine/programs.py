@@ -142,7 +142,7 @@ class Programs:
 
         def note(leaves: list[jax.Array], inputs: Inputs) -> Any:
             layout = inputs.layout.noting()
-            with _precision(spec):
+            with _precision(spec), chosen(inputs.slots, layout):
                 jax.tree.unflatten(treedef, leaves).backbone(inputs.ids, inputs.types, layout)
             assert layout.notes is not None
             return layout.notes["layers"]
@@ -192,7 +192,7 @@ class Programs:
 
     def _noted(self, bucket: Bucket) -> tuple[Any, Any]:
         """Shapes and shardings of what layers note of a beginning."""
-        notes = jax.eval_shape(self._note, self._leaves, shapes(bucket, self._types))
+        notes = jax.eval_shape(self._note, self._leaves, shapes(bucket, self._types, self.adapted))
         return notes, jax.tree.map(lambda leaf: sharding.noted(leaf, self.mesh), notes)
 
     def lowered(self, bucket: Bucket) -> list[jax.stages.Lowered]:

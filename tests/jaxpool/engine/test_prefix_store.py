@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from jaxpool.engine.beginnings import BLOCK, Beginning, Recurring, Sums, divide
+from jaxpool.engine.beginnings import BLOCK, Beginning, Owner, Recurring, Sums, divide
 from jaxpool.engine.prefix_store import PrefixStore
 
 LIMIT = 10
 TEXTS = st.lists(st.integers(0, 2), min_size=1, max_size=5).map(np.array)
-TENANTS = st.sampled_from([None, "a"])
+OWNERS = st.sampled_from([Owner(), Owner("a"), Owner(None, 1), Owner(None, 2)])
 
 
 class StoreMachine(RuleBasedStateMachine):
@@ -26,9 +26,9 @@ class StoreMachine(RuleBasedStateMachine):
         self.model: OrderedDict[Beginning, int] = OrderedDict()
         self.counts = {"hits": 0, "misses": 0, "evictions": 0}
 
-    @rule(text=TEXTS, tenant=TENANTS, size=st.integers(0, LIMIT + 2))
-    def put(self, text: np.ndarray, tenant: str | None, size: int) -> None:
-        beginning = Beginning.of(text, len(text), tenant)
+    @rule(text=TEXTS, owner=OWNERS, size=st.integers(0, LIMIT + 2))
+    def put(self, text: np.ndarray, owner: Owner, size: int) -> None:
+        beginning = Beginning.of(text, len(text), owner)
         self.store.put(beginning, size, size)
         self.model.pop(beginning, None)
         if size > LIMIT:
@@ -38,19 +38,19 @@ class StoreMachine(RuleBasedStateMachine):
             self.counts["evictions"] += 1
         self.model[beginning] = size
 
-    @rule(text=TEXTS, tenant=TENANTS)
-    def get(self, text: np.ndarray, tenant: str | None) -> None:
-        beginning = Beginning.of(text, len(text), tenant)
+    @rule(text=TEXTS, owner=OWNERS)
+    def get(self, text: np.ndarray, owner: Owner) -> None:
+        beginning = Beginning.of(text, len(text), owner)
         assert self.store.get(beginning) == self.model.get(beginning)
         self.counts["hits" if beginning in self.model else "misses"] += 1
         if beginning in self.model:
             self.model.move_to_end(beginning)
 
-    @rule(text=TEXTS, tenant=TENANTS, limit=st.integers(0, 6))
-    def longest(self, text: np.ndarray, tenant: str | None, limit: int) -> None:
-        fits = [n for n in range(1, min(limit, len(text)) + 1) if Beginning.of(text, n, tenant) in self.model]
-        found = self.store.longest(text, tenant, min(limit, len(text)))
-        assert found == (Beginning.of(text, fits[-1], tenant) if fits else None)
+    @rule(text=TEXTS, owner=OWNERS, limit=st.integers(0, 6))
+    def longest(self, text: np.ndarray, owner: Owner, limit: int) -> None:
+        fits = [n for n in range(1, min(limit, len(text)) + 1) if Beginning.of(text, n, owner) in self.model]
+        found = self.store.longest(text, owner, min(limit, len(text)))
+        assert found == (Beginning.of(text, fits[-1], owner) if fits else None)
 
     @rule()
     def clear(self) -> None:
@@ -73,7 +73,7 @@ def test_a_thousand_beginnings_stay_within_the_bound() -> None:
     store, recurring = PrefixStore(1000), Recurring(most=500)
     for number in range(1000):
         text = np.full(4 * BLOCK, number)
-        recurring.note(text, None)
+        recurring.note(text, Owner())
         store.put(Beginning.of(text, len(text)), object(), 7 + number % 90)
         assert store.bytes <= 1000
         assert len(recurring) <= 500
@@ -82,12 +82,12 @@ def test_a_thousand_beginnings_stay_within_the_bound() -> None:
 
 def test_blocks_are_counted_as_long_as_all_before_them_are_equal() -> None:
     recurring, text = Recurring(), np.arange(3 * BLOCK + 5)
-    assert recurring.note(text, None) == [1, 1, 1]
-    assert recurring.note(text, "another") == [1, 1, 1]
+    assert recurring.note(text, Owner()) == [1, 1, 1]
+    assert recurring.note(text, Owner("another")) == [1, 1, 1]
     changed = text.copy()
     changed[BLOCK] += 1
-    assert recurring.note(changed, None) == [2, 1, 1]
-    assert recurring.note(text, None) == [3, 2, 2]
+    assert recurring.note(changed, Owner()) == [2, 1, 1]
+    assert recurring.note(text, Owner()) == [3, 2, 2]
 
 
 def worth(common: int, sums: Sums) -> tuple[float, int]:
