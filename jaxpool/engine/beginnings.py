@@ -91,10 +91,10 @@ def divide(
     open_nodes: list[tuple[int, int, float, list[tuple[int, int, int]]]] = []  # common, first, saved, groups
     done: list[tuple[int, int, int]] = []
     for stop in range(1, len(texts) + 1):
-        common = _common(texts[order[stop - 1]], texts[order[stop]]) if stop < len(texts) else 0
+        shares = common(texts[order[stop - 1]], texts[order[stop]]) if stop < len(texts) else 0
         first, saved = stop - 1, 0.0
         groups: list[tuple[int, int, int]] = []
-        while open_nodes and open_nodes[-1][0] > common:
+        while open_nodes and open_nodes[-1][0] > shares:
             shared, first, before, earlier = open_nodes.pop()
             saved, groups = saved + before, earlier + groups
             limit = int(sorted_limits[first:stop].min())
@@ -102,17 +102,17 @@ def divide(
             best, length = worth(min(shared, limit), sums)
             if best > saved:
                 saved, groups = best, [(length, first, stop)]
-        if common == 0:
+        if shares == 0:
             done += groups
-        elif open_nodes and open_nodes[-1][0] == common:
+        elif open_nodes and open_nodes[-1][0] == shares:
             _, start, before, earlier = open_nodes[-1]
-            open_nodes[-1] = (common, start, before + saved, earlier + groups)
+            open_nodes[-1] = (shares, start, before + saved, earlier + groups)
         else:
-            open_nodes.append((common, first, saved, groups))
+            open_nodes.append((shares, first, saved, groups))
     return [Group(length, order[first:stop]) for length, first, stop in done]
 
 
-def _common(one: np.ndarray, other: np.ndarray) -> int:
+def common(one: np.ndarray, other: np.ndarray) -> int:
     """How many tokens two texts begin with alike."""
     shorter = min(len(one), len(other))
     differs = one[:shorter] != other[:shorter]

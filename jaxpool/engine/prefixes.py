@@ -1,7 +1,8 @@
 """Shared beginnings of texts, computed once: which are worth it, the batches behind them, and what is kept of them.
 
-Only for causal models whose pooling reads a text's last tokens. Programs come in few sizes: a beginning is computed in
-one row, padded to a power of two, and what follows it in packed or padded rows, by programs with places for so many.
+Only for causal models whose pooling reads a text's last tokens, and for language models. Programs come in few sizes: a
+beginning is computed in one row, padded to a power of two, and what follows it in packed or padded rows, by programs
+with places for so many.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def suits(spec: Spec) -> bool:
     """Whether a model's texts can go on from what was computed of their beginnings, exactly."""
     continues = getattr(spec.config, "continues", None)
     reads_the_end = spec.pooling in ("LAST", "EOS", "NOT_PAD") and not spec.per_token
-    plain = reads_the_end and not spec.token_types and spec.language is None
+    plain = (reads_the_end or spec.language is not None) and not spec.token_types
     return plain and continues is not None and continues(spec.max_length)
 
 
@@ -184,7 +185,7 @@ class Prefixes:
                 found.setdefault(beginning, []).extend(fits)
 
         def worth(common: int, sums: Sums) -> tuple[float, int]:
-            return max((self._saving(cost, length, sums, usable), length) for length in _rounded(common))
+            return max((self._saving(cost, length, sums, usable), length) for length in rounded(common))
 
         owners: dict[Owner, list[int]] = {}
         for i, row in enumerate(rows):
@@ -266,7 +267,7 @@ class Prefixes:
         return past, False
 
 
-def _rounded(length: int) -> set[int]:
+def rounded(length: int) -> set[int]:
     """So many tokens, or as few as leave no places empty: the others are read with the text."""
     below = 1 << (max(length, 1).bit_length() - 1)
     return {min(length, LONGEST), min(below, LONGEST)}

@@ -173,16 +173,21 @@ class Programs:
                 placed = self._noted(bucket)[1]
                 run = jax.jit(self._note, in_shardings=(self._placed, self.input_sharding), out_shardings=placed)
             elif bucket.prefix:
-                notes, placed = self._noted(self.beginning(bucket.prefix))
+                past, placed = self.past(bucket.prefix)
                 shards = jax.tree.map(lambda _: self.input_sharding, inputs)
-                shards = shards._replace(past=Past(bucket.prefix, sharding.whole(self.mesh), placed))
-                run = self._jit(in_shardings=(self._placed, shards))
-                inputs = inputs._replace(past=Past(bucket.prefix, jax.ShapeDtypeStruct((), np.int32), notes))
+                run = self._jit(in_shardings=(self._placed, shards._replace(past=placed)))
+                inputs = inputs._replace(past=past)
             return run.lower(self._leaves, inputs)
 
     def beginning(self, reach: int) -> Bucket:
         """The program that computes beginnings of at most so many tokens; of its rows the first one counts."""
         return Bucket(self.mesh.shape["data"], reach, segments=0)
+
+    def past(self, reach: int) -> tuple[Past, Past]:
+        """Shapes and shardings of a beginning with so many places, as programs behind it take it."""
+        notes, placed = self._noted(self.beginning(reach))
+        length = jax.ShapeDtypeStruct((), np.int32)
+        return Past(reach, length, notes), Past(reach, sharding.whole(self.mesh), placed)
 
     def noted_bytes(self, reach: int) -> int:
         """What is kept of a beginning with so many places, on each device."""

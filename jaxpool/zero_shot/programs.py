@@ -18,9 +18,13 @@ import numpy as np
 
 from jaxpool.checkpoints.spec import Spec
 from jaxpool.engine import sharding
-from jaxpool.engine.buckets import Bucket, grid, on_demand, plan
+from jaxpool.engine.batches import Past
+from jaxpool.engine.beginnings import NOBODY, Beginning, common
+from jaxpool.engine.buckets import Batch, Bucket, grid, on_demand, plan
 from jaxpool.engine.daemon_threads import DaemonThreads
 from jaxpool.engine.engine import Engine
+from jaxpool.engine.packing import seconds
+from jaxpool.engine.prefixes import LEAST, rounded
 from jaxpool.engine.programs import STACK_BYTES, abstract
 from jaxpool.errors import EngineError
 from jaxpool.models.language_head import answer_logits
@@ -43,6 +47,7 @@ class Inputs(NamedTuple):
         which: ``[B, E]``, which of those predicts.
         tokens: ``[B, E]``, what is predicted.
         absolute: bool ``[B]``, whether log-probabilities are wanted; None where logits will do for all rows.
+        past: what all rows' texts begin with and the rows do not hold; None where they hold all.
     """
 
     ids: Any
@@ -53,13 +58,14 @@ class Inputs(NamedTuple):
     which: Any
     tokens: Any
     absolute: Any
+    past: Past | None = None
 
 
 class Shape(NamedTuple):
     """What a program is compiled for.
 
     Attributes:
-        bucket: rows and tokens.
+        bucket: rows and tokens, and places for a shared beginning.
         reads, steps: R and E.
         branched: whether rows branch.
         absolute: whether log-probabilities may be wanted, or logits will do.
@@ -123,23 +129,55 @@ class AnswerPrograms:
         reads = _padded(max(len(piece.reads) for piece in pieces), 1)
         steps = _padded(max(len(piece.steps) for piece in pieces), 8)
         branched, absolute = pieces[0].until is not None, any(piece.absolute for piece in pieces)
-        ready = [shape.bucket for shape in self.ready if shape[1:] == (reads, steps, branched, absolute)]
-        lengths = np.array([len(piece.ids) for piece in pieces])
+        ready = {shape.bucket for shape in self.ready if shape[1:] == (reads, steps, branched, absolute)}
         found: list[np.ndarray] = [np.empty(0)] * len(pieces)
         waiting: deque[tuple[np.ndarray, jax.Array]] = deque()
-        batches = plan(lengths, self._buckets, engine.cost, ready)
+        beginning, batches = self._planned(pieces, frozenset(ready))
+        if beginning is not None:
+            pieces = [piece.behind(beginning.length) for piece in pieces]
         for batch in [*batches, None]:
             if batch is not None:
                 shape = Shape(batch.bucket, reads, steps, branched, absolute)
-                waiting.append((batch.rows, self.compute([pieces[i] for i in batch.rows], shape)))
+                waiting.append((batch.rows, self.compute([pieces[i] for i in batch.rows], shape, beginning)))
             while waiting and (batch is None or len(waiting) >= IN_FLIGHT):
                 rows, out = waiting.popleft()
                 for row, values in zip(rows, np.asarray(out)):
                     found[row] = values[: len(pieces[row].steps)].copy()
         return found
 
-    def compute(self, pieces: Sequence[Piece], shape: Shape) -> jax.Array:
+    def _planned(self, pieces: Sequence[Piece], ready: frozenset[Bucket]) -> tuple[Beginning | None, list[Batch]]:
+        """The batches, and what all pieces begin with where computing that once costs less: the prompt, its examples.
+
+        What the store has is taken, or as much as they have in common.
+        """
+        cost, prefixes = self._engine.cost, self._engine.prefixes
+        lengths = np.array([len(piece.ids) for piece in pieces])
+        found: tuple[Beginning | None, list[Batch]] = None, plan(lengths, self._buckets, cost, ready)
+        if prefixes is None:
+            return found
+        first, limit = pieces[0].ids, min(piece.text for piece in pieces) - 1  # a text's last token is read
+        shared = min(limit, *(common(first, piece.ids) for piece in pieces))
+        known = prefixes.store.longest(first, NOBODY, shared)
+        options = {Beginning.of(first, length) for length in rounded(shared) if length >= LEAST}
+        least = seconds(found[1], cost, ready)
+        there = ready | self._engine.programs.ready()
+        for one in sorted(options if known is None else options | {known}):
+            menu = [bucket for bucket in prefixes.menu(one.length) if bucket.segments == 1]
+            if not menu or max(lengths) - one.length > max(bucket.length for bucket in menu):
+                continue
+            batches = plan(lengths - one.length, menu, cost, ready)
+            new = [] if one in prefixes.store else [Batch(prefixes.program(one), np.empty(0, np.int64))]
+            if (price := seconds([*batches, *new], cost, there)) < least:
+                least, found = price, (one, batches)
+        return found
+
+    def compute(self, pieces: Sequence[Piece], shape: Shape, beginning: Beginning | None = None) -> jax.Array:
         """One batch, begun: float32 ``[rows, steps]`` of ``shape``, the pieces' rows first.
+
+        Args:
+            pieces: what the rows hold.
+            shape: that they fit into.
+            beginning: what comes before each, if the shape has places for it.
 
         Raises:
             EngineError: the engine is closed.
@@ -147,10 +185,16 @@ class AnswerPrograms:
         inputs, program = pad(pieces, shape), self.start(shape).result()
         if not (leaves := self._engine.leaves):
             raise EngineError("This LLM is closed; make a new one.")
-        found: jax.Array = program(leaves, jax.device_put(inputs, self._shardings(shape)))
+        inputs = jax.device_put(inputs, self._shardings(shape))
+        if beginning is not None and (prefixes := self._engine.prefixes) is not None:
+            past, known = prefixes.computed(beginning, leaves)
+            prefixes.saved += beginning.length * (len(pieces) - (not known))
+            inputs = inputs._replace(past=past)
+        found: jax.Array = program(leaves, inputs)
         return found
 
     def _shardings(self, shape: Shape) -> Inputs:
+        """Of all inputs but the past."""
         rows = sharding.rows(self._engine.programs.mesh)
         tree, absolute = rows if shape.branched else None, rows if shape.absolute else None
         return Inputs(rows, rows, tree, tree, rows, rows, rows, absolute)
@@ -173,6 +217,9 @@ class AnswerPrograms:
         steps, flags = numbers(shape.steps), jax.ShapeDtypeStruct((shape.bucket.rows,), jnp.bool_)
         absolute = flags if shape.absolute else None
         inputs = Inputs(text, numbers(), tree, tree, numbers(shape.reads), steps, steps, absolute)
+        if shape.bucket.prefix:
+            past, placed = self._engine.programs.past(shape.bucket.prefix)
+            inputs, shardings = inputs._replace(past=past), shardings._replace(past=placed)
         jitted = jax.jit(
             run,
             in_shardings=([leaf.sharding for leaf in leaves], shardings),
@@ -188,6 +235,8 @@ def answers(model: Any, inputs: Inputs, spec: Spec) -> jax.Array:
         layout = Layout.padded(inputs.lengths, inputs.ids.shape[1])
     else:
         layout = Layout.branched(inputs.lengths, inputs.positions, inputs.until)
+    if inputs.past is not None:
+        layout = layout.behind(inputs.past.length, inputs.past.notes, inputs.past.reach)
     assert spec.language is not None
     with jax.default_matmul_precision("float32" if spec.dtype == "float32" else "default"):
         hidden_BTD = model.backbone(inputs.ids, None, layout)

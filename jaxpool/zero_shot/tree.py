@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -113,6 +113,17 @@ class Piece:
     places: tuple[int, ...]
     absolute: bool = True
     beginning: None = None
+
+    def behind(self, begun: int) -> Piece:
+        """What is left of it where the first tokens, fewer than the text's, are computed elsewhere."""
+        return replace(
+            self,
+            ids=self.ids[begun:],
+            text=self.text - begun,
+            positions=None if self.positions is None else self.positions[begun:] - begun,
+            until=None if self.until is None else self.until[begun:] - begun,
+            reads=tuple(at - begun for at in self.reads),
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from jaxpool import LLM, PoolingParams
+from jaxpool.engine.costs import Costs
 from tests.support.tiny import save
 
 MODELS = Path(__file__).resolve().parents[2] / "data" / "models"
@@ -129,6 +131,31 @@ def test_every_way_of_asking_is_torchs(llm: LLM, folder: Path) -> None:
     wanted = (scores[:, 1] - scores[:, 0]).reshape(len(texts), -1)
     several = found(llm, **asked, prompt="Is {label} in {text}? {labels}:", multi_label=True)
     np.testing.assert_allclose(several, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize("folder", ["gemma2", "gpt2", "jamba", "bloom", "deepseek_v3"], indirect=True)
+def test_what_prompts_begin_with_is_computed_once(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a token is dear; windows, learned positions, states, distances and latent keys behind branches."""
+    prefixes, engine = llm.engine.prefixes, llm.engine
+    assert prefixes is not None
+    examples = [("I was charged twice.", "billing"), ("Thank you for the coffee.", "praise for the team")] * 2
+    read: dict[str, Any] = {"examples": examples, "texts": [*TEXTS * 2, "The team"]}
+    wanted = found(llm, **read)
+    assert prefixes.store.misses == 0, "of a tiny model a compile costs more"
+    monkeypatch.setattr(engine, "costs", Costs(replace(engine.costs.prior, flops_per_second=1e3), learns=False))
+    np.testing.assert_allclose(found(llm, **read), wanted, atol=1e-5, rtol=0)
+    [beginning] = prefixes.store._entries
+    assert beginning.length >= 32
+    # A text is a row, or as many as it has branches where the model carries a state along.
+    rows, rest = divmod(prefixes.saved + beginning.length, 7 * beginning.length)
+    assert rest == 0 < rows
+    saved = prefixes.saved + rows * beginning.length
+    # One text of a later call finds it; other examples do not.
+    one = found(llm, texts=TEXTS[1:2], examples=examples)
+    np.testing.assert_allclose(one, wanted[1:2], atol=1e-5, rtol=0)
+    assert prefixes.saved == saved
+    found(llm, texts=TEXTS[1:2], examples=examples[1:])
+    assert prefixes.saved == saved
 
 
 @pytest.fixture(scope="module")
