@@ -24,7 +24,8 @@ opening it is only reading.
   jaxpool classify --model some-classifier-store "Loved the new café."
 
 --convert, --hf-overrides and --dtype are settled here; the store needs none of them.
-An adapter (PEFT's LoRA) is put into the weights with --lora. The way back, to a folder that transformers reads:
+An adapter (PEFT's LoRA) is put into the weights with --lora. The way back, to a folder that
+transformers reads:
 
   jaxpool convert some-classifier-store some-classifier --to safetensors
 """

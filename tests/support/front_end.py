@@ -44,6 +44,7 @@ class InstantEngine:
         self.spec, self.cost = llm.engine.spec, llm.engine.cost
         self.buckets = self.usable = grid(self.spec.max_length, 2048, per_octave=8, row_factor=4)
         self.begun = self.batches = self.rows = 0
+        self.under_way = 2
         self.prefixes = None
 
     def compiling(self) -> list[Future[None]]:

@@ -5,6 +5,7 @@ Texts end where a chunk of its attention does (``attention_chunk_size``), so tha
 
 from __future__ import annotations
 
+from jaxpool.errors import ConfigError
 from jaxpool.models.decoder import DecoderConfig
 from jaxpool.models.norms import NormConfig
 from jaxpool_conversions.families.config_fields import Fields
@@ -41,7 +42,12 @@ def _text(fields: Fields) -> DecoderConfig:
 def _text_part(fields: Fields) -> DecoderConfig:
     for name in ("vision_config", "boi_token_index", "eoi_token_index", "image_token_index"):
         fields.get(name)  # of images, which are not classified
-    text = Fields(fields.get("text_config"))
+    inner = fields.get("text_config")
+    if inner.model_type != "llama4_text":
+        raise ConfigError(
+            f"config.json sets text_config to a {inner.model_type!r}; that of a Llama 4 is 'llama4_text'."
+        )
+    text = Fields(inner)
     config = _text(text)
     text.finish()
     return config

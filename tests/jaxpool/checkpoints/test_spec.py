@@ -37,12 +37,36 @@ ELSEWHERE = {
     "use_entity_aware_attention": "LUKE's entity inputs, which texts come without",
 }
 
+IMAGES = "of images, which are not classified"
 ELSEWHERE_IN: dict[str, dict[str, str]] = {
     # model type -> as ELSEWHERE, where the field matters to others
     **{key: {"legacy": "of the masked-language-model head"} for key in ("deberta", "deberta-v2")},
     "eurobert": {"mask_token_id": "of the masked-language-model head"},
     "fnet": {"tpu_short_seq_length": "read with use_tpu_fourier_optimizations only, which is refused"},
     "funnel": {"num_decoder_layers": "of the models for tokens"},
+    "llama4": {
+        "boi_token_index": IMAGES,
+        "eoi_token_index": IMAGES,
+        "image_token_index": IMAGES,
+        "vision_config": IMAGES,
+    },
+    "llama4_text": dict.fromkeys(
+        (
+            "intermediate_size",
+            "interleave_moe_layer_step",
+            "num_experts_per_tok",
+            "num_local_experts",
+            "output_router_logits",
+            "router_aux_loss_coef",
+            "router_jitter_noise",
+        ),
+        "of experts, and a model with experts is refused",
+    )
+    | {
+        "no_rope_layer_interval": "folded into no_rope_layers",
+        "layer_types": "texts end where a chunk does",
+        "attention_chunk_size": "a bound on texts, here not the least",
+    },
     "longformer": {"onnx_export": "how transformers computes the same numbers"},
     "modernbert": dict.fromkeys(
         ("decoder_bias", "sparse_prediction", "sparse_pred_ignore_index"), "of the masked-language-model head"
@@ -140,7 +164,7 @@ def spec_of(made: Any, **options: Any) -> Spec:
     return resolve(made, lambda family, labels, width: HeadSource("score.weight", None, labels or 2), **options)
 
 
-TYPED = {"esmfold_config": {"esm_type": "x"}, "vocab_list": ["a"], "languages": ["en_XX", "de_DE"],
+TYPED = {"moe_layers": [0], "esmfold_config": {"esm_type": "x"}, "vocab_list": ["a"], "languages": ["en_XX", "de_DE"],
          "no_rope_layers": [0] * 36, "attention_types": [[["global"], 24]], "vision_config": {},
          "attn_config": MptAttentionConfig(clip_qkv=3.0), "text_config": Gemma3TextConfig(num_hidden_layers=2),
          "default_language": "de_DE", "pos_att_type": ["c2p"], "classifier_pooling": "mean",
@@ -191,6 +215,7 @@ DEEPSEEK = {"first_k_dense_replace": 1, "num_experts_per_tok": 2, "topk_method":
             "topk_group": 1}  # fmt: skip
 SPARSE = {"mlp_only_layers": [2], "decoder_sparse_step": 2, "use_sliding_window": True, "sliding_window": 16}
 DEBERTA = {"relative_attention": True, "pos_att_type": ["p2c"], "max_relative_positions": 16, "type_vocab_size": 2}
+LLAMA4 = {"moe_layers": [], "attn_temperature_tuning": True, "max_position_embeddings": 64}
 BASE: dict[str, dict[str, Any]] = {
     "deberta": DEBERTA,
     "deberta-v2": DEBERTA,
@@ -207,6 +232,8 @@ BASE: dict[str, dict[str, Any]] = {
     "esm": ESM,
     "xmod": {"languages": ["en_XX", "de_DE"], "default_language": "en_XX"},
     "xlnet": {"clamp_len": 8},
+    "llama4": {"text_config": LLAMA4},
+    "llama4_text": LLAMA4,
 }
 """Settings under which fields matter that otherwise lie idle."""
 
@@ -257,8 +284,8 @@ def test_values_we_do_not_implement_are_named(model_type: str, field: str, value
 
 
 def test_an_unknown_architecture_names_itself_and_what_is_supported() -> None:
-    made = config("xlnet")
-    with pytest.raises(UnsupportedArchitectureError, match=r"XlnetForSequenceClassification.*'xlnet'.*bert"):
+    made = config("rwkv")
+    with pytest.raises(UnsupportedArchitectureError, match=r"RwkvForSequenceClassification.*'rwkv'.*bert"):
         spec_of(made)
 
 
