@@ -107,7 +107,7 @@ def torch_logits(folder: Path, ids: list[list[int]], types: list[list[int]] | No
     with torch.no_grad():
         for i, row in enumerate(ids):
             extra: dict[str, Any] = {} if types is None else {"token_type_ids": torch.tensor([types[i]])}
-            extra |= {"cache": _Uncached()} if getattr(config, "pre_norm", False) else {}
+            extra |= {"cache": _Uncached()} if config.model_type == "flaubert" and config.pre_norm else {}
             out.append(
                 model(torch.tensor([row]), attention_mask=torch.ones(1, len(row), dtype=torch.long), **extra).logits[0]
             )

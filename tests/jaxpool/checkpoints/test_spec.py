@@ -37,19 +37,13 @@ ELSEWHERE = {
     "use_entity_aware_attention": "LUKE's entity inputs, which texts come without",
 }
 
-IMAGES = "of images, which are not classified"
 ELSEWHERE_IN: dict[str, dict[str, str]] = {
     # model type -> as ELSEWHERE, where the field matters to others
     **{key: {"legacy": "of the masked-language-model head"} for key in ("deberta", "deberta-v2")},
     "eurobert": {"mask_token_id": "of the masked-language-model head"},
     "fnet": {"tpu_short_seq_length": "read with use_tpu_fourier_optimizations only, which is refused"},
     "funnel": {"num_decoder_layers": "of the models for tokens"},
-    "llama4": {
-        "boi_token_index": IMAGES,
-        "eoi_token_index": IMAGES,
-        "image_token_index": IMAGES,
-        "vision_config": IMAGES,
-    },
+    "llama4": dict.fromkeys(("boi_token_index", "eoi_token_index", "image_token_index", "vision_config"), "of images"),
     "llama4_text": dict.fromkeys(
         (
             "intermediate_size",
