@@ -189,7 +189,7 @@ class Engine:
 
         From then on nothing waits for a compile, and none can begin; the others become ``usable`` one by one.
         """
-        every = (*self.buckets, *(() if self.prefixes is None else self.prefixes.buckets))
+        every = (*self.buckets, *(() if self.prefixes is None else self.prefixes.ahead))
         self.programs.start(every)
         self.programs.seal()
         self.programs.ensure(every if first is None else first)

@@ -229,7 +229,9 @@ def open_engine(
         arrays = with_slots(arrays, sharding.targets(model, mesh))
         leaves = list(arrays.values())
         adapters = Adapters(spec, leaves, list(arrays), sizes, find_adapter, headless=headless)
-    shared = prefixes.Prefixes(spec, programs, shapes, kv_cache_memory_bytes) if shapes else None
+    shared = None
+    if shapes:
+        shared = prefixes.Prefixes(spec, programs, shapes, kv_cache_memory_bytes, ahead=compile != "on_demand")
     engine = Engine(spec, programs, leaves, buckets, costs, shared, adapters)
     if compile != "on_demand":
         try:

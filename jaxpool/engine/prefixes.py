@@ -78,6 +78,7 @@ class Prefixes:
         programs: that compute.
         shapes: from `menus`; those of beginnings that the store has room for are kept.
         limit: most bytes on each device that the store takes; None for a share of what is free.
+        ahead: as for `menus`.
 
     Attributes:
         store: what was computed.
@@ -86,9 +87,15 @@ class Prefixes:
     """
 
     def __init__(
-        self, spec: Spec, programs: Programs, shapes: dict[int, tuple[Bucket, ...]], limit: int | None = None
+        self,
+        spec: Spec,
+        programs: Programs,
+        shapes: dict[int, tuple[Bucket, ...]],
+        limit: int | None = None,
+        *,
+        ahead: bool,
     ) -> None:
-        self._spec, self._programs = spec, programs
+        self._spec, self._programs, self._ahead = spec, programs, ahead
         self.store = PrefixStore(free_bytes(programs.mesh) if limit is None else limit)
         # What the store has no room for would be computed again for every batch.
         per_place = programs.noted_bytes(SHORTEST) / SHORTEST if shapes else 0.0
@@ -97,8 +104,13 @@ class Prefixes:
         self.saved = 0
 
     @property
-    def buckets(self) -> tuple[Bucket, ...]:
-        """Every shape of a program that beginnings need."""
+    def ahead(self) -> tuple[Bucket, ...]:
+        """Every shape of a program that beginnings need, where all are compiled ahead; else none.
+
+        Hundreds to choose from are not hundreds to compile: some 400 programs take all memory maps of a process.
+        """
+        if not self._ahead:
+            return ()
         first = [self._programs.beginning(reach) for reach in self.shapes]
         return (*first, *(bucket for shapes in self.shapes.values() for bucket in shapes))
 
