@@ -154,7 +154,7 @@ class EngineArgs(VllmArgs, total=False):
         Argument(
             None,
             "compute what texts begin with alike once; for causal models",
-            "where the model allows it, of servers: no",
+            "where the model allows it",
             python="never with deterministic",
         ),
     ]

@@ -98,8 +98,8 @@ def open_engine(
         find_adapter: reads an adapter by its path or hub id.
         deterministic: whether a text's scores must not depend on its neighbours, bit for bit: nothing is packed, and no
             beginning shared.
-        enable_prefix_caching: whether to compute what texts begin with alike once; None: where the model allows it and
-            programs are compiled on demand. Never in stages, nor on devices of several processes.
+        enable_prefix_caching: whether to compute what texts begin with alike once; None: where the model allows it.
+            Never in stages, nor on devices of several processes.
         kv_cache_memory_bytes: most bytes of that on each device; None for a share of what is free.
 
     Raises:
@@ -191,9 +191,7 @@ def open_engine(
         # A stage would have to keep what its own layers note. Processes that share a mesh must plan alike, and what
         # they have room for differs.
         one = stages == 1 and sharding.whole(mesh).is_fully_addressable
-        # Ahead they would be compiled for whoever has no such texts, too: as many programs again.
-        wanted = compile == "on_demand" if enable_prefix_caching is None else enable_prefix_caching
-        if wanted and not deterministic and one and prefixes.suits(spec):
+        if enable_prefix_caching is not False and not deterministic and one and prefixes.suits(spec):
             shapes = prefixes.menus(spec.max_length, budget, mesh.shape["data"], ahead=compile != "on_demand")
         costs = learned(
             assumed, spec, mesh, (*buckets, *(bucket for menu in shapes.values() for bucket in menu)), sizes

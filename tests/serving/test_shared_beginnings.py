@@ -32,12 +32,7 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LLM]:
         max_position_embeddings=128,
         **SIZES,
     )
-    options: Any = {
-        "max_model_len": 128,
-        "max_num_batched_tokens": 128,
-        "compile": "ahead",
-        "enable_prefix_caching": True,
-    }
+    options: Any = {"max_model_len": 128, "max_num_batched_tokens": 128, "compile": "ahead"}
     with LLM(folder, skip_tokenizer_init=True, dtype="float32", **options) as llm:
         # As dear as on a large model: this one computes 118 tokens in less than a call takes.
         llm.engine.costs = Costs(replace(llm.engine.costs.prior, flops_per_second=1e4), learns=False)

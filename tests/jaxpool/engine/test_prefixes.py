@@ -154,7 +154,7 @@ def test_only_models_that_read_forwards_and_pool_the_end(tmp_path: Path) -> None
 def test_nothing_is_compiled_after_ready_and_the_bound_holds(folder: Path) -> None:
     """Everything ahead; the store has room for two beginnings and sees six."""
     options: Any = {"max_model_len": 96, "max_num_batched_tokens": 128, "compile": "ahead"}
-    with opened(folder, **options, enable_prefix_caching=True, kv_cache_memory_bytes=160_000) as llm:
+    with opened(folder, **options, kv_cache_memory_bytes=160_000) as llm:
         assert llm.engine.prefixes is not None
         begun, store = llm.engine.begun, llm.engine.prefixes.store
         for seed in range(6):

@@ -50,7 +50,7 @@ def plain(base: Path) -> Iterator[LLM]:
 
 @pytest.fixture(scope="module")
 def llm(base: Path) -> Iterator[LLM]:
-    with LLM(str(base), **HOW, compile="ahead", enable_prefix_caching=True, kv_cache_memory_bytes=ROOM) as llm:
+    with LLM(str(base), **HOW, compile="ahead", kv_cache_memory_bytes=ROOM) as llm:
         # As in test_prefixes: every token costs something.
         llm.engine.costs = Costs(replace(llm.engine.costs.prior, flops_per_second=1e4), learns=False)
         begun = llm.engine.begun
