@@ -145,10 +145,11 @@ class Adapters:
             return
         adapter = self._opened(request.lora_path)
         values = self._values(adapter)  # what does not fit is refused before anything gives way
-        known = None  # nobody else may hold what gives way
-        self._held.pop(number, None)
-        while len(self._held) >= self.sizes.slots:
-            del self._held[next(other for other in self._held if other not in keep)]
+        if known is None or not self._free:  # with a slot to spare, what is replaced answers until it is
+            known = None  # nobody else may hold what gives way
+            self._held.pop(number, None)
+            while len(self._held) >= self.sizes.slots:
+                del self._held[next(other for other in self._held if other not in keep)]
         self._held[number] = (request, self._load(request, adapter, values))
 
     def add(self, name: str, path: str, *, replace: bool = False) -> Loaded:
@@ -190,9 +191,8 @@ class Adapters:
             return bool(found)
 
     def held(self) -> dict[str, Loaded]:
-        """The adapters that are loaded, by name."""
-        with self._lock:
-            return {request.lora_name: loaded for request, loaded in self._held.values()}
+        """The adapters that are loaded, by name. Never waits for one that is being loaded."""
+        return {request.lora_name: loaded for request, loaded in list(self._held.values())}
 
     def answer(self, loaded: Loaded | None, values: np.ndarray, *, activated: bool) -> np.ndarray:
         """A text's results of its own labels only, ``[…, C]`` of what the program made, activated if wanted."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +19,7 @@ from jaxpool.engine.adapters import Loaded
 from jaxpool.engine.buckets import Bucket
 from jaxpool.engine.engine import Row
 from jaxpool.errors import ValidationError
+from jaxpool_conversions.peft_folder import PeftAdapter
 
 BASE = Path(__file__).parents[2] / "data" / "models" / "bert-cls"
 NAMES = ("a", "b", "c", "d")
@@ -99,6 +102,29 @@ def test_any_sequence_of_loading_and_dropping(llm: LLM, tmp_path: Path) -> None:
         settings=settings(max_examples=15, stateful_step_count=20, deadline=None, suppress_health_check=[*HealthCheck]),
     )
     assert sorted(adapters._free) == [1, 2, 3], "every slot is free again"
+
+
+def test_who_asks_what_is_loaded_waits_for_no_load(llm: LLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event loop asks at every request, and reading an adapter may be a download."""
+    adapters, path = llm.engine.adapters, str(peft_files.of_bert(tmp_path / "a", BASE, 1, 2))
+    first, reading, go_on = adapters.add("a", path), threading.Event(), threading.Event()
+    read = adapters._opened
+
+    def slowly(path: str) -> PeftAdapter:
+        reading.set()
+        assert go_on.wait(60)
+        return read(path)
+
+    monkeypatch.setattr(adapters, "_opened", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        try:
+            added = pool.submit(adapters.add, "a", path, replace=True)
+            assert reading.wait(60)
+            assert pool.submit(adapters.held).result(timeout=60) == {"a": first}
+        finally:
+            go_on.set()
+        assert added.result(timeout=60) is adapters.held()["a"]
+    adapters.drop("a")
 
 
 def test_offline_the_adapter_unused_for_longest_makes_room(llm: LLM, tmp_path: Path) -> None:
