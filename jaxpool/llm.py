@@ -247,10 +247,8 @@ class LLM:
         first, second = scoring.sides(self.tokenizer, data_1, data_2, options)
         if self.pooling_task in scoring.BY_LIKENESS:
             texts = [*first, *second]
-            params, adapters = (
-                broadcast(pooling_params, texts, self.pooling_task),
-                self._adapters(lora_request, len(texts)),
-            )
+            params = broadcast(pooling_params, texts, self.pooling_task)
+            adapters = self._adapters(lora_request, len(texts))
             outputs = self._run(texts, params, use_tqdm, tokenization_kwargs, long_text, "score", adapters)
             sides = scoring.matched(outputs[: len(first)], second), outputs[len(first) :]
             pad = getattr(self.tokenizer.vocabulary, "pad_token_id", None)
